@@ -1,0 +1,1 @@
+"""From a model to the trigger that captures its changes: model -> TriggerSpec -> DDL."""

@@ -1,0 +1,173 @@
+"""The capture: PL/pgSQL that turns changed rows into outbox entries. All of it is generated here.
+
+One function serves one operation on one table. It runs as its owner with a fixed search path, so a
+role that may only write its own table publishes, and can neither read nor forge entries. Once
+released, the SQL of a format never changes: installed functions are compared with it letter by
+letter.
+
+Sources: https://www.postgresql.org/docs/current/plpgsql-trigger.html,
+https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTION-SECURITY
+"""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import String
+from sqlalchemy.sql.elements import quoted_name
+
+from sqla_pubsub.declare.conditions import body_dialect
+from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.names import CHANNEL_PREFIX, CONTEXT_SETTING, NOTIFY_SETTING
+
+MARK = "-- sqla-pubsub "
+OUTBOX = "\0outbox\0"
+OUTBOX_LITERAL = "\0literal\0"
+"""Stand for the qualified outbox in a body; PostgreSQL allows no NUL, so no name can contain them."""
+
+_NO_CHANGE = "(old.*) OPERATOR(pg_catalog.*<>) (new.*)"
+_dialect = body_dialect()
+_literal_processor = String().literal_processor(_dialect)
+
+
+def literal(value: str) -> str:
+    """Return *value* as a SQL string literal."""
+    assert _literal_processor is not None
+    return str(_literal_processor(value))
+
+
+def identifier(name: str) -> str:
+    """Return *name* as a quoted identifier, quoted always, so that equal names give equal text."""
+    return str(_dialect.identifier_preparer.quote_identifier(str(quoted_name(name, quote=None))))
+
+
+def body(spec: TriggerSpec) -> str:
+    """Return the body of the capture function, with `OUTBOX` and `OUTBOX_LITERAL` in it.
+
+    Its first line is the specification itself, which is how a later comparison reads it back.
+    """
+    mark = json.dumps(spec.as_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return "\n".join((MARK + mark, "#variable_conflict use_column", "BEGIN", _insert(spec), WAKE_UP, "END"))
+
+
+def resolve(text: str, outbox: str) -> str:
+    """Return *text* with the qualified, quoted name of the outbox in place of the marks."""
+    return text.replace(OUTBOX_LITERAL, literal(outbox)).replace(OUTBOX, outbox)
+
+
+def read_mark(source: str) -> TriggerSpec | None:
+    """Return the specification in the first line of an installed function, None if there is none."""
+    first = source.partition("\n")[0]
+    if not first.startswith(MARK):
+        return None
+    try:
+        return TriggerSpec.from_dict(json.loads(first[len(MARK) :]))
+    except (ValueError, ConfigurationError):
+        return None
+
+
+_KEY = f"hashtextextended({OUTBOX_LITERAL}, 0)"
+
+# The lock probe comes first: a NOTIFY takes one cluster-wide lock, and with nobody asleep it is waste.
+WAKE_UP = f"""\
+  IF FOUND THEN
+    IF coalesce(current_setting({literal(NOTIFY_SETTING)}, true), '') <> 'off' THEN
+      IF NOT pg_try_advisory_xact_lock_shared({_KEY}) THEN
+        PERFORM pg_notify({literal(CHANNEL_PREFIX)} || to_hex({_KEY}), '');
+      END IF;
+    END IF;
+  END IF;
+  RETURN NULL;"""
+
+
+def _insert(spec: TriggerSpec) -> str:
+    sides = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUNCATE": ()}[spec.operation]
+    single = spec.listeners[0] if len(spec.listeners) == 1 else None
+    name = literal(single.name) if single else "pubsub_listener.name"
+    values = [name, literal(spec.operation), literal(spec.source)]
+    values += [_key(spec, single, "new" if "new" in sides else "old" if sides else "")]
+    values += [_key(spec, single, "old" if spec.operation == "UPDATE" else "")]
+    values += [_payload(spec, side) if side in sides else "NULL" for side in ("old", "new")]
+    values += [
+        f"nullif(current_setting({literal(CONTEXT_SETTING)}, true), '')::json",
+        "clock_timestamp()",
+        str(spec.format),
+    ]
+    conditions = [_NO_CHANGE] if spec.operation == "UPDATE" else []
+    if single is None:
+        conditions.append("pubsub_listener.holds")
+    elif _condition(single) != "true":
+        conditions.append(_condition(single))
+    lines = [
+        f"  INSERT INTO {OUTBOX}",
+        "    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)",
+        "  SELECT " + ",\n    ".join(values),
+        *_from(spec, with_listeners=single is None),
+    ]
+    if conditions:
+        lines.append("  WHERE " + "\n    AND ".join(conditions))
+    return "\n".join(lines) + ";"
+
+
+def _from(spec: TriggerSpec, *, with_listeners: bool) -> list[str]:
+    sources = [] if spec.per_row else _ROWS[spec.operation]
+    if with_listeners:
+        rows = ",\n    ".join(
+            f"({literal(item.name)}, {_condition(item)}, {str(item.ordered).lower()})" for item in spec.listeners
+        )
+        listeners = f"(VALUES\n    {rows}\n  ) AS pubsub_listener (name, holds, ordered)"
+        sources = [*sources, f"CROSS JOIN LATERAL {listeners}" if sources else listeners]
+    return [f"  {'FROM ' if number == 0 else ''}{source}" for number, source in enumerate(sources)]
+
+
+# OLD and NEW of one statement are joined by position: both tables are filled in the same order,
+# also where the primary key changes. Undocumented, so tested on every supported version.
+_ROWS = {
+    "INSERT": ["new_rows AS new"],
+    "DELETE": ["old_rows AS old"],
+    "TRUNCATE": [],
+    "UPDATE": [
+        "(SELECT pubsub_old, row_number() OVER () AS position FROM old_rows AS pubsub_old) AS pubsub_before",
+        "JOIN (SELECT pubsub_new, row_number() OVER () AS position FROM new_rows AS pubsub_new) AS pubsub_after",
+        "  ON pubsub_after.position = pubsub_before.position",
+        "CROSS JOIN LATERAL (SELECT (pubsub_before.pubsub_old).*) AS old",
+        "CROSS JOIN LATERAL (SELECT (pubsub_after.pubsub_new).*) AS new",
+    ],
+}
+
+
+def _payload(spec: TriggerSpec, side: str) -> str:
+    whole = f"row_to_json({side}.*)"
+    if spec.columns is not None:
+        kept = dict.fromkeys((*spec.columns, *spec.key))
+        test = f"IN ({', '.join(map(literal, kept))})"
+    elif spec.exclude:
+        test = f"NOT IN ({', '.join(map(literal, spec.exclude))})"
+    else:
+        return whole
+    # Not by naming the columns: a dropped or renamed one would break the user's own statement.
+    return f"(SELECT json_object_agg(f.key, f.value) FROM json_each({whole}) AS f WHERE f.key {test})"
+
+
+def _key(spec: TriggerSpec, single: CapturedListener | None, side: str) -> str:
+    ordered = [item for item in spec.listeners if item.ordered]
+    if not ordered or not side:
+        return "NULL"
+    parts = ", ".join(f"to_jsonb({side}.*)->{literal(column)}" for column in spec.key)
+    built = f"jsonb_build_array({parts})"
+    return built if single is not None else f"CASE WHEN pubsub_listener.ordered THEN {built} END"
+
+
+def _condition(listener: CapturedListener) -> str:
+    parts = []
+    if listener.of:
+        changed = " OR ".join(
+            f"to_jsonb(old.*)->{literal(column)} IS DISTINCT FROM to_jsonb(new.*)->{literal(column)}"
+            for column in listener.of
+        )
+        parts.append(f"({changed})")
+    if listener.when is not None:
+        # A comment at its end would swallow the bracket.
+        parts.append(f"({listener.when}\n    )" if "--" in listener.when else f"({listener.when})")
+    return " AND ".join(parts) or "true"

@@ -1,0 +1,100 @@
+"""What is installed, read from PostgreSQL's catalog in one statement that takes no lock.
+
+Function bodies are kept verbatim, so the first line of a body gives back the specification it was
+made from. Everything else that could have been changed by hand is compared as a structured field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY, TEXT
+
+from sqla_pubsub.declare.capture import body, identifier, read_mark, resolve
+from sqla_pubsub.declare.ddl import qualified
+from sqla_pubsub.declare.spec import Installed, TriggerSpec
+from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger
+
+_BITS: dict[Operation, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
+
+# A trigger on a partition that was cloned from its parent has tgparentid set and is not ours to manage.
+_TRIGGERS = text(
+    """
+    SELECT u.position - 1 AS position, t.tgname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
+           t.tgqual IS NULL AND t.tgnargs = 0 AS plain, p.proname, p.prosrc, p.prosecdef, p.proconfig,
+           quote_ident(pn.nspname) AS place,
+           EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+                   WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS open
+    FROM unnest(:tables) WITH ORDINALITY AS u (name, position)
+    JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(u.name)
+    JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+    JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
+    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname = ANY(:names)
+    ORDER BY u.position, t.tgname
+    """
+).bindparams(bindparam("tables", type_=ARRAY(TEXT)), bindparam("names", type_=ARRAY(TEXT)))
+
+_TABLES = text(
+    """
+    SELECT u.position - 1, c.relkind FROM unnest(:tables) WITH ORDINALITY AS u (name, position)
+    JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass(u.name)
+    """
+).bindparams(bindparam("tables", type_=ARRAY(TEXT)))
+
+
+Names = tuple[str | None, str]
+"""Schema and name of a table, as declared."""
+
+
+def existing(connection: Connection, tables: Iterable[Names]) -> dict[Names, str]:
+    """Return which of *tables* are there, with their kind: ``r`` plain, ``p`` partitioned."""
+    asked = list(tables)
+    rows = connection.execute(_TABLES, {"tables": [qualified(*table) for table in asked]})
+    return {asked[position]: _character(kind) for position, kind in rows}
+
+
+def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> list[Installed]:
+    """Read our triggers on *tables*."""
+    asked = list(tables)
+    operations = {capture_trigger(prefix, operation): operation for operation in OPERATIONS}
+    rows = connection.execute(
+        _TRIGGERS,
+        {"tables": [qualified(*table) for table in asked], "names": list(operations)},
+    )
+    return [_read(row, *asked[row.position], operations[row.tgname], prefix) for row in rows]
+
+
+def _read(row: Any, schema: str | None, table: str, operation: Operation, prefix: str) -> Installed:
+    spec = read_mark(row.prosrc)
+    if spec is None:
+        return Installed(
+            table=table, schema=schema, operation=operation, spec=None,
+            faults=(f"it calls {row.place}.{row.proname}(), which is not a capture of ours",),
+        )  # fmt: skip
+    return Installed(table=table, schema=schema, operation=operation, spec=spec, faults=tuple(_faults(row, spec)))
+
+
+def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:
+    if row.prosrc != resolve(body(spec), f"{row.place}.{identifier(spec.outbox)}"):
+        yield "the body of its function was edited"
+    if not row.prosecdef:
+        yield "its function lost SECURITY DEFINER"
+    if not any(item.startswith("search_path=pg_catalog,") for item in row.proconfig or ()):
+        yield "its function lost its fixed search_path"
+    if row.open:
+        yield "everybody may execute its function"
+    if _character(row.tgenabled) != "O":
+        yield "it is disabled, or enabled for replicas only"
+    level = 1 if spec.per_row else 0
+    tables = ("old_rows" if "UPDATE" in (o := spec.operation) or o == "DELETE" else None,
+              "new_rows" if o in ("INSERT", "UPDATE") else None)  # fmt: skip
+    expected = (level | _BITS[spec.operation], (None, None) if spec.per_row or o == "TRUNCATE" else tables)
+    if (row.tgtype, (row.tgoldtable, row.tgnewtable)) != expected or not row.plain:
+        yield "its definition was altered"
+
+
+def _character(value: str | bytes) -> str:
+    """PostgreSQL's one-byte "char" type, which drivers return as str or bytes."""
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,138 @@
+"""``when=``: from a function of ``old`` and ``new`` to the SQL text inside the capture.
+
+The expression is compiled with its values inlined, because a function body has no parameters.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, false, true
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql.elements import quoted_name
+from sqlalchemy.sql.util import ClauseAdapter
+
+from sqla_pubsub.attributes import columns_by_attribute, local_table
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.subscription import Condition
+
+SIDES = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUNCATE": (), "MESSAGE": ()}
+"""Which rows an operation knows."""
+
+_STRING = re.compile(r"'(?:[^']|'')*'")
+
+
+def body_dialect() -> postgresql.base.PGDialect:
+    """Return the dialect that writes SQL into a function body: ``%`` single, backslashes kept."""
+    dialect = postgresql.dialect(paramstyle="named")
+    # Without a connection it assumes standard_conforming_strings=off, the default before 2010.
+    dialect._backslash_escapes = False
+    return dialect
+
+
+class Row:
+    """``old`` or ``new`` in a condition: the columns under the names of their attributes."""
+
+    def __init__(self, mapper: Mapper[Any], side: str) -> None:
+        table = local_table(mapper)
+        self._alias = table.alias(quoted_name(side, quote=False))
+        self._side = side
+        self._columns = columns_by_attribute(mapper)
+        self._model = mapper.class_.__qualname__
+
+    def __getattr__(self, name: str) -> ColumnElement[Any]:
+        column = self._columns.get(name)
+        if column is None:
+            raise ConfigurationError(
+                f"when= uses {self._side}.{name}, but {self._model} has no such column in its own table. "
+                f"It has: {', '.join(self._columns)}."
+            )
+        return self._alias.columns[column.key]
+
+    def adapt(self, expression: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return *expression* with the table's columns read from this row."""
+        adapted: ColumnElement[Any] = ClauseAdapter(self._alias).traverse(expression)
+        return adapted
+
+
+def check_condition(when: Condition | None, operation: str, name: str) -> None:
+    """Refuse a condition that names a row which *operation* does not know.
+
+    Raises:
+        ConfigurationError: See there.
+    """
+    if when is None:
+        return
+    allowed = SIDES[operation]
+    if isinstance(when, str):
+        bare = _STRING.sub("", when)
+        used = [side for side in ("old", "new") if re.search(rf"\b{side}\b", bare, re.IGNORECASE)]
+        if not bare.strip():
+            raise ConfigurationError(f"when= of listener {name!r} is empty. Leave it out to get every event.")
+    elif callable(when):
+        used = list(inspect.signature(when).parameters)
+    else:
+        raise ConfigurationError(
+            f"when= of listener {name!r} is {when!r}. Give a function of old and new, or a SQL string."
+        )
+    wrong = [side for side in used if side not in allowed]
+    if wrong:
+        raise ConfigurationError(
+            f"when= of listener {name!r} uses {wrong[0]!r}, but {operation} knows "
+            f"{' and '.join(allowed) if allowed else 'no rows, so it takes no condition'}."
+        )
+
+
+def compile_condition(when: Condition | None, mapper: Mapper[Any], operation: str, name: str) -> str | None:
+    """Return the condition of one listener as SQL, the discriminator of its class included."""
+    side = "old" if operation == "DELETE" else "new"
+    parts = [part for part in (_discriminator(mapper, side, operation),) if part is not None]
+    if isinstance(when, str):
+        written = _compile(and_(*parts), name) if parts else None
+        return when if written is None else f"({when}) AND ({written})"
+    if when is not None:
+        parts.append(_call(when, mapper, name))
+    return _compile(and_(*parts), name) if parts else None
+
+
+def _discriminator(mapper: Mapper[Any], side: str, operation: str) -> ColumnElement[bool] | None:
+    single = mapper.inherits is not None and mapper.local_table is mapper.inherits.local_table
+    if not single or operation == "TRUNCATE" or mapper.polymorphic_on is None:
+        return None
+    identities = [m.polymorphic_identity for m in mapper.self_and_descendants if m.polymorphic_identity is not None]
+    return Row(mapper, side).adapt(mapper.polymorphic_on).in_(identities)
+
+
+def _call(when: Callable[..., Any], mapper: Mapper[Any], name: str) -> ColumnElement[bool]:
+    rows = {side: Row(mapper, side) for side in inspect.signature(when).parameters}
+    try:
+        result = when(**rows)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"when= of listener {name!r} failed: {error}. Use & and | instead of and/or between conditions."
+        ) from error
+    if isinstance(result, bool):
+        return true() if result else false()
+    if hasattr(result, "__clause_element__"):
+        result = result.__clause_element__()
+    if not isinstance(result, ColumnElement):
+        raise ConfigurationError(
+            f"when= of listener {name!r} returned {result!r}. Return a SQLAlchemy expression, such as new.id > 0; "
+            "use & and | instead of and/or."
+        )
+    return result
+
+
+def _compile(expression: ColumnElement[Any], name: str) -> str:
+    try:
+        compiled = expression.compile(dialect=body_dialect(), compile_kwargs={"literal_binds": True})
+    except SQLAlchemyError as error:
+        raise ConfigurationError(
+            f"when= of listener {name!r} cannot be written as SQL: {error}. Give the condition as a SQL string."
+        ) from error
+    return str(compiled)

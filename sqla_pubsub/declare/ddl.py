@@ -1,0 +1,135 @@
+"""DDL elements: what `create_all` and the Alembic operations execute, one statement each.
+
+A function is created inside a DO block, because names without a schema are resolved when the
+migration runs. The text contains no ``%``, tab or CR: ``upgrade --sql`` changes those.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
+
+from sqla_pubsub.declare.capture import OUTBOX, OUTBOX_LITERAL, body, identifier, literal
+from sqla_pubsub.declare.spec import TriggerSpec
+
+_ESCAPES = {"\\": "\\\\", "%": "\\045", "\t": "\\011", "\r": "\\015", "$": "\\044"}
+
+# Everything a value's text depends on, fixed for the time of the capture.
+_FIXED = (
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+)
+
+
+class _SpecDDL(ExecutableDDLElement):
+    def __init__(self, spec: TriggerSpec) -> None:
+        self.spec = spec
+
+
+class CreateCapture(_SpecDDL):
+    """Create or replace the capture function; takes no lock on the table."""
+
+
+class CreateTrigger(_SpecDDL):
+    """Create the trigger, or put it back as it should be."""
+
+
+class DropTrigger(_SpecDDL):
+    """Drop the trigger."""
+
+
+class DropCapture(_SpecDDL):
+    """Drop the capture function."""
+
+
+def create(connection: Connection, spec: TriggerSpec) -> None:
+    """Install one capture with its trigger."""
+    connection.execute(CreateCapture(spec))
+    connection.execute(CreateTrigger(spec))
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """Return *name*, quoted, with its schema where one is declared."""
+    return identifier(name) if schema is None else f"{identifier(schema)}.{identifier(name)}"
+
+
+@compiles(CreateCapture)
+def _create_capture(element: CreateCapture, compiler: Any, **_: Any) -> str:
+    spec = element.spec
+    signature = _escaped(f".{identifier(spec.function)}()")
+    settings = "".join(f" SET {name} = ''{value}''" for name, value in _FIXED)
+    return f"""\
+DO $pubsub$
+DECLARE
+  place text := (
+    SELECT quote_ident(n.nspname) FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = to_regclass({_escaped(qualified(spec.outbox_schema, spec.outbox))}));
+  outbox text := place || {_escaped("." + identifier(spec.outbox))};
+  path text := (
+    SELECT string_agg(quote_ident(s::text) || ', ', '' ORDER BY i)
+    FROM unnest(current_schemas(false)) WITH ORDINALITY AS p (s, i)
+    WHERE s <> 'pg_catalog' AND NOT starts_with(s::text, 'pg_temp_'));
+BEGIN
+  IF place IS NULL THEN
+    RAISE EXCEPTION USING MESSAGE = {_escaped(_missing(spec))};
+  END IF;
+  EXECUTE 'CREATE OR REPLACE FUNCTION ' || place || {signature}
+    || ' RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+    || ' SET search_path = pg_catalog, ' || coalesce(path, '') || 'pg_temp'
+    || '{settings} AS ' || quote_literal({_body_expression(spec)});
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || {signature} || ' FROM PUBLIC';
+END
+$pubsub$"""
+
+
+@compiles(CreateTrigger)
+def _create_trigger(element: CreateTrigger, compiler: Any, **_: Any) -> str:
+    spec = element.spec
+    tables = {
+        "INSERT": " REFERENCING NEW TABLE AS new_rows",
+        "UPDATE": " REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
+        "DELETE": " REFERENCING OLD TABLE AS old_rows",
+        "TRUNCATE": "",
+    }[spec.operation]
+    level = " FOR EACH ROW" if spec.per_row else f"{tables} FOR EACH STATEMENT"
+    return (
+        f"CREATE OR REPLACE TRIGGER {identifier(spec.trigger)} AFTER {spec.operation} "
+        f"ON {qualified(spec.schema, spec.table)}{level} "
+        f"EXECUTE FUNCTION {qualified(spec.outbox_schema, spec.function)}()"
+    )
+
+
+@compiles(DropTrigger)
+def _drop_trigger(element: DropTrigger, compiler: Any, **_: Any) -> str:
+    spec = element.spec
+    return f"DROP TRIGGER IF EXISTS {identifier(spec.trigger)} ON {qualified(spec.schema, spec.table)}"
+
+
+@compiles(DropCapture)
+def _drop_capture(element: DropCapture, compiler: Any, **_: Any) -> str:
+    spec = element.spec
+    return f"DROP FUNCTION IF EXISTS {qualified(spec.outbox_schema, spec.function)}()"
+
+
+def _missing(spec: TriggerSpec) -> str:
+    table = spec.outbox if spec.outbox_schema is None else f"{spec.outbox_schema}.{spec.outbox}"
+    return f"outbox table {table} is not there, so nothing can be captured. Create it before the triggers."
+
+
+def _body_expression(spec: TriggerSpec) -> str:
+    text = _escaped(body(spec))
+    for mark, value in ((OUTBOX, "outbox"), (OUTBOX_LITERAL, "quote_literal(outbox)")):
+        text = text.replace(mark, f"' || {value} || E'")
+    return text
+
+
+def _escaped(text: str) -> str:
+    """Return *text* as an E'' literal that survives every way of executing it."""
+    quoted = literal(text)[1:-1]
+    return "E'" + "".join(_ESCAPES.get(character, character) for character in quoted) + "'"

@@ -1,0 +1,104 @@
+"""What a metadata declares, as trigger specifications."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import cast
+
+from sqlalchemy import MetaData, Table
+from sqlalchemy.orm import Mapper
+
+from sqla_pubsub.attributes import column_names, local_table
+from sqla_pubsub.declare.conditions import compile_condition
+from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.names import MESSAGE, Operation
+from sqla_pubsub.subscription import Capture, ListenerSpec, Registry, Subscription, registry_of
+
+
+def declared(metadata: MetaData) -> list[TriggerSpec]:
+    """Return one specification per table and operation that has a listener, in stable order.
+
+    Raises:
+        ConfigurationError: A condition cannot be written as SQL, or an ordered listener meets a
+            table without a primary key.
+    """
+    registry = registry_of(metadata)
+    wanted: dict[tuple[Table, str], list[tuple[ListenerSpec, Subscription]]] = defaultdict(list)
+    for spec in registry.listeners.values():
+        for subscription in spec.subscriptions:
+            if subscription.mapper is not None and subscription.operation != MESSAGE:
+                wanted[local_table(subscription.mapper), subscription.operation].append((spec, subscription))
+    specs = [_trigger(registry, table, operation, pairs) for (table, operation), pairs in wanted.items()]
+    return sorted(specs, key=lambda s: (s.schema or "", s.table, s.operation))
+
+
+def _trigger(
+    registry: Registry, table: Table, operation: str, pairs: list[tuple[ListenerSpec, Subscription]]
+) -> TriggerSpec:
+    by_name: dict[str, list[tuple[ListenerSpec, Subscription]]] = defaultdict(list)
+    for spec, subscription in pairs:
+        by_name[spec.name].append((spec, subscription))
+    listeners = tuple(_listener(by_name[name]) for name in sorted(by_name))
+    if any(item.ordered for item in listeners) and not table.primary_key.columns and operation != "TRUNCATE":
+        raise ConfigurationError(
+            f"an ordered listener needs a primary key, and table {table.fullname!r} has none. Add one, or drop ordered=."
+        )
+    mapper = cast("Mapper[object]", pairs[0][1].mapper)
+    publish = registry.published[table]
+    key = tuple(column.name for column in table.primary_key.columns)
+    columns = None if publish.columns is None else _own(mapper, publish.columns, "__pubsub__ columns")
+    exclude = tuple(name for name in _own(mapper, publish.exclude, "__pubsub__ exclude") if name not in key)
+    narrowed = columns is not None or any(item.ordered for item in listeners)
+    return TriggerSpec(
+        table=table.name,
+        schema=table.schema,
+        operation=cast("Operation", operation),
+        listeners=listeners,
+        key=key if narrowed else (),
+        columns=columns,
+        exclude=exclude,
+        capture=_capture(table, publish.capture),
+        prefix=registry.settings.prefix,
+        outbox_schema=registry.settings.schema,
+    )
+
+
+def _own(mapper: Mapper[object], names: list[object], parameter: str) -> tuple[str, ...]:
+    """Resolve what concerns this table; a joined subclass inherits names of its parent's table."""
+    kept = []
+    for name in names:
+        try:
+            kept.extend(column_names(mapper, [name], parameter))
+        except ConfigurationError:
+            if mapper.inherits is None:
+                raise
+    return tuple(kept)
+
+
+def _listener(pairs: list[tuple[ListenerSpec, Subscription]]) -> CapturedListener:
+    """Fold the subscriptions of one listener on one trigger: two classes of one hierarchy, say."""
+    spec = pairs[0][0]
+    conditions: list[str | None] = []
+    columns: list[tuple[str, ...]] = []
+    for _, subscription in pairs:
+        assert subscription.mapper is not None
+        conditions.append(
+            compile_condition(subscription.when, subscription.mapper, subscription.operation, spec.name)
+        )
+        columns.append(subscription.of)
+    if len(pairs) > 1 and len(set(columns)) > 1:
+        raise ConfigurationError(
+            f"listener {spec.name!r} subscribes to {pairs[0][1].operation} of table {pairs[0][1].source!r} "
+            "more than once with different of=. Give both the same of=, or make two listeners."
+        )
+    when = None if None in conditions else " OR ".join(dict.fromkeys(f"({c})" for c in conditions))
+    if when is not None and len(set(conditions)) == 1:
+        when = conditions[0]
+    return CapturedListener(name=spec.name, of=columns[0], when=when, ordered=spec.ordered)
+
+
+def _capture(table: Table, wanted: Capture | None) -> Capture:
+    if table.dialect_options["postgresql"].get("partition_by") is not None:
+        return "row"
+    return wanted or "statement"

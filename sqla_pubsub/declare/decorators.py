@@ -1,0 +1,197 @@
+"""The event decorators: this function listens to that change.
+
+They check what can be checked where the declaration stands, so that a mistake is an error at import
+and not a silent trigger.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
+
+from sqlalchemy import MetaData
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import Mapper, class_mapper
+
+from sqla_pubsub.attributes import column_names, local_table
+from sqla_pubsub.declare.conditions import check_condition, compile_condition
+from sqla_pubsub.declare.mixin import PubSub
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.names import Operation
+from sqla_pubsub.retry import RetryPolicy
+from sqla_pubsub.subscription import Condition, ListenerSpec, Subscription, registry_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+PARAMETERS = ("event", "old", "new", "session", "context")
+BATCH_PARAMETERS = ("events", "session")
+MAX_BATCH = 10_000
+
+
+class Options(TypedDict, total=False):
+    """Keywords common to all event decorators.
+
+    Attributes:
+        name: Durable name of the listener; default: the function's name.
+        when: Function of ``old`` and/or ``new`` that returns a SQLAlchemy expression, or a SQL string.
+            Evaluated by the trigger, in the writer's transaction.
+        retry: What happens after a failure; default: ``RetryPolicy()``.
+        ordered: Handle events of one row one at a time, in commit order.
+        batch: Hand over up to this many events in one call, as ``events``.
+        transactional: False for slow outside work: no transaction is open while the handler runs.
+        timeout: End a handler that runs longer, as a failed attempt.
+        effects: ``"database"`` promises that the handler only works through ``session``; its events
+            then need no savepoint of their own.
+        previous_names: Names this listener had before; their waiting entries are adopted.
+    """
+
+    name: str
+    when: Condition | None
+    retry: RetryPolicy | None
+    ordered: bool
+    batch: int | None
+    transactional: bool
+    timeout: timedelta | None
+    effects: Literal["any", "database"]
+    previous_names: Iterable[str]
+
+
+def after_insert(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F], F]:
+    """Call the function for every row inserted into the model's table.
+
+    Raises:
+        ConfigurationError: The declaration cannot work; the message says why.
+    """
+    return _decorator(model, "INSERT", (), options)
+
+
+def after_update(model: type[Any], /, *, of: Iterable[Any] = (), **options: Unpack[Options]) -> Callable[[F], F]:
+    """Call the function for every row whose values changed.
+
+    Args:
+        model: The model.
+        of: Attributes of which at least one must have changed; empty for any column. An UPDATE that
+            leaves all values as they were publishes nothing.
+        options: See `Options`.
+
+    Raises:
+        ConfigurationError: The declaration cannot work; the message says why.
+    """
+    return _decorator(model, "UPDATE", of, options)
+
+
+def after_delete(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F], F]:
+    """Call the function for every row deleted from the model's table.
+
+    Raises:
+        ConfigurationError: The declaration cannot work; the message says why.
+    """
+    return _decorator(model, "DELETE", (), options)
+
+
+def after_truncate(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F], F]:
+    """Call the function once for every TRUNCATE of the model's table.
+
+    Raises:
+        ConfigurationError: The declaration cannot work; the message says why.
+    """
+    return _decorator(model, "TRUNCATE", (), options)
+
+
+def _decorator(model: type[Any], operation: Operation, of: Iterable[Any], options: Options) -> Callable[[F], F]:
+    mapper = _mapper(model)
+    if isinstance(of, str):
+        of = [of]
+    columns = column_names(mapper, of, "of")
+
+    def decorate(handler: F) -> F:
+        name = options.get("name") or getattr(handler, "__name__", "")
+        when = options.get("when")
+        check_condition(when, operation, name)
+        if callable(when):
+            compile_condition(when, mapper, operation, name)
+        table = local_table(mapper)
+        subscription = Subscription(
+            operation=operation, source=table.fullname, mapper=mapper, of=columns, when=when
+        )
+        register(table.metadata, handler, name, subscription, options)
+        return handler
+
+    return decorate
+
+
+def register(
+    metadata: MetaData, handler: Callable[..., Any], name: str, subscription: Subscription, options: Options
+) -> None:
+    """Check a listener and add it to the registry of *metadata*."""
+    batch = options.get("batch")
+    spec = ListenerSpec(
+        name=name,
+        handler=handler,
+        parameters=_parameters(handler, name, batch),
+        subscriptions=(subscription,),
+        retry=options.get("retry") or RetryPolicy(),
+        ordered=options.get("ordered", False),
+        batch=batch,
+        transactional=options.get("transactional", True),
+        timeout=options.get("timeout"),
+        effects=options.get("effects", "any"),
+        previous_names=tuple(options.get("previous_names", ())),
+    )
+    _check_options(spec)
+    registry_of(metadata).add(spec)
+
+
+def _mapper(model: type[Any]) -> Mapper[Any]:
+    try:
+        mapper: Mapper[Any] = class_mapper(model, configure=False)
+    except (InvalidRequestError, TypeError) as error:
+        raise ConfigurationError(
+            f"{model!r} is not a mapped class. Give a model that has the PubSub mixin."
+        ) from error
+    if not issubclass(model, PubSub):
+        raise ConfigurationError(
+            f"model {model.__qualname__} does not publish its changes. "
+            f"Add the mixin: class {model.__name__}(PubSub, ...)."
+        )
+    return mapper
+
+
+def _parameters(handler: Callable[..., Any], name: str, batch: int | None) -> frozenset[str]:
+    if not callable(handler):
+        raise ConfigurationError(f"{handler!r} is no function. Decorate a function.")
+    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
+        raise ConfigurationError(
+            f"listener {name!r} is an async function, which is not supported yet. "
+            "Make it a plain function; asyncio.run() inside it works."
+        )
+    allowed = PARAMETERS if batch is None else BATCH_PARAMETERS
+    names = []
+    for parameter in inspect.signature(handler).parameters.values():
+        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if not by_name or parameter.name not in allowed:
+            raise ConfigurationError(
+                f"listener {name!r} has a parameter {str(parameter)!r}, which nothing fills. "
+                f"Allowed are any of: {', '.join(allowed)}."
+            )
+        names.append(parameter.name)
+    return frozenset(names)
+
+
+def _check_options(spec: ListenerSpec) -> None:
+    def refuse(found: str, remedy: str) -> None:
+        raise ConfigurationError(f"listener {spec.name!r}: {found}. {remedy}.")
+
+    if not spec.name.strip() or spec.name != spec.name.strip() or not spec.name.isprintable():
+        refuse("the name is empty or has blanks around it", "Give name= some visible letters")
+    if spec.batch is not None and not 1 <= spec.batch <= MAX_BATCH:
+        refuse(f"batch={spec.batch}", f"Give 1 to {MAX_BATCH}, or leave it out")
+    if spec.batch is not None and spec.ordered:
+        refuse("batch= and ordered= exclude each other", "An ordered listener gets one event of a row at a time")
+    if spec.batch is not None and not spec.transactional:
+        refuse("batch= needs a transaction", "Leave out transactional=False")
+    if spec.timeout is not None and spec.timeout <= timedelta(0):
+        refuse(f"timeout={spec.timeout}", "Give a positive timedelta")
+    if spec.effects not in ("any", "database"):
+        refuse(f"effects={spec.effects!r}", "Give 'any' or 'database'")

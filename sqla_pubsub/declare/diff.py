@@ -1,0 +1,105 @@
+"""Compare what is declared with what is installed. Pure: values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from sqla_pubsub.declare.spec import Installed, TriggerSpec
+
+Kind = Literal["missing", "changed", "damaged", "orphaned", "table"]
+REMEDY = "Run: alembic revision --autogenerate, then alembic upgrade head"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One thing that is not as declared.
+
+    Attributes:
+        kind: ``missing`` (declared only), ``changed`` (both, not equal), ``damaged`` (changed by
+            hand), ``orphaned`` (installed only) or ``table`` (a table of ours is not there).
+        declared: The specification that is wanted.
+        installed: What the database has.
+        detail: What was found, for people.
+    """
+
+    kind: Kind
+    detail: str
+    declared: TriggerSpec | None = None
+    installed: Installed | None = None
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """Listeners that get no events, or not the declared ones, because of it."""
+        return () if self.declared is None else self.declared.listener_names
+
+    @property
+    def same_trigger(self) -> bool:
+        """Whether replacing the function mends it, without a lock on the table."""
+        spec = None if self.installed is None else self.installed.spec
+        return (
+            self.kind == "changed"
+            and spec is not None
+            and self.declared is not None
+            and (spec.function, spec.per_row, spec.outbox_schema)
+            == (self.declared.function, self.declared.per_row, self.declared.outbox_schema)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.detail}. {REMEDY}"
+
+
+def diff(installed: Iterable[Installed], declared: Iterable[TriggerSpec]) -> list[Difference]:
+    """Return the differences, in the order of the declared triggers, orphans last."""
+    found = {(item.schema, item.table, item.operation): item for item in installed}
+    differences = []
+    for spec in declared:
+        item = found.pop((spec.schema, spec.table, spec.operation), None)
+        difference = _compare(item, spec)
+        if difference is not None:
+            differences.append(difference)
+    differences.extend(_orphan(item) for item in found.values())
+    return differences
+
+
+def _compare(item: Installed | None, spec: TriggerSpec) -> Difference | None:
+    where = f"{spec.operation} on table {spec.source!r}"
+    names = ", ".join(map(repr, spec.listener_names))
+    if item is None:
+        word = "listener" if len(spec.listeners) == 1 else "listeners"
+        return Difference(
+            kind="missing", declared=spec, detail=f"trigger for {word} {names} is not installed: {where}"
+        )
+    if item.spec is None or (item.faults and item.spec == spec):
+        return Difference(
+            kind="damaged", declared=spec, installed=item,
+            detail=f"trigger for {where} ({names}) is not as installed: {'; '.join(item.faults)}",
+        )  # fmt: skip
+    if item.spec != spec:
+        return Difference(
+            kind="changed", declared=spec, installed=item,
+            detail=f"trigger for {where} differs: {_words(item.spec, spec)}",
+        )  # fmt: skip
+    return None
+
+
+def _orphan(item: Installed) -> Difference:
+    names = "unknown listeners" if item.spec is None else ", ".join(map(repr, item.spec.listener_names))
+    return Difference(
+        kind="orphaned", installed=item,
+        detail=f"trigger for {item.operation} on table {item.table!r} serves {names}, which this program does not declare",
+    )  # fmt: skip
+
+
+def _words(old: TriggerSpec, new: TriggerSpec) -> str:
+    before, after = set(old.listener_names), set(new.listener_names)
+    words = [f"listener {name!r} has no capture" for name in sorted(after - before)]
+    words += [f"listener {name!r} is captured but not declared" for name in sorted(before - after)]
+    known = {item.name: item for item in old.listeners}
+    words += [
+        f"listener {item.name!r} has another condition"
+        for item in new.listeners
+        if item.name in known and known[item.name] != item
+    ]
+    return ", ".join(words) or "payload or place changed"

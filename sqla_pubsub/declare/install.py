@@ -1,0 +1,89 @@
+"""Installing with ``create_all`` and comparing for ``check``.
+
+The hook is on the metadata, because a table's own ``after_create`` does not fire a second time, when
+a listener was added to a table that exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, event
+
+from sqla_pubsub.declare.catalog import Names, existing, installed
+from sqla_pubsub.declare.ddl import CreateCapture, DropCapture, create
+from sqla_pubsub.declare.declared import declared
+from sqla_pubsub.declare.diff import Difference, diff
+from sqla_pubsub.declare.spec import TriggerSpec
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.subscription import registry_of
+
+
+def attach(metadata: MetaData) -> None:
+    """Let ``create_all`` and ``drop_all`` of *metadata* carry the captures with them."""
+    event.listen(metadata, "after_create", _after_create)
+    event.listen(metadata, "after_drop", _after_drop)
+
+
+def compare(connection: Connection, metadata: MetaData) -> list[Difference]:
+    """Return how the triggers on the metadata's tables differ from what is declared."""
+    names: list[Names] = [(table.schema, table.name) for table in metadata.tables.values()]
+    prefix = registry_of(metadata).settings.prefix
+    return diff(installed(connection, names, prefix), declared(metadata))
+
+
+def check(connection: Connection, metadata: MetaData) -> list[Difference]:
+    """Return what is declared and not installed, or installed and not as declared; empty if all is well.
+
+    It only reads the catalog: no lock, no right to create anything. Import the modules with the
+    listeners first, or they read as orphaned.
+    """
+    registry = registry_of(metadata)
+    if not registry.in_use:
+        return []
+    ours = [registry.outbox.Entry.__table__, registry.outbox.DeadLetter.__table__]
+    there = existing(connection, [(table.schema, table.name) for table in ours])
+    missing = [
+        Difference(kind="table", detail=f"table {table.fullname!r} does not exist")
+        for table in ours
+        if (table.schema, table.name) not in there
+    ]
+    return missing + compare(connection, metadata)
+
+
+def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    differences = compare(connection, metadata)
+    tables = [(d.declared.schema, d.declared.table) for d in differences if d.declared is not None]
+    there = existing(connection, tables)
+    for difference in differences:
+        spec = difference.declared
+        if spec is None or (spec.schema, spec.table) not in there:
+            continue
+        _refuse_to_replace(difference, spec)
+        if difference.same_trigger:
+            connection.execute(CreateCapture(spec))
+        else:
+            create(connection, spec)
+
+
+def _refuse_to_replace(difference: Difference, spec: TriggerSpec) -> None:
+    """create_all only adds: another program's listeners must not vanish because it was not imported."""
+    current = None if difference.installed is None else difference.installed.spec
+    lost = [] if current is None else sorted(set(current.listener_names) - set(spec.listener_names))
+    if lost:
+        raise ConfigurationError(
+            f"create_all would remove the capture of {', '.join(map(repr, lost))} on table {spec.source!r}, "
+            "which this process does not declare. Import the modules that declare them, or remove them by a migration."
+        )
+
+
+def _after_drop(metadata: MetaData, connection: Connection, **_: Any) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    specs = declared(metadata)
+    there = existing(connection, [(spec.schema, spec.table) for spec in specs])
+    for spec in specs:
+        if (spec.schema, spec.table) not in there:
+            connection.execute(DropCapture(spec))

@@ -1,0 +1,215 @@
+"""A trigger as a frozen value: what is captured, for whom.
+
+The same value is compared, rendered into migrations, stored as the first line of the installed
+function and read back from there. Its plain form is drawn in `TriggerSpec.as_dict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.names import DEFAULT_PREFIX, OPERATIONS, Operation, bounded, capture_function, capture_trigger
+from sqla_pubsub.outbox import FORMAT
+from sqla_pubsub.subscription import Capture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedListener:
+    """One listener of a trigger.
+
+    Attributes:
+        name: Durable name of the listener.
+        of: Columns of which one must have changed; empty for any.
+        when: SQL condition on ``old`` and ``new``.
+        ordered: Whether its entries carry the row's key.
+    """
+
+    name: str
+    of: tuple[str, ...] = ()
+    when: str | None = None
+    ordered: bool = False
+
+    def as_plain(self) -> str | dict[str, Any]:
+        """Return the name alone where that is all there is, else a mapping without defaults."""
+        plain: dict[str, Any] = {"name": self.name}
+        if self.of:
+            plain["of"] = list(self.of)
+        if self.when is not None:
+            plain["when"] = self.when
+        if self.ordered:
+            plain["ordered"] = True
+        return self.name if len(plain) == 1 else plain
+
+    @classmethod
+    def from_plain(cls, plain: str | Mapping[str, Any]) -> CapturedListener:
+        """Read what `as_plain` wrote, or what a person wrote into a migration."""
+        if isinstance(plain, str):
+            return cls(name=plain)
+        unknown = set(plain) - {"name", "of", "when", "ordered"}
+        if unknown or "name" not in plain:
+            raise ConfigurationError(
+                f"listener {dict(plain)!r} of a trigger is not readable. "
+                "Give a name, or a mapping with name and any of: of, when, ordered."
+            )
+        return cls(
+            name=plain["name"],
+            of=tuple(plain.get("of", ())),
+            when=plain.get("when"),
+            ordered=bool(plain.get("ordered", False)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerSpec:
+    """The capture of one operation on one table.
+
+    Attributes:
+        table, schema: The table as declared.
+        operation: INSERT, UPDATE, DELETE or TRUNCATE.
+        listeners: Who gets an entry, in order of name.
+        key: Primary-key columns, stored where a listener is ordered.
+        columns: Columns to send, None for the whole row.
+        exclude: Columns to leave out.
+        capture: Fired per statement or per row.
+        prefix, outbox_schema: Where outbox and function live; None is the first schema of the
+            search path when the migration runs.
+        format: Version of the capture SQL.
+    """
+
+    table: str
+    operation: Operation
+    listeners: tuple[CapturedListener, ...]
+    schema: str | None = None
+    key: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    capture: Capture = "statement"
+    prefix: str = DEFAULT_PREFIX
+    outbox_schema: str | None = None
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.operation not in OPERATIONS:
+            raise ConfigurationError(
+                f"operation {self.operation!r} of a trigger is unknown. Give one of {', '.join(OPERATIONS)}."
+            )
+        if not self.listeners:
+            raise ConfigurationError(f"a trigger on {self.table!r} without listeners captures nothing. Name one.")
+        if self.format != FORMAT:
+            raise ConfigurationError(
+                f"capture format {self.format} is unknown to this release, which knows {FORMAT}. Upgrade sqla-pubsub."
+            )
+
+    @property
+    def identity(self) -> tuple[str, str | None, str, Operation]:
+        """What makes it the same trigger before and after a change."""
+        return (self.prefix, self.schema, self.table, self.operation)
+
+    @property
+    def source(self) -> str:
+        """Full name of the table, as SQLAlchemy writes it."""
+        return self.table if self.schema is None else f"{self.schema}.{self.table}"
+
+    @property
+    def function(self) -> str:
+        """Name of the function, without schema."""
+        return capture_function(self.prefix, self.schema, self.table, self.operation)
+
+    @property
+    def trigger(self) -> str:
+        """Name of the trigger."""
+        return capture_trigger(self.prefix, self.operation)
+
+    @property
+    def outbox(self) -> str:
+        """Name of the outbox table, without schema."""
+        return bounded(f"{self.prefix}outbox")
+
+    @property
+    def per_row(self) -> bool:
+        """Whether the trigger fires per row; TRUNCATE never does."""
+        return self.capture == "row" and self.operation != "TRUNCATE"
+
+    @property
+    def listener_names(self) -> tuple[str, ...]:
+        """Names of all listeners."""
+        return tuple(listener.name for listener in self.listeners)
+
+    def unconditional(self, columns: Sequence[str]) -> TriggerSpec:
+        """Return the same trigger without conditions and keys that mention one of *columns*."""
+        wanted = set(columns)
+        return replace(
+            self,
+            listeners=tuple(
+                replace(item, when=None)
+                if item.when is not None and any(column in item.when for column in wanted)
+                else item
+                for item in self.listeners
+            ),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plain form, without what has its default.
+
+        ``{"table": "comment", "operation": "UPDATE", "listeners": ["audit", {"name": "reindex",
+        "of": ["content"], "when": "new.article_id > 0"}], "key": ["id"]}``
+        """
+        plain: dict[str, Any] = {
+            "table": self.table,
+            "operation": self.operation,
+            "listeners": [listener.as_plain() for listener in self.listeners],
+        }
+        for name in ("schema", "key", "columns", "exclude", "capture", "prefix", "outbox_schema"):
+            value = getattr(self, name)
+            if value != _DEFAULTS[name]:
+                plain[name] = list(value) if isinstance(value, tuple) else value
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> TriggerSpec:
+        """Read what `as_dict` wrote.
+
+        Raises:
+            ConfigurationError: A keyword is unknown or a value impossible.
+        """
+        values = dict(plain)
+        try:
+            listeners = tuple(CapturedListener.from_plain(item) for item in values.pop("listeners"))
+            for name in ("key", "columns", "exclude"):
+                if values.get(name) is not None:
+                    values[name] = tuple(values[name])
+            return cls(listeners=listeners, **cast("dict[str, Any]", values))
+        except (TypeError, KeyError) as error:
+            raise ConfigurationError(f"trigger {dict(plain)!r} is not readable: {error}.") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """One trigger of ours as the database has it.
+
+    Attributes:
+        table, schema: The table as declared.
+        operation: What its name says it captures.
+        spec: The specification it was made from; None where the function is not ours.
+        faults: What somebody changed since, in words.
+    """
+
+    table: str
+    schema: str | None
+    operation: Operation
+    spec: TriggerSpec | None
+    faults: tuple[str, ...] = ()
+
+
+_DEFAULTS: dict[str, Any] = {
+    "schema": None,
+    "key": (),
+    "columns": None,
+    "exclude": (),
+    "capture": "statement",
+    "prefix": DEFAULT_PREFIX,
+    "outbox_schema": None,
+}

@@ -1,0 +1,60 @@
+"""What can go wrong, in two branches: what you can fix before running, and what befell an entry.
+
+Every message says what was found, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class PubSubError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigurationError(PubSubError):
+    """A declaration, a setting or an installation that can be mended before anything runs."""
+
+
+class DeliveryError(PubSubError):
+    """A delivery that cannot go on as it is; recorded with the entry."""
+
+
+class UnreadableEntry(DeliveryError):
+    """A stored entry that cannot become an event: it is moved to the dead letters at once."""
+
+
+class SessionOwnershipError(DeliveryError):
+    """A handler tried to end a transaction that belongs to the listener."""
+
+
+class HandlerTimeout(DeliveryError):
+    """A handler ran longer than its ``timeout=``."""
+
+
+class RetryLater(PubSubError):
+    """Raised by a handler: roll this event back and deliver it again later.
+
+    It counts as an attempt, so ``max_attempts`` of the retry policy still ends it.
+
+    Args:
+        after: The wait, on the database's clock. Without it the retry policy decides.
+    """
+
+    def __init__(self, after: timedelta | None = None) -> None:
+        if after is not None and after < timedelta(0):
+            raise ConfigurationError(f"RetryLater(after={after!r}) lies in the past. Give zero or more.")
+        super().__init__("later" if after is None else f"after {after}")
+        self.after = after
+
+
+class Reject(PubSubError):
+    """Raised by a handler: roll this event back and move it straight to the dead letters.
+
+    Args:
+        reason: One sentence, stored with the dead letter.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,135 @@
+"""The outbox and the dead letters: ordinary mapped tables in the user's own metadata.
+
+They are part of the user's migrations like any other table. Triggers write entries, listeners
+read and settle them; the two sides share nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import registry as orm_registry
+
+FORMAT = 1
+"""Layout of the stored payload, written with every entry."""
+
+_json = JSON(none_as_null=True)
+_key = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class _Stored:
+    """The columns that an entry keeps when it becomes a dead letter."""
+
+    __table__: ClassVar[Table]  # type: ignore[misc]
+
+    listener: Mapped[str] = mapped_column(Text)
+    operation: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)
+    key: Mapped[list[Any] | None] = mapped_column(_key)
+    old_key: Mapped[list[Any] | None] = mapped_column(_key)
+    old: Mapped[dict[str, Any] | None] = mapped_column(_json)
+    new: Mapped[dict[str, Any] | None] = mapped_column(_json)
+    context: Mapped[dict[str, Any] | None] = mapped_column(_json)
+    occurred_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=text("clock_timestamp()")
+    )
+    format: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
+    attempt: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    crashes: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+
+
+class OutboxEntry(_Stored):
+    """One delivery of one event to one listener.
+
+    ``attempt`` counts the tries that failed; ``due_at`` is NULL while the entry is ready and the
+    time of the next try, on the database's clock, while it waits.
+    """
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(cache=1), primary_key=True)
+    due_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_error: Mapped[str | None] = mapped_column(Text)
+
+
+class DeadLetter(_Stored):
+    """An entry that no listener will try again by itself, with the reason."""
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    reason: Mapped[str] = mapped_column(Text)
+    traceback: Mapped[str | None] = mapped_column(Text)
+    died_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=text("clock_timestamp()")
+    )
+
+
+STORED_COLUMNS: tuple[str, ...] = ("id", *(k for k, v in vars(_Stored).items() if not k.startswith("_")))
+"""What moves with an entry into the dead letters and back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outbox:
+    """The mapped classes of one metadata."""
+
+    Entry: type[OutboxEntry]
+    DeadLetter: type[DeadLetter]
+
+
+# A queue's table is nearly empty and its rows short-lived: vacuum by count, not by share.
+_STORAGE: dict[str, Any] = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 5000,
+    "autovacuum_vacuum_cost_delay": 0,
+}
+
+
+def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
+    """Add the two tables to *metadata* and map them."""
+    registry = orm_registry(metadata=metadata)
+    name, dead = f"{prefix}outbox", f"{prefix}dead_letter"
+    indexes = (
+        _index(f"{name}_ready", "listener", "id", where="due_at IS NULL"),
+        _index(f"{name}_due", "listener", "due_at", where="due_at IS NOT NULL"),
+        _index(f"{name}_key", "listener", "key", where="key IS NOT NULL"),
+        _index(f"{name}_old_key", "listener", "old_key", where="old_key IS NOT NULL"),
+    )
+    entry = registry.mapped(
+        type(
+            "Entry",
+            (OutboxEntry,),
+            {
+                "__tablename__": name,
+                "__table_args__": (*indexes, {"schema": schema, "postgresql_with": _STORAGE}),
+            },
+        )
+    )
+    letter = registry.mapped(
+        type(
+            "DeadLetter",
+            (DeadLetter,),
+            {
+                "__tablename__": dead,
+                "__table_args__": (Index(f"{dead}_listener", "listener", "id"), {"schema": schema}),
+            },
+        )
+    )
+    return Outbox(Entry=entry, DeadLetter=letter)
+
+
+def _index(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, postgresql_where=text(where))
