@@ -1,0 +1,43 @@
+# Every target makes its own .venv; the stamp is renewed only when pyproject.toml changes.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHONS := python3.13 python3.12 python3.11 python3
+PYTEST := $(BIN)/pytest -q -n 2
+PUBSUB_TEST_PG ?= all
+
+.PHONY: demo test test-all lint clean
+
+demo: $(STAMP)
+	@$(BIN)/sqla-pubsub demo
+
+test: lint
+	@$(PYTEST) -m "not slow"
+
+# Everything on every PostgreSQL found; PUBSUB_TEST_PG=18 narrows it.
+test-all: export PUBSUB_TEST_FULL = 1
+test-all: export PUBSUB_TEST_PG := $(PUBSUB_TEST_PG)
+test-all: lint
+	@$(PYTEST)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A version manager's shim may be on the PATH and still refuse to run, so each candidate is tried.
+$(STAMP): pyproject.toml
+	@for candidate in $(PYTHONS); do \
+	    if $$candidate -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	    then python=$$candidate; break; fi; \
+	done; \
+	test -n "$$python" || { echo "No Python >= 3.11 with venv found among: $(PYTHONS)" >&2; exit 1; }; \
+	echo "Installing into $(VENV) with $$($$python --version) ..." >&2; \
+	$$python -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $@

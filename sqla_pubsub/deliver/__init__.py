@@ -1,0 +1,1 @@
+"""From a wake-up to a settled entry: wake-up -> claim -> decode -> handler -> settle."""

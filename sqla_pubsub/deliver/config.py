@@ -1,0 +1,63 @@
+"""Settings of a listener process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from sqla_pubsub.errors import ConfigurationError
+
+MAX_GROUP = 50
+"""Most events in one transaction: beyond 64 subtransactions every backend's snapshots slow down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerConfig:
+    """How a listener works; the defaults serve.
+
+    Args:
+        commit_every: Time after which a transaction of several events is committed (100 ms). A
+            longer one saves commits, and repeats more outside work after a crash.
+        poll_interval: Longest sleep without looking, in case a notification was lost (5 s).
+        grace: Time that a stopping process leaves the event in hand (30 s).
+        claim_size: Most entries claimed at once, 1 to 50; fewer for slow handlers (50).
+        notify: ``"idle"``: writers notify only while somebody sleeps. ``"always"``: they notify every
+            time. ``"off"``: they never do and the listener polls, as behind a transaction pooler.
+        synchronous_commit: False lets the acknowledging transaction return before it is on disk. After
+            a server crash its work and its acknowledgement are lost together, and done again.
+        direct_url: URL past a connection pooler, for notifications and ``transactional=False``.
+
+    Raises:
+        ConfigurationError: A value is out of range, or two contradict each other.
+    """
+
+    commit_every: timedelta = timedelta(milliseconds=100)
+    poll_interval: timedelta = timedelta(seconds=5)
+    grace: timedelta = timedelta(seconds=30)
+    claim_size: int = MAX_GROUP
+    notify: Literal["idle", "always", "off"] = "idle"
+    synchronous_commit: bool = True
+    direct_url: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("commit_every", "poll_interval", "grace"):
+            value: timedelta = getattr(self, name)
+            if value <= timedelta(0):
+                raise ConfigurationError(f"ListenerConfig({name}={value}): give a positive timedelta.")
+        if not 1 <= self.claim_size <= MAX_GROUP:
+            raise ConfigurationError(f"ListenerConfig(claim_size={self.claim_size}): give 1 to {MAX_GROUP}.")
+        if self.notify not in ("idle", "always", "off"):
+            raise ConfigurationError(
+                f"ListenerConfig(notify={self.notify!r}): give 'idle', 'always' or 'off'."
+            )
+        if self.commit_every > self.grace:
+            raise ConfigurationError(
+                f"ListenerConfig(commit_every={self.commit_every}, grace={self.grace}): a stopping listener could "
+                "not finish its transaction. Give commit_every <= grace."
+            )
+        if self.notify == "off" and self.direct_url is not None:
+            raise ConfigurationError(
+                "ListenerConfig(notify='off', direct_url=...): the direct connection is for notifications. "
+                "Leave out one of them."
+            )

@@ -1,0 +1,225 @@
+"""One event, one call of the handler, one outcome.
+
+Parameters are filled by name. The session is made when the handler asks for it, and opens its
+savepoint when it is first used, so that a handler which never touches the database pays for neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
+
+from sqla_pubsub.deliver.payload import RowDecoder
+from sqla_pubsub.deliver.statements import Entry
+from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.errors import SessionOwnershipError, UnreadableEntry
+from sqla_pubsub.event import EVENT_TYPES, Event
+from sqla_pubsub.subscription import ListenerSpec, Registry, Subscription
+
+JoinTransactionMode = Literal["create_savepoint", "rollback_only"]
+Decoded = dict[tuple[int, str], tuple[Any, ...]]
+"""(entry id, side) -> values of the row."""
+
+
+class HandlerSession(Session):
+    """The session a handler works in; its end belongs to the listener."""
+
+    violated = False
+
+    def _refuse(self, what: str) -> SessionOwnershipError:
+        self.violated = True
+        return SessionOwnershipError(
+            f"session.{what}() in a handler. The listener ends the session together with the acknowledgement: "
+            f"leave {what}() out; raise to undo."
+        )
+
+    def commit(self) -> None:
+        raise self._refuse("commit")
+
+    def rollback(self) -> None:
+        raise self._refuse("rollback")
+
+    def close(self) -> None:
+        raise self._refuse("close")
+
+    def finish(self) -> None:
+        """Write what the handler left and release its savepoint."""
+        if self.violated:
+            raise self._refuse("commit, rollback or close")
+        super().commit()
+        super().close()
+
+    def undo(self) -> None:
+        """Go back to the savepoint, whatever state the handler left."""
+        try:
+            super().rollback()
+        finally:
+            super().close()
+
+
+class Dispatcher:
+    """Calls the handler of one listener."""
+
+    def __init__(self, spec: ListenerSpec, registry: Registry) -> None:
+        self._spec = spec
+        self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder]] = {}
+        for subscription in spec.subscriptions:
+            if subscription.mapper is not None:
+                base = _base(subscription.mapper)
+                decoder = RowDecoder(base, registry.published[base.local_table])  # type: ignore[index]
+                self._routes[subscription.operation, subscription.source] = (subscription, decoder)
+        asked = spec.parameters
+        both = "event" in asked or "events" in asked
+        self._sides = tuple(side for side in ("old", "new") if both or side in asked)
+
+    def decode(self, connection: Connection, entries: Sequence[Entry]) -> Decoded:
+        """Turn the payloads of a group into values, with one statement per class.
+
+        Raises:
+            UnreadableEntry: An entry of an operation or a table that this listener does not know.
+            DBAPIError: A payload cannot be read; the transaction is aborted then.
+        """
+        wanted: dict[RowDecoder, list[tuple[tuple[int, str], str]]] = {}
+        for entry in entries:
+            _, decoder = self._route(entry)
+            for side in self._sides:
+                payload: str | None = getattr(entry, side)
+                if payload is not None:
+                    wanted.setdefault(decoder, []).append(((entry.id, side), payload))
+        decoded: Decoded = {}
+        for decoder, items in wanted.items():
+            rows = decoder.decode(connection, [payload for _, payload in items])
+            if len(rows) != len(items):
+                raise UnreadableEntry(f"{len(items)} payloads gave {len(rows)} rows: one of them is no JSON object.")
+            decoded.update(zip((key for key, _ in items), rows, strict=True))
+        return decoded
+
+    def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store, *, savepoint: bool) -> None:
+        """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
+        call = _Call(self, entries, decoded, store, savepoint=savepoint)
+        call.run(self._spec.handler, self._spec.parameters)
+
+    def event(self, entry: Entry, load: Callable[[str], Any]) -> Event[Any]:
+        """Build the event of *entry*; *load* hydrates its rows when they are looked at."""
+        return EVENT_TYPES[entry.operation](
+            id=entry.id,
+            listener=self._spec.name,
+            occurred_at=entry.occurred_at,
+            context=None if entry.context is None else json.loads(entry.context),
+            attempt=entry.attempt + 1,
+            load=load,
+        )
+
+    def decoder(self, entry: Entry) -> RowDecoder:
+        """Return the decoder of an entry's rows."""
+        return self._route(entry)[1]
+
+    def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder]:
+        route = self._routes.get((entry.operation, entry.source))
+        if route is None:
+            # The table was renamed since: with one candidate there is no doubt.
+            candidates = [r for (operation, _), r in self._routes.items() if operation == entry.operation]
+            if len(candidates) != 1:
+                raise UnreadableEntry(
+                    f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
+                    "to which the listener does not subscribe. It was written for an earlier version of it."
+                )
+            route = candidates[0]
+        return route
+
+
+class _Call:
+    """One call of a handler, with what it may ask for."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        entries: Sequence[Entry],
+        decoded: Decoded,
+        store: Store,
+        *,
+        savepoint: bool,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._decoded = decoded
+        self._store = store
+        self._mode: JoinTransactionMode = "create_savepoint" if savepoint else "rollback_only"
+        self._session: HandlerSession | None = None
+        self._entries = entries
+        self._events = [dispatcher.event(entry, self._loader(entry)) for entry in entries]
+
+    @property
+    def session(self) -> HandlerSession:
+        if self._session is None:
+            self._session = HandlerSession(
+                bind=self._store.connection, join_transaction_mode=self._mode, expire_on_commit=False
+            )
+        return self._session
+
+    def _arguments(self, parameters: frozenset[str]) -> dict[str, Any]:
+        event = self._events[0]
+        filled: dict[str, Any] = {}
+        for name in parameters:
+            match name:
+                case "event":
+                    filled[name] = event
+                case "events":
+                    filled[name] = self._events
+                case "session":
+                    filled[name] = self.session
+                case "context":
+                    filled[name] = event.context
+                case _:
+                    filled[name] = getattr(event, name)
+        return filled
+
+    def run(self, handler: Callable[..., Any], parameters: frozenset[str]) -> None:
+        try:
+            arguments = self._arguments(parameters)
+            self._store.guarded = True
+            try:
+                handler(**arguments)
+            finally:
+                self._store.guarded = False
+            if self._session is not None:
+                self._session.finish()
+        except BaseException:
+            if self._session is not None:
+                self._session.undo()
+            raise
+
+    def _loader(self, entry: Entry) -> Callable[[str], Any]:
+        def load(name: str) -> Any:
+            decoder = self._dispatcher.decoder(entry)
+            if name == "changed":
+                return () if entry.old is None or entry.new is None else decoder.changed(entry.old, entry.new)
+            payload: str | None = getattr(entry, name)
+            if payload is None:
+                return None
+            instance = decoder.hydrate(self._decoded[entry.id, name], payload)
+            if name == "new" or entry.operation == "DELETE":
+                self._attach(instance)
+            return instance
+
+        return load
+
+    def _attach(self, instance: Any) -> None:
+        # The state at the event wins over what the session has of that row: an earlier event of a
+        # batch, or what the handler loaded before it looked.
+        key = instance_state(instance).key
+        known = None if key is None else self.session.identity_map.get(key)
+        if known is not None:
+            self.session.expunge(known)
+        self.session.add(instance)
+
+
+def _base(mapper: Any) -> Any:
+    """Return the class at the top of the mapper's own table: single-table subclasses share its rows."""
+    while mapper.inherits is not None and mapper.inherits.local_table is mapper.local_table:
+        mapper = mapper.inherits
+    return mapper

@@ -1,0 +1,326 @@
+"""The work of one listener in one process: group after group, each group one transaction.
+
+A group claims, decodes, calls the handler event by event and settles what was handled. It ends when
+``commit_every`` is spent; what it claimed and did not reach is free again at its commit. Whatever
+throws a whole group back (an unreadable payload, a failing COMMIT, a deadlock) sends its events
+through a transaction of their own, one by one, so that only the guilty one is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
+from sqla_pubsub.deliver.hand import Hand
+from sqla_pubsub.deliver.outcome import MAX_TRANSIENT, Acknowledge, Outcome, Retry, describe, is_transient, judge
+from sqla_pubsub.deliver.statements import Entry
+from sqla_pubsub.deliver.store import Store, ids
+from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.subscription import ListenerSpec
+
+logger = logging.getLogger(__name__)
+
+RESCAN = 0.2
+"""Seconds after which a claim starts from the lowest id again, for writers that committed late."""
+DUE_EVERY = 1.0
+"""Seconds between two looks for due retries while there is ready work."""
+
+
+class ConnectionLost(Exception):
+    """The work connection is gone; whatever was claimed on it is free again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one group did: how many it settled, and whether more is likely to wait."""
+
+    settled: int = 0
+    more: bool = False
+
+
+class _Alone(Exception):
+    """The group cannot go on: these entries need a transaction of their own."""
+
+    def __init__(self, entries: Sequence[Entry], cause: BaseException) -> None:
+        self.entries = entries
+        self.cause = cause
+
+
+class Lane:
+    """Works the entries of one listener on one connection at a time."""
+
+    def __init__(
+        self,
+        spec: ListenerSpec,
+        dispatcher: Dispatcher,
+        config: ListenerConfig,
+        hand: Hand,
+        *,
+        stopping: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.spec = spec
+        self._dispatcher = dispatcher
+        self._config = config
+        self._hand = hand
+        self._stopping = stopping
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311
+        self._time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
+        self._event_time: float | None = None
+        self._start = 0
+        self._rescan_at = 0.0
+        self.due_at = 0.0
+        """Monotonic time of the next look for due retries."""
+        self._alone: deque[int] = deque()
+        self._transient: dict[int, int] = {}
+        self._broken: Outcome | None = None
+
+    @property
+    def size(self) -> int:
+        """How many entries the next group claims: what fits into its time."""
+        if self.spec.batch is not None:
+            return self.spec.batch
+        if self._event_time is None or self._time_box == 0.0:
+            return 1
+        fits = int(self._time_box / max(self._event_time, 1e-6))
+        return max(1, min(fits, self._config.claim_size))
+
+    @property
+    def slow(self) -> bool:
+        """Whether the next event may take longer than a neighbour should sleep."""
+        return self._event_time is None or self._event_time > 0.01
+
+    def rewind(self, *, due: bool) -> None:
+        """Look from the lowest id again, and at the retries too where one is *due*."""
+        self._start = 0
+        if due:
+            self.due_at = 0.0
+
+    def step(self, store: Store) -> Step:
+        """Work one group.
+
+        Raises:
+            ConnectionLost: The connection broke; nothing of the group happened.
+        """
+        try:
+            if self._broken is not None:
+                self._settle_broken(store)
+            if self._alone:
+                return self._run_alone(store, self._alone.popleft())
+            return self._run_group(store)
+        except SQLAlchemyError as error:
+            if store.lost:
+                raise ConnectionLost(describe(error)) from error
+            raise
+
+    def _run_group(self, store: Store) -> Step:
+        size, entries = self.size, []
+        transaction = store.begin()
+        try:
+            entries = self._claim(store, size)
+            if not entries:
+                transaction.rollback()
+                return Step(more=self._start_over())
+            outcomes = self._work(store, entries)
+            store.settle(outcomes)
+            transaction.commit()
+        except _Alone as thrown:
+            transaction.rollback()
+            self._send_alone(thrown.entries, thrown.cause)
+            return Step(more=True)
+        except DBAPIError as error:
+            if store.lost:
+                raise
+            transaction.rollback()
+            self._send_alone(entries, error)
+            return Step(more=bool(entries))
+        self._note(outcomes)
+        more = len(entries) == size or self._start_over()
+        return Step(settled=len(outcomes), more=more or bool(self._alone) or len(outcomes) < len(entries))
+
+    def _claim(self, store: Store, size: int) -> list[Entry]:
+        now = self._clock()
+        if now >= self.due_at:
+            due = store.claim_due(self.spec, size=size)
+            if len(due) < size:
+                self.due_at = now + DUE_EVERY
+            if due:
+                return due
+        if now >= self._rescan_at:
+            self._start, self._rescan_at = 0, now + RESCAN
+        entries = store.claim(self.spec, start=self._start, size=size)
+        return self._without_crashed(entries)
+
+    def _without_crashed(self, entries: list[Entry]) -> list[Entry]:
+        """An entry that killed a process before runs alone, so that only it pays if it does again."""
+        crashed = [entry.id for entry in entries if entry.crashes]
+        self._alone.extend(entry_id for entry_id in crashed if entry_id not in self._alone)
+        return [entry for entry in entries if not entry.crashes]
+
+    def _start_over(self) -> bool:
+        """Return whether the scan began in the middle; then the beginning is still to be looked at."""
+        middle = self._start > 0
+        self._start = 0
+        return middle
+
+    def _work(self, store: Store, entries: list[Entry]) -> list[Outcome]:
+        try:
+            decoded = self._dispatcher.decode(store.connection, entries)
+        except (UnreadableEntry, DBAPIError) as error:
+            if store.lost:
+                raise
+            raise _Alone(entries, error) from error
+        if self.spec.batch is not None:
+            return self._work_batch(store, entries, decoded)
+        began, outcomes = self._clock(), []
+        for entry in entries:
+            outcome = self._handle(store, entry, decoded)
+            if outcome is None:
+                break
+            outcomes.append(outcome)
+            self._start = max(self._start, entry.id + 1)
+            spent = self._clock() - began
+            if spent >= self._time_box or self._stopping():
+                break
+        self._measure((self._clock() - began) / max(len(outcomes), 1))
+        return outcomes
+
+    def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
+        try:
+            self._hand.take(entries[0].id)
+            self._dispatcher.handle(entries, decoded, store, savepoint=False)
+        except BaseException as error:
+            if store.lost:
+                raise
+            raise _Alone(entries, error) from error
+        finally:
+            self._hand.put_down()
+        return [Acknowledge(id=entry.id) for entry in entries]
+
+    def _handle(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:
+        """Return the outcome of one event, or None where it must be tried again by itself."""
+        savepoint = self.spec.effects != "database"
+        self._hand.take(entry.id)
+        try:
+            self._dispatcher.handle([entry], decoded, store, savepoint=savepoint)
+        except BaseException as error:
+            self._check_connection(store, entry, error)
+            if not savepoint:
+                raise _Alone([entry], error) from error
+            if is_transient(error) and self._count_transient(entry.id) <= MAX_TRANSIENT:
+                self._alone.append(entry.id)
+                return None
+            return self._judge(entry, error)
+        finally:
+            self._hand.put_down()
+        return Acknowledge(id=entry.id)
+
+    def _check_connection(self, store: Store, entry: Entry, error: BaseException) -> None:
+        """A connection that broke under a handler counts: it may be the event that breaks it."""
+        if store.lost:
+            self._broken = self._judge(entry, error)
+            raise ConnectionLost(describe(error)) from error
+
+    def _judge(self, entry: Entry, error: BaseException) -> Outcome:
+        outcome = judge(entry.id, error, entry.attempt + 1, self.spec.retry, self._rng)
+        fields = {"listener": self.spec.name, "entry": entry.id, "attempt": entry.attempt + 1}
+        if isinstance(outcome, Retry):
+            logger.warning(
+                "event.failed: entry %s for %r, attempt %s, next in %s: %s",
+                entry.id, self.spec.name, entry.attempt + 1, outcome.delay, describe(error),
+                extra=fields,
+            )  # fmt: skip
+        else:
+            logger.error(
+                "event.dead: entry %s for %r is a dead letter after %s attempts: %s",
+                entry.id, self.spec.name, entry.attempt + 1, describe(error),
+                extra=fields,
+            )  # fmt: skip
+        return outcome
+
+    def _run_alone(self, store: Store, entry_id: int) -> Step:
+        """Work one entry in its own transaction; a COMMIT that fails is the entry's own failure."""
+        entry: Entry | None = None
+        transaction = store.begin()
+        try:
+            entry = store.claim_one(self.spec, entry_id)
+            if entry is None:
+                transaction.rollback()
+                return Step(more=True)
+            outcome = self._attempt(store, entry)
+            if outcome is not None:
+                store.settle([outcome])
+            transaction.commit()
+        except (DBAPIError, _Alone) as error:
+            if store.lost or entry is None:
+                raise
+            transaction.rollback()
+            cause = error.cause if isinstance(error, _Alone) else error
+            outcome = self._settle_failure(store, entry, cause)
+        self._note([] if outcome is None else [outcome])
+        return Step(settled=outcome is not None, more=True)
+
+    def _attempt(self, store: Store, entry: Entry) -> Outcome | None:
+        savepoint = store.connection.begin_nested()
+        try:
+            decoded = self._dispatcher.decode(store.connection, [entry])
+        except (UnreadableEntry, DBAPIError) as error:
+            if store.lost:
+                raise
+            savepoint.rollback()
+            reason = UnreadableEntry(
+                f"outbox entry {entry.id} for {self.spec.name!r} cannot be read: {describe(error)}"
+            )
+            return self._judge(entry, reason)
+        savepoint.commit()
+        return self._handle(store, entry, decoded)
+
+    def _settle_failure(self, store: Store, entry: Entry, error: BaseException) -> Outcome | None:
+        """Record a failure for which the transaction had to be given up."""
+        if is_transient(error) and self._count_transient(entry.id) <= MAX_TRANSIENT:
+            self._alone.append(entry.id)
+            return None
+        outcome = self._judge(entry, error)
+        with store.begin():
+            if store.claim_one(self.spec, entry.id) is not None:
+                store.settle([outcome])
+        return outcome
+
+    def _settle_broken(self, store: Store) -> None:
+        outcome, self._broken = self._broken, None
+        assert outcome is not None
+        with store.begin():
+            if store.claim_one(self.spec, outcome.id) is not None:
+                store.settle([outcome])
+
+    def _send_alone(self, entries: Sequence[Entry], cause: BaseException) -> None:
+        logger.info(
+            "group.replayed: %s events of %r one by one: %s", len(entries), self.spec.name, describe(cause),
+            extra={"listener": self.spec.name, "events": len(entries)},
+        )  # fmt: skip
+        self._alone.extend(ids(entry for entry in entries if entry.id not in self._alone))
+
+    def _count_transient(self, entry_id: int) -> int:
+        self._transient[entry_id] = self._transient.get(entry_id, 0) + 1
+        return self._transient[entry_id]
+
+    def _note(self, outcomes: Sequence[Outcome]) -> None:
+        """Remember when the next retry of our own making is due."""
+        for outcome in outcomes:
+            self._transient.pop(outcome.id, None)
+            if isinstance(outcome, Retry):
+                self.due_at = min(self.due_at, self._clock() + outcome.delay.total_seconds())
+
+    def _measure(self, seconds: float) -> None:
+        known = self._event_time
+        self._event_time = seconds if known is None else 0.7 * known + 0.3 * seconds

@@ -1,0 +1,229 @@
+"""The listener: wakes up, works its lanes in turn, sleeps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+from sqlalchemy import Engine, MetaData, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.dispatch import Dispatcher
+from sqla_pubsub.deliver.hand import Hand
+from sqla_pubsub.deliver.lane import ConnectionLost, Lane
+from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
+from sqla_pubsub.deliver.outcome import describe
+from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.subscription import ListenerSpec, registry_of
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]
+
+
+class Listener:
+    """Handles the events of a metadata's listeners, in this process and thread.
+
+    Any number of listeners, in any number of processes and hosts, may run against one database.
+
+    Args:
+        engine: Engine of a PostgreSQL database. One connection works, a second one listens.
+        metadata: The metadata whose listeners are to run. Import their modules first.
+        config: Settings.
+        listeners: Names of the listeners to run; None runs all.
+        hand: Where to show the entry in hand; given by the supervisor.
+
+    Raises:
+        ConfigurationError: No listener is declared, a name is unknown, or the database is another one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        metadata: MetaData,
+        config: ListenerConfig | None = None,
+        *,
+        listeners: Collection[str] | None = None,
+        hand: Hand | None = None,
+    ) -> None:
+        if engine.dialect.name != "postgresql":
+            raise ConfigurationError(
+                f"engine speaks {engine.dialect.name!r}, but events come from PostgreSQL. Give a postgresql:// URL."
+            )
+        if engine.dialect.is_async:
+            raise ConfigurationError(
+                f"driver {engine.dialect.driver!r} is asynchronous. Give a postgresql+psycopg2:// or "
+                "postgresql+psycopg:// engine."
+            )
+        self._engine = engine
+        self._config = config or ListenerConfig()
+        self._registry = registry_of(metadata)
+        self._specs = chosen(self._registry.listeners, listeners)
+        self._hand = hand or Hand()
+        self._stop = StopSignal()
+        self._store: Store | None = None
+        self._sleeper: Sleeper | None = None
+        self._lanes: list[Lane] = []
+
+    def stop(self) -> None:
+        """End `run` or `drain` after the event in hand; safe in signal handlers and from other threads."""
+        self._stop.raise_()
+
+    def drain(self, progress: Progress | None = None) -> int:
+        """Work until nothing is due, and return how many events were settled.
+
+        Retries that are not due yet stay; so do entries that another listener has in hand.
+
+        Args:
+            progress: Called with the number of events settled since the last call.
+
+        Raises:
+            DBAPIError: The server cannot be reached.
+        """
+        settled = 0
+        try:
+            self._open_lanes()
+            while not self._stop():
+                store = self._open_store()
+                step = self._round(store, progress)
+                settled += step
+                if not step and not self._more:
+                    break
+        finally:
+            self._close()
+        return settled
+
+    def run(self) -> None:
+        """Work until stopped; wait for the server as long as it is away."""
+        try:
+            self._open_lanes()
+            logger.info(
+                "listener.started: %s", ", ".join(spec.name for spec in self._specs),
+                extra={"listeners": [spec.name for spec in self._specs]},
+            )  # fmt: skip
+            while not self._stop():
+                self._connected()
+                with suppress(ConnectionLost):
+                    self._work_until_idle_or_lost()
+            logger.info("listener.stopped")
+        finally:
+            self._close()
+
+    def _work_until_idle_or_lost(self) -> None:
+        assert self._store is not None
+        assert self._sleeper is not None
+        try:
+            while not self._stop():
+                settled = self._round(self._store, None)
+                if settled or self._more:
+                    self._sleeper.progress()
+                    if self._more:
+                        self._sleeper.busy()
+                    continue
+                due_in = self._sleeper.sleep()
+                for lane in self._lanes:
+                    lane.rewind(due=due_in is not None and due_in <= 0)
+                if any(lane.slow for lane in self._lanes):
+                    self._sleeper.busy()
+        except (ConnectionLost, DBAPIError) as error:
+            logger.warning("connection.lost: %s", describe(error))
+            self._disconnect()
+            raise ConnectionLost from error
+
+    def _round(self, store: Store, progress: Progress | None) -> int:
+        """Give every lane one group, so that no listener waits for another one's backlog."""
+        settled, self._more = 0, False
+        for lane in self._lanes:
+            if self._stop():
+                break
+            step = lane.step(store)
+            settled += step.settled
+            self._more = self._more or step.more
+            if step.settled and progress is not None:
+                progress(step.settled)
+        return settled
+
+    def _open_lanes(self) -> None:
+        self._more = False
+        self._lanes = [
+            Lane(spec, Dispatcher(spec, self._registry), self._config, self._hand, stopping=self._stop)
+            for spec in self._specs
+        ]
+
+    def _open_store(self) -> Store:
+        if self._store is None:
+            self._store = Store(self._engine, self._registry.outbox, self._config)
+        return self._store
+
+    def _connected(self) -> None:
+        """Open what is not open, trying until it succeeds or the listener is stopped."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(DBAPIError),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            sleep=self._stop.wait,
+            before_sleep=_say_waiting,
+            stop=lambda _: self._stop(),
+            reraise=True,
+        )
+        try:
+            retrying(self._open)
+        except DBAPIError:
+            if not self._stop():
+                raise
+
+    def _open(self) -> None:
+        if self._stop():
+            return
+        self._disconnect()
+        self._store = self._open_store()
+        self._sleeper = Sleeper(
+            self._listening_engine(), self._registry.outbox, self._config, [s.name for s in self._specs], self._stop
+        )
+        for lane in self._lanes:
+            lane.rewind(due=True)
+
+    def _listening_engine(self) -> Engine:
+        if self._config.direct_url is None:
+            return self._engine
+        return create_engine(self._config.direct_url, poolclass=NullPool)
+
+    def _disconnect(self) -> None:
+        for part in (self._store, self._sleeper):
+            if part is not None:
+                with suppress(DBAPIError):
+                    part.close()
+        self._store = self._sleeper = None
+
+    def _close(self) -> None:
+        self._disconnect()
+
+
+def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> list[ListenerSpec]:
+    """Return the listeners to run.
+
+    Raises:
+        ConfigurationError: There is none, or a name is unknown.
+    """
+    if not declared:
+        raise ConfigurationError(
+            "no listener is declared for this metadata. Import the modules with your @after_... functions first."
+        )
+    unknown = sorted(set(names or ()) - set(declared))
+    if unknown:
+        raise ConfigurationError(
+            f"listener {unknown[0]!r} is not declared. Declared are: {', '.join(sorted(declared))}."
+        )
+    return [spec for name, spec in declared.items() if names is None or not names or name in names]
+
+
+def _say_waiting(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    logger.warning(
+        "connection.waiting: attempt %s failed: %s", state.attempt_number, describe(error) if error else "",
+        extra={"attempt": state.attempt_number},
+    )  # fmt: skip

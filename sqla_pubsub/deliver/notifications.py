@@ -1,0 +1,231 @@
+"""Sleeping without missing anything: the LISTEN connection, the doorman's lock and the poll.
+
+Writers send a NOTIFY only while somebody holds the lock K exclusively, because a NOTIFY serializes
+all commits of the cluster. Who has drained everything takes K, looks once more and only then waits. A
+writer that probed K before it was taken may commit after that look; so a sleeper also polls, at once
+and then at growing intervals. Lock and NOTIFY are hints: the worst that a lost or forged one does is
+a poll.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.statements import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, Statements
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+
+FIRST_POLL = 0.005
+WRITERS_POLL = 0.05
+"""Longest sleep, in seconds, while open transactions of writers keep the lock from us."""
+BLIND_POLL = 0.5
+"""Longest sleep, in seconds, where no notification can come at all."""
+
+
+class StopSignal:
+    """A flag that ends a sleep at once; safe to raise in a signal handler and from another thread."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+
+    def __call__(self) -> bool:
+        """Return whether it was raised."""
+        return self._set
+
+    def raise_(self) -> None:
+        """Raise it, for good."""
+        self._set = True
+        try:
+            os.write(self._write, b"x")
+        except (BlockingIOError, OSError):
+            return
+
+    def wait(self, seconds: float) -> None:
+        """Sleep unless and until it is raised."""
+        select.select([self._read], [], [], seconds)
+
+    def wait_for(self, descriptor: int, seconds: float) -> None:
+        """Sleep until it is raised or *descriptor* can be read."""
+        select.select([self._read, descriptor], [], [], seconds)
+
+    def close(self) -> None:
+        """Free the pipe."""
+        os.close(self._read)
+        os.close(self._write)
+
+
+class Sleeper:
+    """The LISTEN connection of one worker and what it knows about the others."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        outbox: Outbox,
+        config: ListenerConfig,
+        listeners: Sequence[str],
+        stop: StopSignal,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._listeners = list(listeners)
+        self._stop = stop
+        self._clock = clock
+        self._peek = Statements(outbox).peek
+        self._connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._driver: Any = self._connection.connection.driver_connection
+        self._heard: list[int] = []
+        self._holding = False
+        self._since = clock()
+        self._waiting_as = ""
+        self._fruitless = False
+        try:
+            self._key, self._channel, self._pid = self._identify(outbox)
+            self.blind = config.notify == "off" or self._pooled()
+            self._listen()
+        except BaseException:
+            self._connection.invalidate()
+            self._connection.close()
+            raise
+
+    def _identify(self, outbox: Outbox) -> tuple[int, str, int]:
+        table = outbox.Entry.__table__
+        preparer = self._connection.dialect.identifier_preparer
+        names = [preparer.quote_identifier(str(part)) for part in (table.schema, table.name) if part is not None]
+        row = self._connection.execute(
+            LOCK_KEY, {"suffix": f".{names[-1]}", "outbox": ".".join(names)}
+        ).one_or_none()
+        if row is None:
+            raise ConfigurationError(
+                f"outbox table {table.fullname!r} does not exist in this database. Run: alembic upgrade head"
+            )
+        return row.key, row.channel, row.pid
+
+    def _pooled(self) -> bool:
+        """A pooler between us and the server hands out a process id of its own."""
+        pooled = bool(self._driver.info.backend_pid != self._pid)
+        if pooled:
+            logger.warning(
+                "listener.polling: a connection pooler stands before the server, so notifications cannot be "
+                "received; polling every %s s at most. Give direct_url= a URL past the pooler to be woken.",
+                BLIND_POLL,
+            )
+        return pooled
+
+    def _listen(self) -> None:
+        if self.blind:
+            return
+        if hasattr(self._driver, "add_notify_handler"):
+            self._driver.add_notify_handler(lambda notify: self._heard.append(notify.pid))
+        self._connection.execute(text(f"LISTEN {self._quoted_channel()}"))
+
+    def _quoted_channel(self) -> str:
+        return str(self._connection.dialect.identifier_preparer.quote_identifier(self._channel))
+
+    def progress(self) -> None:
+        """Say that there was work: the next sleep begins with a fresh look."""
+        self._fruitless = False
+        self._since = self._clock()
+
+    def busy(self) -> None:
+        """Say that this worker has more than a moment's work: another one takes the door."""
+        if self._holding and self._config.notify != "always":
+            self._connection.execute(LEAVE_DOOR, {"key": self._key})
+            self._holding = False
+            self._connection.execute(NOTIFY, {"channel": self._channel})
+
+    def sleep(self) -> float | None:
+        """Return when there may be work, or when stopped.
+
+        Returns:
+            Seconds until the next retry is due, zero or less if one is, None if none waits.
+        """
+        while not self._stop():
+            longest = self._longest()
+            ready, due_in, listening = self._look()
+            if (ready and not self._fruitless) or (due_in is not None and due_in <= 0):
+                # Once: if it is in the hands of others, looking again at once would spin.
+                self._fruitless = True
+                return due_in
+            if not listening and not self.blind:
+                logger.warning("listener.deaf: the LISTEN registration was gone; listening again")
+                self._connection.execute(text(f"LISTEN {self._quoted_channel()}"))
+                continue
+            elapsed = self._clock() - self._since
+            timeout = min(longest, max(FIRST_POLL, elapsed))
+            if self._wait(timeout if due_in is None else min(timeout, due_in)):
+                self._fruitless = False
+                return due_in
+            if ready:
+                return due_in
+        return None
+
+    def _look(self) -> tuple[bool, float | None, bool]:
+        row = self._connection.execute(
+            self._peek, {"listeners": self._listeners, "channel": self._channel}
+        ).one()
+        return bool(row.ready), None if row.due_in is None else float(row.due_in), bool(row.listening)
+
+    def _longest(self) -> float:
+        """Take the door if it is free, and return the longest time to sleep."""
+        poll = self._config.poll_interval.total_seconds()
+        if self.blind:
+            return min(poll, BLIND_POLL)
+        if not self._holding:
+            self._holding = bool(self._connection.scalar(TRY_DOOR, {"key": self._key}))
+        if self._holding:
+            self._as("doorman")
+            return poll
+        # Shared holders are writers with open transactions; an exclusive one is another sleeper.
+        if self._connection.scalar(PROBE_DOOR, {"key": self._key}):
+            return min(poll, WRITERS_POLL)
+        self._as("neighbour")
+        return poll
+
+    def _as(self, role: str) -> None:
+        """Start the growing intervals anew when somebody else begins to guard the door."""
+        if role != self._waiting_as:
+            self._waiting_as, self._since = role, self._clock()
+
+    def _wait(self, seconds: float) -> bool:
+        """Return whether another session's notification came."""
+        if not self._notified():
+            self._stop.wait_for(self._driver.fileno(), max(0.0, seconds))
+            self._read()
+        return self._notified()
+
+    def _read(self) -> None:
+        if hasattr(self._driver, "pgconn"):
+            self._driver.pgconn.consume_input()
+            while (notify := self._driver.pgconn.notifies()) is not None:
+                self._heard.append(notify.be_pid)
+        else:
+            self._driver.poll()
+
+    def _notified(self) -> bool:
+        if not hasattr(self._driver, "pgconn"):
+            self._heard.extend(notify.pid for notify in self._driver.notifies)
+            self._driver.notifies.clear()
+        heard = any(pid != self._pid for pid in self._heard)
+        self._heard.clear()
+        return heard
+
+    def close(self) -> None:
+        """Give up the connection, and with it the door."""
+        try:
+            if not self._connection.invalidated:
+                self._connection.invalidate()
+        finally:
+            self._connection.close()

@@ -1,0 +1,85 @@
+"""The three ends of a try, and which failure leads to which. Pure: no clock, no database."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry
+from sqla_pubsub.retry import RetryPolicy, Rng
+
+MAX_ERROR = 20_000
+"""Characters kept of an error or a traceback."""
+
+TRANSIENT = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
+"""SQLSTATEs that say nothing about the event: serialization, deadlock, lock timeout, shutdown.
+
+Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+MAX_TRANSIENT = 5
+"""Uncounted tries of one entry in a row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledge:
+    """The event was handled."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """The event is tried again after *delay*; *attempt* tries have failed."""
+
+    id: int
+    attempt: int
+    delay: timedelta
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """The event is given up; *attempt* tries have failed."""
+
+    id: int
+    attempt: int
+    reason: str
+    traceback: str | None
+
+
+Outcome = Acknowledge | Retry | DeadLetter
+
+
+def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng: Rng) -> Retry | DeadLetter:  # noqa: A002
+    """Return what becomes of an entry whose try number *attempt* raised *error*."""
+    text = "".join(traceback.format_exception(error))[-MAX_ERROR:]
+    if isinstance(error, Reject):
+        return DeadLetter(id=id, attempt=attempt, reason=error.reason, traceback=text)
+    if isinstance(error, UnreadableEntry):
+        return DeadLetter(id=id, attempt=attempt, reason=str(error), traceback=text)
+    delay = policy.delay(attempt, rng)
+    if delay is None:
+        return DeadLetter(id=id, attempt=attempt, reason=describe(error), traceback=text)
+    if isinstance(error, RetryLater) and error.after is not None:
+        delay = error.after
+    return Retry(id=id, attempt=attempt, delay=delay, error=text)
+
+
+def describe(error: BaseException) -> str:
+    """Return type and message of *error* in one line."""
+    message = str(error).strip().partition("\n")[0]
+    name = type(error).__name__
+    return (f"{name}: {message}" if message else name)[:MAX_ERROR]
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE behind a SQLAlchemy or driver error, or None."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    return state if isinstance(state, str) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether *error* is the database's momentary state rather than the event's fault."""
+    return sqlstate(error) in TRANSIENT

