@@ -6,6 +6,7 @@ migration.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -159,11 +160,20 @@ class Registry:
         self.listeners[spec.name] = replace(known, subscriptions=spec.subscriptions + known.subscriptions)
 
 
+_all: weakref.WeakSet[Registry] = weakref.WeakSet()
+
+
+def registries() -> list[Registry]:
+    """Return every registry of this process, in stable order."""
+    return sorted(_all, key=lambda registry: min(registry.listeners, default=""))
+
+
 def registry_of(metadata: MetaData) -> Registry:
     """Return the registry of *metadata*, empty at first."""
     registry = metadata.info.get(INFO_KEY)
     if registry is None:
         registry = metadata.info[INFO_KEY] = Registry(metadata)
+        _all.add(registry)
     if not isinstance(registry, Registry):
         raise ConfigurationError(f"metadata.info[{INFO_KEY!r}] is taken by {registry!r}. Remove it.")
     return registry

@@ -139,13 +139,18 @@ class TriggerSpec:
         return tuple(listener.name for listener in self.listeners)
 
     def unconditional(self, columns: Sequence[str]) -> TriggerSpec:
-        """Return the same trigger without conditions and keys that mention one of *columns*."""
-        wanted = set(columns)
+        """Return the same trigger without the conditions that may mention one of *columns*.
+
+        A word inside a longer one counts too: publishing too much for the length of a migration
+        harms less than a condition that cannot be evaluated.
+        """
+        # As a condition writes them: quoted with doubled quotes, or in any case where it is not quoted.
+        wanted = [column.replace('"', '""').casefold() for column in columns]
         return replace(
             self,
             listeners=tuple(
                 replace(item, when=None)
-                if item.when is not None and any(column in item.when for column in wanted)
+                if item.when is not None and any(column in item.when.casefold() for column in wanted)
                 else item
                 for item in self.listeners
             ),
@@ -162,9 +167,9 @@ class TriggerSpec:
             "operation": self.operation,
             "listeners": [listener.as_plain() for listener in self.listeners],
         }
-        for name in ("schema", "key", "columns", "exclude", "capture", "prefix", "outbox_schema"):
+        for name, default in _DEFAULTS.items():
             value = getattr(self, name)
-            if value != _DEFAULTS[name]:
+            if value != default:
                 plain[name] = list(value) if isinstance(value, tuple) else value
         return plain
 
@@ -175,7 +180,8 @@ class TriggerSpec:
         Raises:
             ConfigurationError: A keyword is unknown or a value impossible.
         """
-        values = dict(plain)
+        # Without its format, a migration or a mark is of the first one and not of this release's.
+        values = {"format": _DEFAULTS["format"], **plain}
         try:
             listeners = tuple(CapturedListener.from_plain(item) for item in values.pop("listeners"))
             for name in ("key", "columns", "exclude"):
@@ -212,4 +218,5 @@ _DEFAULTS: dict[str, Any] = {
     "capture": "statement",
     "prefix": DEFAULT_PREFIX,
     "outbox_schema": None,
+    "format": 1,
 }

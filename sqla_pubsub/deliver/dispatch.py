@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
@@ -62,6 +64,19 @@ class HandlerSession(Session):
             super().close()
 
 
+class OutsideSession(Session):
+    """The session of a ``transactional=False`` handler: it commits by itself, statement by statement."""
+
+    def finish(self) -> None:
+        """Write what the handler left."""
+        self.commit()
+        self.close()
+
+    def undo(self) -> None:
+        """Forget what is pending; what was written stays."""
+        self.close()
+
+
 class Dispatcher:
     """Calls the handler of one listener."""
 
@@ -101,8 +116,20 @@ class Dispatcher:
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store, *, savepoint: bool) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
-        call = _Call(self, entries, decoded, store, savepoint=savepoint)
-        call.run(self._spec.handler, self._spec.parameters)
+        mode: JoinTransactionMode = "create_savepoint" if savepoint else "rollback_only"
+
+        def make() -> HandlerSession:
+            return HandlerSession(bind=store.connection, join_transaction_mode=mode, expire_on_commit=False)
+
+        _Call(self, entries, decoded, make, store).run(self._spec.handler, self._spec.parameters)
+
+    def handle_outside(self, entry: Entry, decoded: Decoded, connection: Connection) -> None:
+        """Call the handler with a session on *connection*, which commits by itself."""
+
+        def make() -> OutsideSession:
+            return OutsideSession(bind=connection, expire_on_commit=False)
+
+        _Call(self, [entry], decoded, make, None).run(self._spec.handler, self._spec.parameters)
 
     def event(self, entry: Entry, load: Callable[[str], Any]) -> Event[Any]:
         """Build the event of *entry*; *load* hydrates its rows when they are looked at."""
@@ -141,24 +168,21 @@ class _Call:
         dispatcher: Dispatcher,
         entries: Sequence[Entry],
         decoded: Decoded,
-        store: Store,
-        *,
-        savepoint: bool,
+        make_session: Callable[[], HandlerSession | OutsideSession],
+        store: Store | None,
     ) -> None:
         self._dispatcher = dispatcher
-        self._decoded = decoded
-        self._store = store
-        self._mode: JoinTransactionMode = "create_savepoint" if savepoint else "rollback_only"
-        self._session: HandlerSession | None = None
         self._entries = entries
+        self._decoded = decoded
+        self._make_session = make_session
+        self._store = store
+        self._session: HandlerSession | OutsideSession | None = None
         self._events = [dispatcher.event(entry, self._loader(entry)) for entry in entries]
 
     @property
-    def session(self) -> HandlerSession:
+    def session(self) -> HandlerSession | OutsideSession:
         if self._session is None:
-            self._session = HandlerSession(
-                bind=self._store.connection, join_transaction_mode=self._mode, expire_on_commit=False
-            )
+            self._session = self._make_session()
         return self._session
 
     def _arguments(self, parameters: frozenset[str]) -> dict[str, Any]:
@@ -181,17 +205,22 @@ class _Call:
     def run(self, handler: Callable[..., Any], parameters: frozenset[str]) -> None:
         try:
             arguments = self._arguments(parameters)
-            self._store.guarded = True
-            try:
+            with nullcontext() if self._store is None else self._store.guard():
                 handler(**arguments)
-            finally:
-                self._store.guarded = False
             if self._session is not None:
                 self._session.finish()
         except BaseException:
             if self._session is not None:
-                self._session.undo()
+                self._undo(self._session)
             raise
+
+    def _undo(self, session: HandlerSession | OutsideSession) -> None:
+        try:
+            session.undo()
+        except SQLAlchemyError:
+            # Not back at the savepoint, so nothing on this connection can be trusted to commit.
+            if self._store is not None:
+                self._store.close()
 
     def _loader(self, entry: Entry) -> Callable[[str], Any]:
         def load(name: str) -> Any:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
-from sqla_pubsub.deliver.hand import Hand
-from sqla_pubsub.deliver.outcome import MAX_TRANSIENT, Acknowledge, Outcome, Retry, describe, is_transient, judge
+from sqla_pubsub.deliver.outcome import MAX_TRANSIENT, Acknowledge, DeadLetter, Outcome, Retry, describe, is_transient, judge
 from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.deliver.store import Store, ids
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.deliver.watchdog import deadline
+from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
 from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Lane:
         spec: ListenerSpec,
         dispatcher: Dispatcher,
         config: ListenerConfig,
-        hand: Hand,
+        board: Board,
         *,
         stopping: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
@@ -71,7 +72,7 @@ class Lane:
         self.spec = spec
         self._dispatcher = dispatcher
         self._config = config
-        self._hand = hand
+        self._board = board
         self._stopping = stopping
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311
@@ -197,32 +198,36 @@ class Lane:
 
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
         try:
-            self._hand.take(entries[0].id)
+            self._board.take(entries[0].id)
             self._dispatcher.handle(entries, decoded, store, savepoint=False)
         except BaseException as error:
             if store.lost:
                 raise
             raise _Alone(entries, error) from error
         finally:
-            self._hand.put_down()
+            self._board.put_down()
         return [Acknowledge(id=entry.id) for entry in entries]
 
     def _handle(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:
         """Return the outcome of one event, or None where it must be tried again by itself."""
-        savepoint = self.spec.effects != "database"
-        self._hand.take(entry.id)
+        savepoint, timeout = self.spec.effects != "database", self.spec.timeout
+        self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
         try:
-            self._dispatcher.handle([entry], decoded, store, savepoint=savepoint)
+            with deadline(timeout, store.connection, self.spec.name):
+                self._dispatcher.handle([entry], decoded, store, savepoint=savepoint)
         except BaseException as error:
+            if isinstance(error, HandlerTimeout):
+                # Interrupted anywhere, also between the driver and the server: not to be trusted again.
+                store.close()
             self._check_connection(store, entry, error)
             if not savepoint:
                 raise _Alone([entry], error) from error
-            if is_transient(error) and self._count_transient(entry.id) <= MAX_TRANSIENT:
+            if is_transient(error) and self._uncounted(entry.id):
                 self._alone.append(entry.id)
                 return None
             return self._judge(entry, error)
         finally:
-            self._hand.put_down()
+            self._board.put_down()
         return Acknowledge(id=entry.id)
 
     def _check_connection(self, store: Store, entry: Entry, error: BaseException) -> None:
@@ -287,7 +292,7 @@ class Lane:
 
     def _settle_failure(self, store: Store, entry: Entry, error: BaseException) -> Outcome | None:
         """Record a failure for which the transaction had to be given up."""
-        if is_transient(error) and self._count_transient(entry.id) <= MAX_TRANSIENT:
+        if is_transient(error) and self._uncounted(entry.id):
             self._alone.append(entry.id)
             return None
         outcome = self._judge(entry, error)
@@ -302,6 +307,7 @@ class Lane:
         with store.begin():
             if store.claim_one(self.spec, outcome.id) is not None:
                 store.settle([outcome])
+        self._note([outcome])
 
     def _send_alone(self, entries: Sequence[Entry], cause: BaseException) -> None:
         logger.info(
@@ -310,16 +316,23 @@ class Lane:
         )  # fmt: skip
         self._alone.extend(ids(entry for entry in entries if entry.id not in self._alone))
 
-    def _count_transient(self, entry_id: int) -> int:
+    def _uncounted(self, entry_id: int) -> bool:
+        """Whether one more momentary failure of the database is still not the event's own."""
         self._transient[entry_id] = self._transient.get(entry_id, 0) + 1
-        return self._transient[entry_id]
+        return self._transient[entry_id] <= MAX_TRANSIENT
 
     def _note(self, outcomes: Sequence[Outcome]) -> None:
-        """Remember when the next retry of our own making is due."""
+        """Count what was settled, and remember when the next retry of our own making is due."""
         for outcome in outcomes:
             self._transient.pop(outcome.id, None)
-            if isinstance(outcome, Retry):
-                self.due_at = min(self.due_at, self._clock() + outcome.delay.total_seconds())
+            match outcome:
+                case Acknowledge():
+                    self._board.count(acknowledged=1)
+                case Retry():
+                    self._board.count(retried=1)
+                    self.due_at = min(self.due_at, self._clock() + outcome.delay.total_seconds())
+                case DeadLetter():
+                    self._board.count(dead=1)
 
     def _measure(self, seconds: float) -> None:
         known = self._event_time

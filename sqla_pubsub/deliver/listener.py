@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import cached_property
 
 from sqlalchemy import Engine, MetaData, create_engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import configure_mappers
 from sqlalchemy.pool import NullPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Dispatcher
-from sqla_pubsub.deliver.hand import Hand
 from sqla_pubsub.deliver.lane import ConnectionLost, Lane
 from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
 from sqla_pubsub.deliver.outcome import describe
+from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.subscription import ListenerSpec, registry_of
@@ -36,7 +39,7 @@ class Listener:
         metadata: The metadata whose listeners are to run. Import their modules first.
         config: Settings.
         listeners: Names of the listeners to run; None runs all.
-        hand: Where to show the entry in hand; given by the supervisor.
+        board: Where to show what is being done; given by the supervisor.
 
     Raises:
         ConfigurationError: No listener is declared, a name is unknown, or the database is another one.
@@ -49,7 +52,7 @@ class Listener:
         config: ListenerConfig | None = None,
         *,
         listeners: Collection[str] | None = None,
-        hand: Hand | None = None,
+        board: Board | None = None,
     ) -> None:
         if engine.dialect.name != "postgresql":
             raise ConfigurationError(
@@ -64,9 +67,10 @@ class Listener:
         self._config = config or ListenerConfig()
         self._registry = registry_of(metadata)
         self._specs = chosen(self._registry.listeners, listeners)
-        self._hand = hand or Hand()
+        self._board = board or Board()
         self._stop = StopSignal()
         self._store: Store | None = None
+        self._direct_store: Store | None = None
         self._sleeper: Sleeper | None = None
         self._lanes: list[Lane] = []
 
@@ -89,8 +93,12 @@ class Listener:
         try:
             self._open_lanes()
             while not self._stop():
-                store = self._open_store()
-                step = self._round(store, progress)
+                try:
+                    self._open_stores()
+                    step = self._round(progress)
+                except ConnectionLost:
+                    self._disconnect()
+                    continue
                 settled += step
                 if not step and not self._more:
                     break
@@ -115,11 +123,10 @@ class Listener:
             self._close()
 
     def _work_until_idle_or_lost(self) -> None:
-        assert self._store is not None
         assert self._sleeper is not None
         try:
             while not self._stop():
-                settled = self._round(self._store, None)
+                settled = self._round(None)
                 if settled or self._more:
                     self._sleeper.progress()
                     if self._more:
@@ -135,13 +142,13 @@ class Listener:
             self._disconnect()
             raise ConnectionLost from error
 
-    def _round(self, store: Store, progress: Progress | None) -> int:
+    def _round(self, progress: Progress | None) -> int:
         """Give every lane one group, so that no listener waits for another one's backlog."""
         settled, self._more = 0, False
         for lane in self._lanes:
             if self._stop():
                 break
-            step = lane.step(store)
+            step = lane.step(self._store_of(lane))
             settled += step.settled
             self._more = self._more or step.more
             if step.settled and progress is not None:
@@ -149,16 +156,33 @@ class Listener:
         return settled
 
     def _open_lanes(self) -> None:
+        configure_mappers()
         self._more = False
-        self._lanes = [
-            Lane(spec, Dispatcher(spec, self._registry), self._config, self._hand, stopping=self._stop)
-            for spec in self._specs
-        ]
+        self._lanes = [self._lane(spec) for spec in self._specs]
 
-    def _open_store(self) -> Store:
+    def _lane(self, spec: ListenerSpec) -> Lane:
+        dispatcher = Dispatcher(spec, self._registry)
+        if spec.transactional:
+            return Lane(spec, dispatcher, self._config, self._board, stopping=self._stop)
+        return OutsideLane(
+            spec, dispatcher, self._config, self._board, stopping=self._stop, engine=self._engine
+        )
+
+    def _open_stores(self) -> None:
+        """Open the work connection, and a direct one where a pooler stands between."""
         if self._store is None:
             self._store = Store(self._engine, self._registry.outbox, self._config)
-        return self._store
+        outside = [spec for spec in self._specs if not spec.transactional]
+        if outside and self._direct_store is None:
+            if self._config.direct_url is not None:
+                self._direct_store = Store(self._direct_engine, self._registry.outbox, self._config)
+            refuse_pooler((self._direct_store or self._store).connection, outside[0].name)
+        self._board.ready()
+
+    def _store_of(self, lane: Lane) -> Store:
+        store = self._store if lane.spec.transactional else self._direct_store or self._store
+        assert store is not None
+        return store
 
     def _connected(self) -> None:
         """Open what is not open, trying until it succeeds or the listener is stopped."""
@@ -166,7 +190,7 @@ class Listener:
             retry=retry_if_exception_type(DBAPIError),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
             sleep=self._stop.wait,
-            before_sleep=_say_waiting,
+            before_sleep=say_waiting,
             stop=lambda _: self._stop(),
             reraise=True,
         )
@@ -180,24 +204,25 @@ class Listener:
         if self._stop():
             return
         self._disconnect()
-        self._store = self._open_store()
+        self._open_stores()
         self._sleeper = Sleeper(
-            self._listening_engine(), self._registry.outbox, self._config, [s.name for s in self._specs], self._stop
+            self._direct_engine, self._registry.outbox, self._config, [s.name for s in self._specs], self._stop
         )
         for lane in self._lanes:
             lane.rewind(due=True)
 
-    def _listening_engine(self) -> Engine:
+    @cached_property
+    def _direct_engine(self) -> Engine:
         if self._config.direct_url is None:
             return self._engine
         return create_engine(self._config.direct_url, poolclass=NullPool)
 
     def _disconnect(self) -> None:
-        for part in (self._store, self._sleeper):
+        for part in (self._store, self._direct_store, self._sleeper):
             if part is not None:
                 with suppress(DBAPIError):
                     part.close()
-        self._store = self._sleeper = None
+        self._store = self._direct_store = self._sleeper = None
 
     def _close(self) -> None:
         self._disconnect()
@@ -221,7 +246,8 @@ def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> 
     return [spec for name, spec in declared.items() if names is None or not names or name in names]
 
 
-def _say_waiting(state: RetryCallState) -> None:
+def say_waiting(state: RetryCallState) -> None:
+    """Log one line for an attempt to connect that failed."""
     error = state.outcome.exception() if state.outcome is not None else None
     logger.warning(
         "connection.waiting: attempt %s failed: %s", state.attempt_number, describe(error) if error else "",

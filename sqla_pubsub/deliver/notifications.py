@@ -52,6 +52,11 @@ class StopSignal:
         except (BlockingIOError, OSError):
             return
 
+    @property
+    def descriptor(self) -> int:
+        """Readable once it was raised."""
+        return self._read
+
     def wait(self, seconds: float) -> None:
         """Sleep unless and until it is raised."""
         select.select([self._read], [], [], seconds)

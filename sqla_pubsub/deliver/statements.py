@@ -116,6 +116,28 @@ class Statements:
             .with_for_update(skip_locked=True, of=self.entry)
         )
 
+    def candidates(self, *, ordered: bool) -> Select[Any]:
+        """Find entries without claiming them, ready and due ones. Parameters: listener, start, size."""
+        c = self.entry.c
+        return (
+            self._claim(ordered=ordered)
+            .with_only_columns(c.id)
+            .where(
+                or_(c.due_at.is_(None), c.due_at <= func.clock_timestamp()),
+                c.id >= bindparam("start", type_=BigInteger),
+            )
+            .order_by(c.id)
+            .limit(bindparam("size", type_=Integer))
+        )
+
+    def read_one(self, *, ordered: bool) -> Select[Any]:
+        """Read one entry if it is to be handled now. Parameters: listener, id."""
+        c = self.entry.c
+        return self._claim(ordered=ordered).where(
+            c.id == bindparam("id", type_=BigInteger),
+            or_(c.due_at.is_(None), c.due_at <= func.clock_timestamp()),
+        )
+
     @cached_property
     def acknowledge(self) -> Delete:
         """Delete what was handled. Parameter: ids."""
@@ -197,6 +219,10 @@ LOCK_KEY = text(
     " WHERE c.oid = to_regclass(:outbox)"
 ).bindparams(prefix=CHANNEL_PREFIX)
 """The lock key and channel of an outbox, computed as its capture functions do. Parameters: suffix, outbox."""
+
+TRY_ENTRY = text("SELECT pg_try_advisory_lock(hashtextextended(:outbox || ':' || CAST(:id AS text), 1))")
+LEAVE_ENTRY = text("SELECT pg_advisory_unlock(hashtextextended(:outbox || ':' || CAST(:id AS text), 1))")
+"""The claim of one entry that outlives transactions and dies with its connection. Parameters: outbox, id."""
 
 TRY_DOOR = text("SELECT pg_try_advisory_lock(:key)")
 LEAVE_DOOR = text("SELECT pg_advisory_unlock(:key)")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, text
@@ -23,8 +24,7 @@ class Store:
 
     def __init__(self, engine: Engine, outbox: Outbox, config: ListenerConfig) -> None:
         self.statements = Statements(outbox)
-        self.guarded = False
-        """True while a handler runs: nobody but the listener may end the transaction then."""
+        self._guarded = False
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
         try:
             self._set_up(config)
@@ -41,11 +41,20 @@ class Store:
         with connection.begin():
             for name, value in settings.items():
                 connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
-        event.listen(connection, "commit", self._guard)
-        event.listen(connection, "rollback", self._guard)
+        event.listen(connection, "commit", self._refuse)
+        event.listen(connection, "rollback", self._refuse)
 
-    def _guard(self, _: Connection) -> None:
-        if self.guarded:
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """While a handler runs, nobody but the listener may end the transaction."""
+        self._guarded = True
+        try:
+            yield
+        finally:
+            self._guarded = False
+
+    def _refuse(self, _: Connection) -> None:
+        if self._guarded:
             raise SessionOwnershipError(
                 "a handler ended the transaction itself. The listener commits it together with the "
                 "acknowledgement: leave out commit() and rollback(), or use transactional=False."
@@ -113,7 +122,7 @@ class Store:
 
     def close(self) -> None:
         """Give the connection up; whatever is open on it is undone by the server."""
-        self.guarded = False
+        self._guarded = False
         try:
             if not self.lost:
                 self.connection.invalidate()

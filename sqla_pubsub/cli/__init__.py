@@ -1,0 +1,19 @@
+"""The command line: ``sqla-pubsub``."""
+
+from __future__ import annotations
+
+import sys
+
+from sqla_pubsub.cli.root import cli
+from sqla_pubsub.errors import PubSubError
+
+__all__ = ["cli", "main"]
+
+
+def main() -> None:
+    """Run the command line; what went wrong is one sentence on stderr and exit code 2."""
+    try:
+        cli.main(prog_name="sqla-pubsub", standalone_mode=True)
+    except PubSubError as error:
+        print(f"sqla-pubsub: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,63 @@
+"""``check`` and ``status``: what is installed, what waits."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub.cli.project import modules_argument, open_project, unreachable, url_option
+from sqla_pubsub.declare.install import check
+from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+@click.command("check")
+@modules_argument
+@url_option
+def check_command(modules: Sequence[str], url: str | None) -> None:
+    """Compare what MODULES declare with what is installed. Exit code 1 when they differ."""
+    project = open_project(url, modules)
+    try:
+        with project.engine().connect() as connection:
+            differences = check(connection, project.metadata)
+    except DBAPIError as error:
+        raise unreachable(project.url, error) from error
+    for difference in differences:
+        click.echo(str(difference))
+    if not differences:
+        click.echo("All declared triggers are installed.")
+    sys.exit(1 if differences else 0)
+
+
+@click.command("status")
+@modules_argument
+@json_option
+@url_option
+def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> None:
+    """Show the backlog of every listener."""
+    project = open_project(url, modules)
+    try:
+        rows = Maintenance(project.engine(), project.metadata).status()
+    except DBAPIError as error:
+        raise unreachable(project.url, error) from error
+    if as_json:
+        click.echo(json.dumps([row.as_json() for row in rows], indent=2))
+    else:
+        _print_table(rows)
+
+
+def _print_table(rows: Sequence[ListenerStatus]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("listener", "ready", "waiting", "dead", "oldest", "")
+    for row in rows:
+        oldest = "" if row.oldest is None else str(row.oldest).partition(".")[0]
+        note = "" if row.declared else "not declared"
+        table.add_row(row.listener, str(row.ready), str(row.waiting), str(row.dead), oldest, note)
+    Console().print(table)

@@ -1,0 +1,86 @@
+"""What every command needs first: the URL, the modules, a metadata, a connection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import click
+from sqlalchemy import Engine, MetaData, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from sqla_pubsub.deliver.outcome import describe
+from sqla_pubsub.deliver.worker import find_metadata, make_engine
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.settings import import_modules, load_settings
+
+URL_VARIABLE = "SQLA_PUBSUB_URL"
+
+url_option = click.option("--url", help=f"SQLAlchemy URL of the database. Default: ${URL_VARIABLE}, the settings files.")
+modules_argument = click.argument("modules", nargs=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """The database and the declarations that a command works on."""
+
+    url: str
+    modules: tuple[str, ...]
+    metadata: MetaData
+
+    def engine(self) -> Engine:
+        """Return an engine for the database."""
+        return make_engine(self.url)
+
+
+def open_project(url: str | None, modules: Sequence[str], listeners: Sequence[str] = ()) -> Project:
+    """Read the settings and import the listener modules.
+
+    Raises:
+        ConfigurationError: Something is missing, unknown or cannot be imported.
+    """
+    settings = load_settings()
+    names = tuple(modules) or settings.listeners
+    if not names:
+        raise ConfigurationError(
+            "no listener module is given. Name one, as in 'sqla-pubsub listen myapp.listeners', "
+            'or put listeners = ["myapp.listeners"] under [tool.sqla-pubsub] in pyproject.toml.'
+        )
+    import_modules(names)
+    metadata = find_metadata(names, listeners)
+    found = url or os.environ.get(URL_VARIABLE) or settings.url
+    if not found:
+        raise ConfigurationError(
+            f"no database URL is given. Use --url, {URL_VARIABLE}, url under [tool.sqla-pubsub] in pyproject.toml, "
+            "or sqlalchemy.url in alembic.ini."
+        )
+    return Project(url=with_driver(found), modules=names, metadata=metadata)
+
+
+def with_driver(url: str) -> str:
+    """Return *url* with a driver that is installed; a bare one means psycopg2, else psycopg.
+
+    Raises:
+        ConfigurationError: It is no URL, or not one of PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "the database URL cannot be read. Give one such as postgresql+psycopg2://user@host/database."
+        ) from error
+    backend = parsed.get_backend_name()
+    if backend not in ("postgresql", "postgres"):
+        raise ConfigurationError(f"the database URL is one of {backend!r}. Give a postgresql:// URL.")
+    if "+" not in parsed.drivername:
+        driver = "psycopg2" if find_spec("psycopg2") else "psycopg"
+        parsed = parsed.set(drivername=f"postgresql+{driver}")
+    return parsed.render_as_string(hide_password=False)
+
+
+def unreachable(url: str, error: DBAPIError) -> ConfigurationError:
+    """Return the sentence for a server that does not answer."""
+    place = make_url(url).render_as_string(hide_password=True)
+    return ConfigurationError(f"the database at {place} cannot be reached: {describe(error.orig or error)}")

@@ -1,0 +1,20 @@
+"""The command group, and the commands that need no file of their own."""
+
+from __future__ import annotations
+
+import click
+
+from sqla_pubsub import __version__
+from sqla_pubsub.cli.inspect import check_command, status_command
+from sqla_pubsub.cli.listen import listen
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sqla-pubsub")
+def cli() -> None:
+    """Row changes in PostgreSQL become Python events, exactly once per listener."""
+
+
+cli.add_command(listen)
+cli.add_command(check_command)
+cli.add_command(status_command)

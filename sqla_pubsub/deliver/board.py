@@ -1,0 +1,67 @@
+"""What a worker shows to its supervisor, without a message or a write to the database.
+
+The numbers stand in shared memory, so they are still there when the worker is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import MutableSequence
+from datetime import timedelta
+
+IN_HAND, KILL_AT, ACKNOWLEDGED, RETRIED, DEAD, READY = range(6)
+SLOTS = 6
+_MILLISECONDS = 1000
+
+
+class Board:
+    """Numbers of one worker: the entry in hand, when to give it up, and how many were settled.
+
+    Args:
+        slots: `SLOTS` integers, in shared memory where a supervisor reads them.
+    """
+
+    def __init__(self, slots: MutableSequence[int] | None = None) -> None:
+        self._slots = [0] * SLOTS if slots is None else slots
+
+    def take(self, entry_id: int, limit: timedelta | None = None) -> None:
+        """Say that *entry_id* is being handled, and after what time the process may be killed for it."""
+        if limit is not None:
+            self._slots[KILL_AT] = int((time.monotonic() + limit.total_seconds()) * _MILLISECONDS)
+        self._slots[IN_HAND] = entry_id
+
+    def put_down(self) -> None:
+        """Say that nothing is being handled."""
+        self._slots[IN_HAND] = 0
+        self._slots[KILL_AT] = 0
+
+    def count(self, *, acknowledged: int = 0, retried: int = 0, dead: int = 0) -> None:
+        """Add to what was settled."""
+        self._slots[ACKNOWLEDGED] += acknowledged
+        self._slots[RETRIED] += retried
+        self._slots[DEAD] += dead
+
+    def ready(self) -> None:
+        """Say that the worker is connected and works."""
+        self._slots[READY] = 1
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker was connected once."""
+        return bool(self._slots[READY])
+
+    @property
+    def in_hand(self) -> int:
+        """Id of the entry being handled, 0 if none."""
+        return self._slots[IN_HAND]
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the handler has outrun its timeout and its grace."""
+        kill_at = self._slots[KILL_AT]
+        return kill_at != 0 and time.monotonic() * _MILLISECONDS > kill_at
+
+    @property
+    def settled(self) -> tuple[int, int, int]:
+        """How many were acknowledged, put off and given up."""
+        return self._slots[ACKNOWLEDGED], self._slots[RETRIED], self._slots[DEAD]

@@ -1,0 +1,125 @@
+"""Listeners with ``transactional=False``: slow outside work without an open transaction.
+
+The claim is a session-level advisory lock on one entry, held on a connection of its own: it keeps
+others away as long as the connection lives and is gone with it. The entry is read again after the
+lock, because the one who had it before may have settled it. The acknowledgement runs on that same
+connection or not at all, so nobody acknowledges what another one took over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from sqla_pubsub.deliver.dispatch import Decoded
+from sqla_pubsub.deliver.lane import ConnectionLost, Lane, Step
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_transient
+from sqla_pubsub.deliver.statements import LEAVE_ENTRY, TRY_ENTRY, Entry
+from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.watchdog import deadline
+from sqla_pubsub.errors import ConfigurationError, UnreadableEntry
+
+CANDIDATES = 20
+"""Entries looked at in one statement, of which the first free one is taken."""
+
+
+class OutsideLane(Lane):
+    """Works one entry at a time, with no transaction open meanwhile."""
+
+    def __init__(self, *arguments: Any, engine: Engine, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._engine = engine
+
+    def step(self, store: Store) -> Step:
+        try:
+            return self._one(store)
+        except SQLAlchemyError as error:
+            if store.lost:
+                raise ConnectionLost(describe(error)) from error
+            raise
+
+    def _one(self, store: Store) -> Step:
+        connection = store.connection
+        with connection.begin():
+            statement = store.statements.candidates(ordered=self.spec.ordered)
+            parameters = {"listener": self.spec.name, "start": self._start, "size": CANDIDATES}
+            found = list(connection.scalars(statement, parameters))
+        for entry_id in found:
+            self._start = entry_id + 1
+            if self._stopping():
+                return Step()
+            entry = self._take(store, entry_id)
+            if entry is not None:
+                return self._work_taken(store, entry)
+        return Step(more=len(found) == CANDIDATES or self._start_over())
+
+    def _take(self, store: Store, entry_id: int) -> Entry | None:
+        connection, lock = store.connection, _lock(store, entry_id)
+        with connection.begin():
+            if not connection.scalar(TRY_ENTRY, lock):
+                return None
+            statement = store.statements.read_one(ordered=self.spec.ordered)
+            row = connection.execute(statement, {"listener": self.spec.name, "id": entry_id}).one_or_none()
+            if row is None:
+                connection.execute(LEAVE_ENTRY, lock)
+                return None
+        return Entry(*row)
+
+    def _work_taken(self, store: Store, entry: Entry) -> Step:
+        outcome = self._decode_and_handle(store, entry)
+        with store.begin():
+            if outcome is not None:
+                store.settle([outcome])
+            store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))
+        self._note([] if outcome is None else [outcome])
+        if not isinstance(outcome, Acknowledge):
+            self._start = 0
+        return Step(settled=outcome is not None, more=True)
+
+    def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | None:
+        try:
+            with store.begin():
+                decoded = self._dispatcher.decode(store.connection, [entry])
+        except (UnreadableEntry, DBAPIError) as error:
+            if store.lost:
+                raise
+            return self._judge(
+                entry,
+                UnreadableEntry(f"outbox entry {entry.id} for {self.spec.name!r} cannot be read: {describe(error)}"),
+            )
+        return self._call(store, entry, decoded)
+
+    def _call(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:
+        timeout = self.spec.timeout
+        self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
+        try:
+            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
+                with deadline(timeout, own, self.spec.name):
+                    self._dispatcher.handle_outside(entry, decoded, own)
+        except BaseException as error:
+            if is_transient(error) and self._uncounted(entry.id):
+                return None
+            return self._judge(entry, error)
+        finally:
+            self._board.put_down()
+        return Acknowledge(id=entry.id)
+
+
+def refuse_pooler(connection: Connection, name: str) -> None:
+    """Refuse a connection through a pooler: a session lock on it would belong to somebody else next.
+
+    Raises:
+        ConfigurationError: The server process behind the connection is not the one it named.
+    """
+    driver: Any = connection.connection.driver_connection
+    if driver.info.backend_pid != connection.exec_driver_sql("SELECT pg_backend_pid()").scalar():
+        raise ConfigurationError(
+            f"listener {name!r} is transactional=False, which needs its own server connection, but a connection "
+            "pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."
+        )
+
+
+def _lock(store: Store, entry_id: int) -> dict[str, Any]:
+    return {"outbox": store.statements.entry.fullname, "id": entry_id}

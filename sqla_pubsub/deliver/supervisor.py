@@ -1,0 +1,194 @@
+"""The parent of the workers: starts them, replaces the dead, stops them all.
+
+It handles no event. When a worker dies with an entry in hand, the entry's crash is counted here, in a
+transaction of its own; an entry that keeps killing its worker becomes a dead letter.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawArray
+from types import FrameType
+from typing import Any
+
+from sqla_pubsub.deliver.board import SLOTS, Board
+from sqla_pubsub.deliver.notifications import StopSignal
+from sqla_pubsub.deliver.worker import EXIT_REFUSED, Plan, work
+from sqla_pubsub.retry import RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+MAX_START_FAILURES = 5
+"""Deaths of one worker in a row, each before it was connected, after which the supervisor gives up."""
+STEADY = 5.0
+"""Seconds after which a worker counts as having been well."""
+TICK = 0.2
+
+Counts = tuple[int, int, int]
+"""Acknowledged, put off for a retry, given up as dead letters."""
+CrashCounter = Callable[[int], None]
+
+_backoff = RetryPolicy(
+    max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=15), jitter=False
+)
+
+
+class _Slot:
+    """The place of one worker, kept while the processes in it come and go."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.slots: Any = RawArray("q", SLOTS)
+        self.board = Board(self.slots)
+        self.process: BaseProcess | None = None
+        self.started = 0.0
+        self.start_at = 0.0
+        self.deaths = 0
+        self.start_failures = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None
+
+
+class Supervisor:
+    """Runs *processes* workers of one plan until it is stopped, or until they have drained everything.
+
+    Args:
+        plan: What each worker does.
+        processes: How many.
+        count_crash: Called with the id of the entry that a dead worker had in hand.
+        on_progress: Called now and then with what was settled so far, per worker.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        processes: int,
+        *,
+        count_crash: CrashCounter,
+        on_progress: Callable[[Sequence[Counts]], None] | None = None,
+    ) -> None:
+        self._plan = plan
+        self._context = multiprocessing.get_context("spawn")
+        self._slots = [_Slot(number) for number in range(processes)]
+        self._count_crash = count_crash
+        self._on_progress = on_progress
+        self._signals = 0
+        self._stop = StopSignal()
+        self._gave_up = False
+
+    @property
+    def counts(self) -> list[Counts]:
+        """What was settled so far, per worker."""
+        return [slot.board.settled for slot in self._slots]
+
+    def run(self) -> int:
+        """Return the exit code: 0 when done or stopped, 1 when the workers could not be kept alive."""
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            while not self._signals and not self._gave_up:
+                self._start_due()
+                self._wait()
+                self._reap()
+                if self._on_progress is not None:
+                    self._on_progress(self.counts)
+                if self._plan.drain and all(slot.start_at == float("inf") for slot in self._slots):
+                    break
+            self._shut_down()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return 1 if self._gave_up else 0
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        self._stop.raise_()
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            if not slot.alive and now >= slot.start_at:
+                process = self._context.Process(
+                    target=work, args=(self._plan, slot.slots, list(sys.path)), name=f"worker-{slot.number}"
+                )
+                process.start()
+                slot.process, slot.started = process, now
+
+    def _wait(self) -> None:
+        sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
+        wait([*sentinels, self._stop.descriptor], timeout=TICK)
+        for slot in self._slots:
+            if slot.process is not None and slot.board.overdue:
+                logger.error("worker.overdue: worker %s outran the timeout of its handler; killed", slot.process.pid)
+                slot.process.kill()
+
+    def _reap(self) -> None:
+        for slot in self._slots:
+            process = slot.process
+            if process is None or process.is_alive():
+                continue
+            process.join()
+            slot.process = None
+            if process.exitcode == 0 and self._plan.drain:
+                slot.start_at = float("inf")
+            elif process.exitcode == EXIT_REFUSED:
+                self._gave_up = True
+            elif not self._signals:
+                self._replace(slot, process)
+
+    def _replace(self, slot: _Slot, process: BaseProcess) -> None:
+        """Plan the successor of a dead worker, later the more often it died."""
+        now = time.monotonic()
+        entry_id, lived = slot.board.in_hand, now - slot.started
+        slot.deaths = 1 if lived > STEADY else slot.deaths + 1
+        slot.start_failures = 0 if slot.board.is_ready else slot.start_failures + 1
+        delay = _backoff.delay(slot.deaths, _NO_JITTER)
+        assert delay is not None
+        slot.start_at = now + delay.total_seconds()
+        logger.warning(
+            "worker.died: worker %s, exit code %s, after %.1f s%s; next in %s",
+            process.pid, process.exitcode, lived, f", entry {entry_id} in hand" if entry_id else "", delay,
+            extra={"worker": process.pid, "exit_code": process.exitcode, "entry": entry_id},
+        )  # fmt: skip
+        slot.board.put_down()
+        if entry_id:
+            self._count_crash(entry_id)
+        if slot.start_failures >= MAX_START_FAILURES:
+            logger.error(
+                "supervisor.gave_up: worker %s died %s times before it could work", slot.number, slot.start_failures
+            )
+            self._gave_up = True
+
+    def _shut_down(self) -> None:
+        """Let every worker finish the event in hand; at a second signal, or after the grace time, kill."""
+        until = time.monotonic() + self._plan.config.grace.total_seconds()
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.terminate()
+        while any(slot.alive for slot in self._slots):
+            alive = [slot.process for slot in self._slots if slot.process is not None]
+            if self._signals > 1 or time.monotonic() > until:
+                for process in alive:
+                    process.kill()
+            wait([process.sentinel for process in alive], timeout=TICK)
+            for slot in self._slots:
+                if slot.process is not None and not slot.process.is_alive():
+                    slot.process.join()
+                    slot.process = None
+
+
+class _NoJitter:
+    def uniform(self, a: float, b: float, /) -> float:
+        return b
+
+
+_NO_JITTER = _NoJitter()

@@ -1,0 +1,63 @@
+"""``timeout=``: ends a handler that runs too long.
+
+At the limit the running query is cancelled from a thread, because a driver waiting in C does not see
+signals, and an alarm raises in the handler, which wakes ``time.sleep`` and sockets. What neither
+reaches, the supervisor kills.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from types import FrameType
+
+from sqlalchemy import Connection
+
+from sqla_pubsub.errors import HandlerTimeout
+
+
+@contextmanager
+def deadline(limit: timedelta | None, connection: Connection, name: str) -> Iterator[None]:
+    """Raise HandlerTimeout inside the block when it takes longer than *limit*.
+
+    Outside the main thread no alarm can be raised: there only the running query is cancelled.
+    """
+    if limit is None:
+        yield
+        return
+    seconds = limit.total_seconds()
+    error = HandlerTimeout(f"listener {name!r} ran longer than its timeout of {limit}")
+    armed, fired = True, threading.Event()
+
+    def cancel() -> None:
+        fired.set()
+        driver = connection.connection.driver_connection
+        with suppress(Exception):
+            getattr(driver, "cancel_safe", driver.cancel)()  # type: ignore[union-attr]
+
+    def alarm(_signal: int, _frame: FrameType | None) -> None:
+        if armed:
+            raise error
+
+    watchdog = threading.Timer(seconds, cancel)
+    watchdog.daemon = True
+    in_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGALRM, alarm) if in_main else None
+    watchdog.start()
+    if in_main:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except Exception as raised:
+        if fired.is_set() and raised is not error:
+            raise error from raised
+        raise
+    finally:
+        armed = False
+        if in_main:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        watchdog.cancel()

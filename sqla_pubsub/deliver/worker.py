@@ -1,0 +1,153 @@
+"""One worker process: what the supervisor starts."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Collection, MutableSequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+
+from sqlalchemy import Engine, MetaData, create_engine
+from sqlalchemy.pool import NullPool
+
+from sqla_pubsub.deliver.board import Board
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.listener import Listener, chosen
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.settings import import_modules
+from sqla_pubsub.subscription import registries, registry_of
+
+logger = logging.getLogger(__name__)
+
+EXIT_REFUSED = 2
+"""A worker that cannot work as it is configured; starting it again would change nothing."""
+
+KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "connect_timeout": 10,
+}
+"""Within 15 s a connection whose other end vanished is noticed.
+
+Source: https://www.postgresql.org/docs/current/libpq-connect.html
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What every worker of a supervisor does. It travels through a pipe, so a URL is in no process list."""
+
+    modules: tuple[str, ...]
+    url: str = field(repr=False)
+    listeners: tuple[str, ...] = ()
+    concurrency: int = 1
+    drain: bool = False
+    config: ListenerConfig = field(default_factory=ListenerConfig)
+    log_level: int = logging.INFO
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine for *url* whose connections notice a server that went away."""
+    return create_engine(url, poolclass=NullPool, connect_args=dict(KEEPALIVE))
+
+
+def find_metadata(modules: Collection[str], listeners: Collection[str]) -> MetaData:
+    """Return the one metadata whose listeners are to run, after the modules were imported.
+
+    Raises:
+        ConfigurationError: The modules declare no listener, or listeners of several metadata.
+    """
+    wanted = set(listeners)
+    found = [r for r in registries() if r.listeners and (not wanted or wanted & set(r.listeners))]
+    if not found:
+        known = sorted(name for r in registries() for name in r.listeners)
+        if known:
+            raise ConfigurationError(
+                f"listener {sorted(wanted)[0]!r} is not declared. Declared are: {', '.join(known)}."
+            )
+        raise ConfigurationError(
+            f"no listener is declared in {', '.join(modules)}. Decorate a function with @after_insert(Model), for example."
+        )
+    if len(found) > 1:
+        raise ConfigurationError(
+            "the listeners belong to several metadata, which have an outbox each. "
+            "Run one 'sqla-pubsub listen' per metadata, choosing its listeners with --listener."
+        )
+    chosen(found[0].listeners, wanted)
+    return found[0].metadata
+
+
+def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
+    """Run one worker until it is stopped, its parent is gone, or everything is drained."""
+    stopped = threading.Event()
+    running: list[Listener] = []
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        for listener in running:
+            listener.stop()
+
+    # Ctrl-C goes to the whole process group; only the supervisor acts on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    logging.basicConfig(level=plan.log_level, format="%(asctime)s %(levelname)s %(process)d %(message)s")
+    sys.path[:0] = [item for item in path if item not in sys.path]
+    try:
+        import_modules(plan.modules)
+        metadata = find_metadata(plan.modules, plan.listeners)
+        running.extend(_listeners(plan, metadata, Board(slots)))
+        if not stopped.is_set():
+            _run(running, drain=plan.drain)
+    except ConfigurationError as error:
+        logger.error("worker.refused: %s", error)
+        sys.exit(EXIT_REFUSED)
+
+
+def _listeners(plan: Plan, metadata: MetaData, board: Board) -> list[Listener]:
+    """The main one first; the others are threads for the ``transactional=False`` listeners."""
+    specs = chosen(registry_of(metadata).listeners, plan.listeners)
+    outside = [spec.name for spec in specs if not spec.transactional]
+    inside = [spec.name for spec in specs if spec.transactional]
+    if plan.concurrency == 1 or not outside:
+        return [Listener(make_engine(plan.url), metadata, plan.config, listeners=plan.listeners, board=board)]
+    groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
+    return [
+        Listener(make_engine(plan.url), metadata, plan.config, listeners=names, board=board if not i else None)
+        for i, names in enumerate(groups)
+    ]
+
+
+def _run(listeners: list[Listener], *, drain: bool) -> None:
+    threads = [
+        threading.Thread(target=listener.drain if drain else listener.run, daemon=False) for listener in listeners[1:]
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        if drain:
+            listeners[0].drain()
+        else:
+            listeners[0].run()
+    finally:
+        if not drain:
+            for listener in listeners[1:]:
+                listener.stop()
+        for thread in threads:
+            thread.join()
+
+
+def _watch_parent(stop: object) -> None:
+    """No orphans: without its supervisor a worker finishes the event in hand and ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        assert callable(stop)
+        stop()

@@ -1,0 +1,164 @@
+"""The settings of a project: where its database is and which modules declare its listeners.
+
+They stand in ``[tool.sqla-pubsub]`` of ``pyproject.toml`` or in ``alembic.ini``, the two files that a
+project with migrations already has. A comparison that does not know all listeners would drop their
+triggers, so a file that cannot be understood is an error and never an empty answer.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Iterable
+from configparser import ConfigParser, InterpolationError
+from configparser import Error as IniError
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from sqla_pubsub.errors import ConfigurationError
+
+LISTENERS_OPTION = "sqla_pubsub.listeners"
+"""The option in ``alembic.ini``."""
+
+_SECTION = "[tool.sqla-pubsub]"
+_KEYS = ("url", "listeners")
+_STOCK_URL = "driver://user:pass@localhost/dbname"
+"""What ``alembic init`` writes: nobody's database."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectSettings:
+    """What a project says about itself.
+
+    Attributes:
+        url: SQLAlchemy URL of the database, None where no file gives one.
+        listeners: Dotted names of the modules that declare listeners.
+    """
+
+    url: str | None = None
+    listeners: tuple[str, ...] = ()
+
+
+def load_settings(
+    start: Path | None = None, *, ini: Path | None = None, section: str = "alembic"
+) -> ProjectSettings:
+    """Read the settings; each one from ``pyproject.toml``, and where that lacks it from ``alembic.ini``.
+
+    Args:
+        start: Folder where the search begins, upwards; default: the current one.
+        ini: The ``alembic.ini`` in use; default: the nearest one. A ``pyproject.toml`` at or above it
+            counts where there is none at or above *start*.
+        section: Section of ``alembic.ini``.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or a setting has an unknown name or a wrong type.
+    """
+    start = (start or Path.cwd()).resolve()
+    ini = ini or _nearest_ini(start)
+    project = _from_pyproject(start)
+    if project is None and ini is not None:
+        project = _from_pyproject(ini.resolve().parent)
+    project = project or ProjectSettings()
+    fallback = ProjectSettings() if ini is None else _from_ini(ini, section)
+    return ProjectSettings(url=project.url or fallback.url, listeners=project.listeners or fallback.listeners)
+
+
+def module_names(option: str) -> tuple[str, ...]:
+    """Split what stands in an ini file, at commas, blanks and line ends.
+
+    >>> module_names("shop.orders, shop.mails")
+    ('shop.orders', 'shop.mails')
+    """
+    return tuple(option.replace(",", " ").split())
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import the modules, so that what they declare is known. The current folder is importable.
+
+    Raises:
+        ConfigurationError: A module does not exist, or its import fails.
+    """
+    here = str(Path.cwd())
+    if not {here, ""} & set(sys.path):
+        sys.path.insert(0, here)
+    for name in names:
+        _import(name)
+
+
+def _import(name: str) -> None:
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name == missing or name.startswith(f"{missing}."):
+            raise ConfigurationError(
+                f"there is no module {name!r}: {missing!r} is not found. Give the dotted name of an importable "
+                "module, such as 'myapp.listeners'; the current folder is searched too."
+            ) from error
+        raise ConfigurationError(
+            f"module {name!r} cannot be imported: it needs {missing!r}, which is not found. Install that first."
+        ) from error
+    except Exception as error:
+        raise ConfigurationError(
+            f"module {name!r} cannot be imported: {type(error).__name__}: {error}. Mend it first."
+        ) from error
+
+
+def _nearest_ini(start: Path) -> Path | None:
+    found = (folder / "alembic.ini" for folder in (start, *start.parents))
+    return next((path for path in found if path.is_file()), None)
+
+
+def _from_pyproject(start: Path) -> ProjectSettings | None:
+    """Read the nearest file that has our section: a package inside a larger project may have none."""
+    for folder in (start, *start.parents):
+        path = folder / "pyproject.toml"
+        if path.is_file():
+            section = _section(path)
+            if section is not None:
+                return _checked(section, path)
+    return None
+
+
+def _section(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
+            tool = tomllib.load(file).get("tool", {})
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}. Mend the file.") from error
+    return tool.get("sqla-pubsub") if isinstance(tool, dict) else None
+
+
+def _checked(section: object, path: Path) -> ProjectSettings:
+    if not isinstance(section, dict):
+        raise ConfigurationError(f"{path}: {_SECTION} is no table. Write {_SECTION} on a line of its own.")
+    unknown = [key for key in section if key not in _KEYS]
+    if unknown:
+        raise ConfigurationError(
+            f"{path}: {_SECTION} has an unknown setting {unknown[0]!r}. Allowed are: {', '.join(_KEYS)}."
+        )
+    url, listeners = section.get("url"), section.get("listeners", [])
+    if url is not None and not isinstance(url, str):
+        raise ConfigurationError(f"{path}: url of {_SECTION} is {url!r}. Give a string.")
+    if not isinstance(listeners, list) or not all(isinstance(name, str) and name for name in listeners):
+        raise ConfigurationError(
+            f"{path}: listeners of {_SECTION} is {listeners!r}. "
+            'Give a list of modules, such as ["myapp.listeners"].'
+        )
+    return ProjectSettings(url=url or None, listeners=tuple(listeners))
+
+
+def _from_ini(path: Path, section: str) -> ProjectSettings:
+    parser = ConfigParser({"here": path.resolve().parent.as_posix()})
+    try:
+        parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
+        listeners = parser.get(section, LISTENERS_OPTION, fallback="")
+        try:
+            url = parser.get(section, "sqlalchemy.url", fallback="")
+        except InterpolationError:
+            # env.py supplies the missing value, and only Alembic runs that.
+            url = ""
+    except (OSError, ValueError, IniError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}. Mend the file.") from error
+    return ProjectSettings(url=None if url in ("", _STOCK_URL) else url, listeners=module_names(listeners))
