@@ -37,7 +37,7 @@ _key = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 class _Stored:
     """The columns that an entry keeps when it becomes a dead letter."""
 
-    __table__: ClassVar[Table]  # type: ignore[misc]
+    __table__: ClassVar[Table]
 
     listener: Mapped[str] = mapped_column(Text)
     operation: Mapped[str] = mapped_column(Text)
@@ -108,7 +108,7 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
         _index(f"{name}_key", "listener", "key", where="key IS NOT NULL"),
         _index(f"{name}_old_key", "listener", "old_key", where="old_key IS NOT NULL"),
     )
-    entry = registry.mapped(
+    entry: type[OutboxEntry] = registry.mapped(
         type(
             "Entry",
             (OutboxEntry,),
@@ -118,7 +118,7 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
             },
         )
     )
-    letter = registry.mapped(
+    letter: type[DeadLetter] = registry.mapped(
         type(
             "DeadLetter",
             (DeadLetter,),

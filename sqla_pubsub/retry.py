@@ -12,7 +12,9 @@ from sqla_pubsub.errors import ConfigurationError
 class Rng(Protocol):
     """The one method of `random.Random` that is needed here."""
 
-    def uniform(self, a: float, b: float, /) -> float: ...
+    def uniform(self, a: float, b: float, /) -> float:
+        """Return a number between *a* and *b*."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +43,13 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
-            raise ConfigurationError(f"RetryPolicy(max_attempts={self.max_attempts}) never tries. Give 1 or more.")
+            raise ConfigurationError(
+                f"RetryPolicy(max_attempts={self.max_attempts}) never tries. Give 1 or more."
+            )
         if self.factor < 1:
-            raise ConfigurationError(f"RetryPolicy(factor={self.factor}) would shrink the delays. Give 1 or more.")
+            raise ConfigurationError(
+                f"RetryPolicy(factor={self.factor}) would shrink the delays. Give 1 or more."
+            )
         if self.initial < timedelta(0) or self.max_delay < self.initial:
             raise ConfigurationError(
                 f"RetryPolicy(initial={self.initial}, max_delay={self.max_delay}): "

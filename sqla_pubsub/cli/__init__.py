@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import click
+
 from sqla_pubsub.cli.root import cli
 from sqla_pubsub.errors import PubSubError
 
@@ -15,5 +17,5 @@ def main() -> None:
     try:
         cli.main(prog_name="sqla-pubsub", standalone_mode=True)
     except PubSubError as error:
-        print(f"sqla-pubsub: {error}", file=sys.stderr)
+        click.echo(f"sqla-pubsub: {error}", err=True)
         sys.exit(2)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 
 import click
+from rich.console import Console
+from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.project import modules_argument, open_project, unreachable, url_option
@@ -52,9 +54,6 @@ def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> No
 
 
 def _print_table(rows: Sequence[ListenerStatus]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table("listener", "ready", "waiting", "dead", "oldest", "")
     for row in rows:
         oldest = "" if row.oldest is None else str(row.oldest).partition(".")[0]

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, nap, retry_if_exception_type, wait_random_exponential
@@ -30,18 +32,23 @@ logger = logging.getLogger(__name__)
 
 @click.command()
 @modules_argument
-@click.option("--processes", type=click.IntRange(1, 1024), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--processes", type=click.IntRange(1, 1024), default=1, show_default=True, help="Worker processes."
+)
 @click.option(
     "--concurrency", type=click.IntRange(1, 1024), default=1, show_default=True,
     help="Threads per process, for transactional=False listeners only.",
 )  # fmt: skip
-@click.option("--listener", "listeners", multiple=True, metavar="NAME", help="Run only this one; may be repeated.")
+@click.option(
+    "--listener", "listeners", multiple=True, metavar="NAME", help="Run only this one; may be repeated."
+)
 @click.option("--drain", is_flag=True, help="Handle what is due, then exit.")
 @click.option("--no-check", is_flag=True, help="Do not compare the installed triggers first.")
 @click.option("--exit-on-error", is_flag=True, help="Exit when the server cannot be reached at the start.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every step.")
 @url_option
 def listen(
+    *,
     modules: Sequence[str],
     processes: int,
     concurrency: int,
@@ -56,7 +63,9 @@ def listen(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     level = logging.DEBUG if verbose else logging.WARNING if drain else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(message)s")
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(message)s"
+    )
     project = open_project(url, modules, listeners)
     engine = project.engine()
     _await_server(project, engine, patient=not (drain or exit_on_error))
@@ -134,9 +143,6 @@ def summary(counts: Sequence[Counts]) -> str:
 
 
 def _progress_bar(total: int) -> tuple[AbstractContextManager[Any], Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     columns = (TextColumn("handling events"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True))
     task = progress.add_task("events", total=total)

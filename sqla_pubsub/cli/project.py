@@ -18,7 +18,9 @@ from sqla_pubsub.settings import import_modules, load_settings
 
 URL_VARIABLE = "SQLA_PUBSUB_URL"
 
-url_option = click.option("--url", help=f"SQLAlchemy URL of the database. Default: ${URL_VARIABLE}, the settings files.")
+url_option = click.option(
+    "--url", help=f"SQLAlchemy URL of the database. Default: ${URL_VARIABLE}, the settings files."
+)
 modules_argument = click.argument("modules", nargs=-1)
 
 

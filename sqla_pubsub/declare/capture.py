@@ -28,7 +28,7 @@ OUTBOX_LITERAL = "\0literal\0"
 
 _NO_CHANGE = "(old.*) OPERATOR(pg_catalog.*<>) (new.*)"
 _dialect = body_dialect()
-_literal_processor = String().literal_processor(_dialect)
+_literal_processor = String().literal_processor(_dialect)  # type: ignore[no-untyped-call]
 
 
 def literal(value: str) -> str:
@@ -114,7 +114,8 @@ def _from(spec: TriggerSpec, *, with_listeners: bool) -> list[str]:
     sources = [] if spec.per_row else _ROWS[spec.operation]
     if with_listeners:
         rows = ",\n    ".join(
-            f"({literal(item.name)}, {_condition(item)}, {str(item.ordered).lower()})" for item in spec.listeners
+            f"({literal(item.name)}, {_condition(item)}, {str(item.ordered).lower()})"
+            for item in spec.listeners
         )
         listeners = f"(VALUES\n    {rows}\n  ) AS pubsub_listener (name, holds, ordered)"
         sources = [*sources, f"CROSS JOIN LATERAL {listeners}" if sources else listeners]

@@ -63,17 +63,20 @@ def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> l
         _TRIGGERS,
         {"tables": [qualified(*table) for table in asked], "names": list(operations)},
     )
-    return [_read(row, *asked[row.position], operations[row.tgname], prefix) for row in rows]
+    return [_read(row, asked[row.position], operations[row.tgname]) for row in rows]
 
 
-def _read(row: Any, schema: str | None, table: str, operation: Operation, prefix: str) -> Installed:
+def _read(row: Any, names: Names, operation: Operation) -> Installed:
+    schema, table = names
     spec = read_mark(row.prosrc)
     if spec is None:
         return Installed(
             table=table, schema=schema, operation=operation, spec=None,
             faults=(f"it calls {row.place}.{row.proname}(), which is not a capture of ours",),
         )  # fmt: skip
-    return Installed(table=table, schema=schema, operation=operation, spec=spec, faults=tuple(_faults(row, spec)))
+    return Installed(
+        table=table, schema=schema, operation=operation, spec=spec, faults=tuple(_faults(row, spec))
+    )
 
 
 def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.elements import quoted_name
-from sqlalchemy.sql.util import ClauseAdapter
+from sqlalchemy.sql.util import ClauseAdapter, find_tables
 
 from sqla_pubsub.attributes import columns_by_attribute, local_table
 from sqla_pubsub.errors import ConfigurationError
@@ -29,7 +29,7 @@ _STRING = re.compile(r"'(?:[^']|'')*'")
 
 def body_dialect() -> postgresql.base.PGDialect:
     """Return the dialect that writes SQL into a function body: ``%`` single, backslashes kept."""
-    dialect = postgresql.dialect(paramstyle="named")
+    dialect: postgresql.base.PGDialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     # Without a connection it assumes standard_conforming_strings=off, the default before 2010.
     dialect._backslash_escapes = False
     return dialect
@@ -89,7 +89,11 @@ def check_condition(when: Condition | None, operation: str, name: str) -> None:
 
 
 def compile_condition(when: Condition | None, mapper: Mapper[Any], operation: str, name: str) -> str | None:
-    """Return the condition of one listener as SQL, the discriminator of its class included."""
+    """Return the condition of one listener as SQL, the discriminator of its class included.
+
+    Raises:
+        ConfigurationError: It cannot be written as SQL, or the discriminator is out of reach.
+    """
     side = "old" if operation == "DELETE" else "new"
     parts = [part for part in (_discriminator(mapper, side, operation),) if part is not None]
     if isinstance(when, str):
@@ -104,7 +108,17 @@ def _discriminator(mapper: Mapper[Any], side: str, operation: str) -> ColumnElem
     single = mapper.inherits is not None and mapper.local_table is mapper.inherits.local_table
     if not single or operation == "TRUNCATE" or mapper.polymorphic_on is None:
         return None
-    identities = [m.polymorphic_identity for m in mapper.self_and_descendants if m.polymorphic_identity is not None]
+    elsewhere = set(find_tables(mapper.polymorphic_on, check_columns=True)) - {mapper.local_table}
+    if elsewhere:
+        assert mapper.inherits is not None
+        raise ConfigurationError(
+            f"{mapper.class_.__qualname__} shares its table with {mapper.inherits.class_.__qualname__}, but what tells "
+            f"them apart stands in table {elsewhere.pop().fullname!r}, which the trigger cannot see. "
+            f"Listen to {mapper.inherits.class_.__qualname__}, and test the class in the handler."
+        )
+    identities = [
+        m.polymorphic_identity for m in mapper.self_and_descendants if m.polymorphic_identity is not None
+    ]
     return Row(mapper, side).adapt(mapper.polymorphic_on).in_(identities)
 
 

@@ -1,7 +1,7 @@
 """DDL elements: what `create_all` and the Alembic operations execute, one statement each.
 
 A function is created inside a DO block, because names without a schema are resolved when the
-migration runs. The text contains no ``%``, tab or CR: ``upgrade --sql`` changes those.
+migration runs. A body contains no ``%``, tab or CR: ``upgrade --sql`` changes those.
 """
 
 from __future__ import annotations
@@ -102,23 +102,31 @@ def _create_trigger(element: CreateTrigger, compiler: Any, **_: Any) -> str:
         "TRUNCATE": "",
     }[spec.operation]
     level = " FOR EACH ROW" if spec.per_row else f"{tables} FOR EACH STATEMENT"
-    return (
+    return _for_driver(
+        compiler,
         f"CREATE OR REPLACE TRIGGER {identifier(spec.trigger)} AFTER {spec.operation} "
         f"ON {qualified(spec.schema, spec.table)}{level} "
-        f"EXECUTE FUNCTION {qualified(spec.outbox_schema, spec.function)}()"
+        f"EXECUTE FUNCTION {qualified(spec.outbox_schema, spec.function)}()",
     )
 
 
 @compiles(DropTrigger)
 def _drop_trigger(element: DropTrigger, compiler: Any, **_: Any) -> str:
     spec = element.spec
-    return f"DROP TRIGGER IF EXISTS {identifier(spec.trigger)} ON {qualified(spec.schema, spec.table)}"
+    return _for_driver(
+        compiler, f"DROP TRIGGER IF EXISTS {identifier(spec.trigger)} ON {qualified(spec.schema, spec.table)}"
+    )
 
 
 @compiles(DropCapture)
 def _drop_capture(element: DropCapture, compiler: Any, **_: Any) -> str:
     spec = element.spec
-    return f"DROP FUNCTION IF EXISTS {qualified(spec.outbox_schema, spec.function)}()"
+    return _for_driver(compiler, f"DROP FUNCTION IF EXISTS {qualified(spec.outbox_schema, spec.function)}()")
+
+
+def _for_driver(compiler: Any, text: str) -> str:
+    """Return *text* as the driver wants it: ``%`` in a name may be a placeholder there."""
+    return str(compiler.sql_compiler.post_process_text(text))
 
 
 def _missing(spec: TriggerSpec) -> str:

@@ -66,7 +66,7 @@ def _trigger(
 
 def _own(mapper: Mapper[object], names: list[object], parameter: str) -> tuple[str, ...]:
     """Resolve what concerns this table; a joined subclass inherits names of its parent's table."""
-    kept = []
+    kept: list[str] = []
     for name in names:
         try:
             kept.extend(column_names(mapper, [name], parameter))

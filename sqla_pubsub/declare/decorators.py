@@ -66,7 +66,9 @@ def after_insert(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F
     return _decorator(model, "INSERT", (), options)
 
 
-def after_update(model: type[Any], /, *, of: Iterable[Any] = (), **options: Unpack[Options]) -> Callable[[F], F]:
+def after_update(
+    model: type[Any], /, *, of: Iterable[Any] = (), **options: Unpack[Options]
+) -> Callable[[F], F]:
     """Call the function for every row whose values changed.
 
     Args:
@@ -99,18 +101,19 @@ def after_truncate(model: type[Any], /, **options: Unpack[Options]) -> Callable[
     return _decorator(model, "TRUNCATE", (), options)
 
 
-def _decorator(model: type[Any], operation: Operation, of: Iterable[Any], options: Options) -> Callable[[F], F]:
+def _decorator(
+    model: type[Any], operation: Operation, of: Iterable[Any], options: Options
+) -> Callable[[F], F]:
     mapper = _mapper(model)
     if isinstance(of, str):
         of = [of]
     columns = column_names(mapper, of, "of")
 
     def decorate(handler: F) -> F:
-        name = options.get("name") or getattr(handler, "__name__", "")
+        name = str(options.get("name") or getattr(handler, "__name__", ""))
         when = options.get("when")
         check_condition(when, operation, name)
-        if callable(when):
-            compile_condition(when, mapper, operation, name)
+        compile_condition(when, mapper, operation, name)
         table = local_table(mapper)
         subscription = Subscription(
             operation=operation, source=table.fullname, mapper=mapper, of=columns, when=when
@@ -188,7 +191,9 @@ def _check_options(spec: ListenerSpec) -> None:
     if spec.batch is not None and not 1 <= spec.batch <= MAX_BATCH:
         refuse(f"batch={spec.batch}", f"Give 1 to {MAX_BATCH}, or leave it out")
     if spec.batch is not None and spec.ordered:
-        refuse("batch= and ordered= exclude each other", "An ordered listener gets one event of a row at a time")
+        refuse(
+            "batch= and ordered= exclude each other", "An ordered listener gets one event of a row at a time"
+        )
     if spec.batch is not None and not spec.transactional:
         refuse("batch= needs a transaction", "Leave out transactional=False")
     if spec.timeout is not None and spec.timeout <= timedelta(0):

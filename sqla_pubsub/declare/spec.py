@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import DEFAULT_PREFIX, OPERATIONS, Operation, bounded, capture_function, capture_trigger
+from sqla_pubsub.names import (
+    DEFAULT_PREFIX,
+    OPERATIONS,
+    Operation,
+    bounded,
+    capture_function,
+    capture_trigger,
+)
 from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import Capture
 
@@ -97,7 +104,9 @@ class TriggerSpec:
                 f"operation {self.operation!r} of a trigger is unknown. Give one of {', '.join(OPERATIONS)}."
             )
         if not self.listeners:
-            raise ConfigurationError(f"a trigger on {self.table!r} without listeners captures nothing. Name one.")
+            raise ConfigurationError(
+                f"a trigger on {self.table!r} without listeners captures nothing. Name one."
+            )
         if self.format != FORMAT:
             raise ConfigurationError(
                 f"capture format {self.format} is unknown to this release, which knows {FORMAT}. Upgrade sqla-pubsub."
@@ -187,7 +196,7 @@ class TriggerSpec:
             for name in ("key", "columns", "exclude"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])
-            return cls(listeners=listeners, **cast("dict[str, Any]", values))
+            return cls(listeners=listeners, **values)
         except (TypeError, KeyError) as error:
             raise ConfigurationError(f"trigger {dict(plain)!r} is not readable: {error}.") from error
 

@@ -41,12 +41,15 @@ class HandlerSession(Session):
         )
 
     def commit(self) -> None:
+        """Refuse."""
         raise self._refuse("commit")
 
     def rollback(self) -> None:
+        """Refuse."""
         raise self._refuse("rollback")
 
     def close(self) -> None:
+        """Refuse."""
         raise self._refuse("close")
 
     def finish(self) -> None:
@@ -86,7 +89,7 @@ class Dispatcher:
         for subscription in spec.subscriptions:
             if subscription.mapper is not None:
                 base = _base(subscription.mapper)
-                decoder = RowDecoder(base, registry.published[base.local_table])  # type: ignore[index]
+                decoder = RowDecoder(base, registry.published[base.local_table])
                 self._routes[subscription.operation, subscription.source] = (subscription, decoder)
         asked = spec.parameters
         both = "event" in asked or "events" in asked
@@ -110,7 +113,9 @@ class Dispatcher:
         for decoder, items in wanted.items():
             rows = decoder.decode(connection, [payload for _, payload in items])
             if len(rows) != len(items):
-                raise UnreadableEntry(f"{len(items)} payloads gave {len(rows)} rows: one of them is no JSON object.")
+                raise UnreadableEntry(
+                    f"{len(items)} payloads gave {len(rows)} rows: one of them is no JSON object."
+                )
             decoded.update(zip((key for key, _ in items), rows, strict=True))
         return decoded
 

@@ -20,7 +20,16 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
-from sqla_pubsub.deliver.outcome import MAX_TRANSIENT, Acknowledge, DeadLetter, Outcome, Retry, describe, is_transient, judge
+from sqla_pubsub.deliver.outcome import (
+    MAX_TRANSIENT,
+    Acknowledge,
+    DeadLetter,
+    Outcome,
+    Retry,
+    describe,
+    is_transient,
+    judge,
+)
 from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.deliver.store import Store, ids
 from sqla_pubsub.deliver.watchdog import deadline
@@ -75,7 +84,7 @@ class Lane:
         self._board = board
         self._stopping = stopping
         self._clock = clock
-        self._rng = rng or random.Random()  # noqa: S311
+        self._rng = rng or random.Random()
         self._time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
         self._event_time: float | None = None
         self._start = 0

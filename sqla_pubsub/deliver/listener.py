@@ -206,7 +206,11 @@ class Listener:
         self._disconnect()
         self._open_stores()
         self._sleeper = Sleeper(
-            self._direct_engine, self._registry.outbox, self._config, [s.name for s in self._specs], self._stop
+            self._direct_engine,
+            self._registry.outbox,
+            self._config,
+            [s.name for s in self._specs],
+            self._stop,
         )
         for lane in self._lanes:
             lane.rewind(due=True)

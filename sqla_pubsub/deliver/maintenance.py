@@ -102,7 +102,9 @@ class Maintenance:
         try:
             retrying(self._count_crash, entry_id)
         except DBAPIError as error:
-            logger.error("crash.uncounted: entry %s: %s", entry_id, describe(error), extra={"entry": entry_id})
+            logger.error(
+                "crash.uncounted: entry %s: %s", entry_id, describe(error), extra={"entry": entry_id}
+            )
 
     def _count_crash(self, entry_id: int) -> None:
         with self._engine.begin() as connection:
@@ -128,11 +130,15 @@ class Maintenance:
     ) -> list[dict[str, Any]]:
         """Return dead letters, oldest id first, as plain mappings."""
         d = self._statements.letter.c
-        statement = select(self._statements.letter).where(self._filter(listener, older_than, ids)).order_by(d.id)
+        statement = (
+            select(self._statements.letter).where(self._filter(listener, older_than, ids)).order_by(d.id)
+        )
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(statement.limit(limit)).mappings()]
 
-    def count_dead(self, *, listener: str | None, older_than: timedelta | None, ids: Sequence[int] = ()) -> int:
+    def count_dead(
+        self, *, listener: str | None, older_than: timedelta | None, ids: Sequence[int] = ()
+    ) -> int:
         """Return how many dead letters fit."""
         statement = select(func.count()).select_from(self._statements.letter)
         with self._engine.connect() as connection:
@@ -151,7 +157,9 @@ class Maintenance:
             .with_for_update(skip_locked=True)
         )
         kept = [name for name in STORED_COLUMNS if name not in ("attempt", "crashes")]
-        back = delete(letter).where(letter.c.id.in_(chosen)).returning(*(letter.c[n] for n in kept)).cte("back")
+        back = (
+            delete(letter).where(letter.c.id.in_(chosen)).returning(*(letter.c[n] for n in kept)).cte("back")
+        )
         with self._engine.begin() as connection:
             result = connection.execute(insert(entry).from_select(kept, select(*back.c)))
             return int(result.rowcount)

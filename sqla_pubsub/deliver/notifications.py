@@ -108,7 +108,9 @@ class Sleeper:
     def _identify(self, outbox: Outbox) -> tuple[int, str, int]:
         table = outbox.Entry.__table__
         preparer = self._connection.dialect.identifier_preparer
-        names = [preparer.quote_identifier(str(part)) for part in (table.schema, table.name) if part is not None]
+        names = [
+            preparer.quote_identifier(str(part)) for part in (table.schema, table.name) if part is not None
+        ]
         row = self._connection.execute(
             LOCK_KEY, {"suffix": f".{names[-1]}", "outbox": ".".join(names)}
         ).one_or_none()

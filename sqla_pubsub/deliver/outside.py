@@ -33,6 +33,11 @@ class OutsideLane(Lane):
         self._engine = engine
 
     def step(self, store: Store) -> Step:
+        """Work one entry.
+
+        Raises:
+            ConnectionLost: The claiming connection broke, and the claim with it.
+        """
         try:
             return self._one(store)
         except SQLAlchemyError as error:
@@ -87,7 +92,9 @@ class OutsideLane(Lane):
                 raise
             return self._judge(
                 entry,
-                UnreadableEntry(f"outbox entry {entry.id} for {self.spec.name!r} cannot be read: {describe(error)}"),
+                UnreadableEntry(
+                    f"outbox entry {entry.id} for {self.spec.name!r} cannot be read: {describe(error)}"
+                ),
             )
         return self._call(store, entry, decoded)
 
@@ -95,9 +102,11 @@ class OutsideLane(Lane):
         timeout = self.spec.timeout
         self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
         try:
-            with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
-                with deadline(timeout, own, self.spec.name):
-                    self._dispatcher.handle_outside(entry, decoded, own)
+            with (
+                self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own,
+                deadline(timeout, own, self.spec.name),
+            ):
+                self._dispatcher.handle_outside(entry, decoded, own)
         except BaseException as error:
             if is_transient(error) and self._uncounted(entry.id):
                 return None

@@ -2,7 +2,7 @@
 
 A payload is one JSON object per row, keyed by column name::
 
-    {"id": 7, "article_id": 1, "content": "text", "price": 1.50, "raw": "\\\\x00ff"}
+    {"id": 7, "article_id": 1, "content": "text", "price": 1.50, "at": "2026-01-31T09:00:00+00:00"}
 
 PostgreSQL wrote it, and PostgreSQL turns it back into typed values, so that every type is exact; the
 driver and the model's types do the rest. What is decoded are the model's columns, not the table's: an
@@ -37,9 +37,7 @@ class RowDecoder:
         self._left_out = _left_out(by_attribute, publish, mapper)
         self.statement = _statement(self._columns)
         discriminator = mapper.polymorphic_on
-        self._discriminator = next(
-            (i for i, own in enumerate(self._columns) if own is discriminator), None
-        )
+        self._discriminator = next((i for i, own in enumerate(self._columns) if own is discriminator), None)
 
     def decode(self, connection: Connection, payloads: Sequence[str]) -> list[tuple[Any, ...]]:
         """Return one tuple of Python values per payload.

@@ -167,13 +167,13 @@ class Statements:
             .cte("gone")
         )
         values = [
-            bindparam("b_attempt", type_=Integer),
-            bindparam("b_reason", type_=Text),
-            bindparam("b_traceback", type_=Text),
+            cast(bindparam("b_attempt"), Integer),
+            cast(bindparam("b_reason"), Text),
+            cast(bindparam("b_traceback"), Text),
         ]
         return insert(self.letter).from_select(
             [*moved, "attempt", "reason", "traceback"],
-            select(*gone.c, *(cast(value, value.type) for value in values)),
+            select(*gone.c, *values),
         )
 
     @cached_property
@@ -192,7 +192,9 @@ class Statements:
         """Is anything ready, and in how many seconds is the next retry due? Parameters: listeners, channel."""
         c = self.entry.c
         name = func.unnest(bindparam("listeners", type_=ARRAY(Text))).table_valued("name").render_derived("l")
-        ready = select(literal(1)).where(c.listener == name.c.name, c.due_at.is_(None)).correlate(name).exists()
+        ready = (
+            select(literal(1)).where(c.listener == name.c.name, c.due_at.is_(None)).correlate(name).exists()
+        )
         due = (
             select(func.min(c.due_at))
             .where(c.listener == name.c.name, c.due_at.is_not(None))

@@ -40,7 +40,9 @@ class Store:
             settings["synchronous_commit"] = "off"
         with connection.begin():
             for name, value in settings.items():
-                connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
+                connection.execute(
+                    text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
+                )
         event.listen(connection, "commit", self._refuse)
         event.listen(connection, "rollback", self._refuse)
 
@@ -106,7 +108,12 @@ class Store:
     def _retry(self, outcome: Retry) -> None:
         self.connection.execute(
             self.statements.retry,
-            {"b_id": outcome.id, "b_attempt": outcome.attempt, "b_delay": outcome.delay, "b_error": _clean(outcome.error)},
+            {
+                "b_id": outcome.id,
+                "b_attempt": outcome.attempt,
+                "b_delay": outcome.delay,
+                "b_error": _clean(outcome.error),
+            },
         )
 
     def _bury(self, outcome: DeadLetter) -> None:

@@ -128,7 +128,9 @@ class Supervisor:
         wait([*sentinels, self._stop.descriptor], timeout=TICK)
         for slot in self._slots:
             if slot.process is not None and slot.board.overdue:
-                logger.error("worker.overdue: worker %s outran the timeout of its handler; killed", slot.process.pid)
+                logger.error(
+                    "worker.overdue: worker %s outran the timeout of its handler; killed", slot.process.pid
+                )
                 slot.process.kill()
 
     def _reap(self) -> None:
@@ -164,7 +166,9 @@ class Supervisor:
             self._count_crash(entry_id)
         if slot.start_failures >= MAX_START_FAILURES:
             logger.error(
-                "supervisor.gave_up: worker %s died %s times before it could work", slot.number, slot.start_failures
+                "supervisor.gave_up: worker %s died %s times before it could work",
+                slot.number,
+                slot.start_failures,
             )
             self._gave_up = True
 

@@ -70,7 +70,7 @@ def find_metadata(modules: Collection[str], listeners: Collection[str]) -> MetaD
         known = sorted(name for r in registries() for name in r.listeners)
         if known:
             raise ConfigurationError(
-                f"listener {sorted(wanted)[0]!r} is not declared. Declared are: {', '.join(known)}."
+                f"listener {min(wanted)!r} is not declared. Declared are: {', '.join(known)}."
             )
         raise ConfigurationError(
             f"no listener is declared in {', '.join(modules)}. Decorate a function with @after_insert(Model), for example."
@@ -120,14 +120,17 @@ def _listeners(plan: Plan, metadata: MetaData, board: Board) -> list[Listener]:
         return [Listener(make_engine(plan.url), metadata, plan.config, listeners=plan.listeners, board=board)]
     groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
     return [
-        Listener(make_engine(plan.url), metadata, plan.config, listeners=names, board=board if not i else None)
+        Listener(
+            make_engine(plan.url), metadata, plan.config, listeners=names, board=board if not i else None
+        )
         for i, names in enumerate(groups)
     ]
 
 
 def _run(listeners: list[Listener], *, drain: bool) -> None:
     threads = [
-        threading.Thread(target=listener.drain if drain else listener.run, daemon=False) for listener in listeners[1:]
+        threading.Thread(target=listener.drain if drain else listener.run, daemon=False)
+        for listener in listeners[1:]
     ]
     for thread in threads:
         thread.start()
