@@ -10,7 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sqla_pubsub.context import set_context
-from sqla_pubsub.declare.decorators import after_delete, after_insert, after_truncate, after_update
+from sqla_pubsub.declare.decorators import (
+    after_delete,
+    after_insert,
+    after_truncate,
+    after_update,
+    on_message,
+)
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.declare.mixin import PubSub
 from sqla_pubsub.errors import (
@@ -21,7 +27,8 @@ from sqla_pubsub.errors import (
     Reject,
     RetryLater,
 )
-from sqla_pubsub.event import Delete, Event, Insert, Truncate, Update
+from sqla_pubsub.event import Delete, Event, Insert, MessageEvent, Truncate, Update
+from sqla_pubsub.message import Message, publish
 from sqla_pubsub.outbox import DeadLetter, OutboxEntry
 from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.subscription import Publish, configure, outbox
@@ -42,6 +49,8 @@ __all__ = [
     "Insert",
     "Listener",
     "ListenerConfig",
+    "Message",
+    "MessageEvent",
     "OutboxEntry",
     "PubSub",
     "PubSubError",
@@ -57,7 +66,9 @@ __all__ = [
     "after_update",
     "check",
     "configure",
+    "on_message",
     "outbox",
+    "publish",
     "set_context",
 ]
 

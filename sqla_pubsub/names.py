@@ -68,5 +68,10 @@ def capture_trigger(prefix: str, operation: Operation) -> str:
     return bounded(f"{prefix}{operation.lower()}")
 
 
+def publish_function(prefix: str) -> str:
+    """Name the function that publishes messages: once per outbox."""
+    return bounded(f"{prefix}publish")
+
+
 def _digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -64,6 +64,7 @@ class Subscription:
         of: Names of the columns whose change counts; empty for all.
         when: SQL string, or a function of ``old`` and/or ``new``.
         message: The message class; None for tables.
+        ordered_by: Field of the message whose values order its events, for an ordered listener.
     """
 
     operation: str
@@ -72,6 +73,7 @@ class Subscription:
     of: tuple[str, ...] = ()
     when: Condition | None = None
     message: type[Any] | None = None
+    ordered_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,10 @@ class Settings:
     prefix: str = DEFAULT_PREFIX
 
 
+in_use: list[Callable[[MetaData], None]] = []
+"""Called with a metadata when the outbox joins it; the declaring side attaches its DDL here."""
+
+
 class Registry:
     """Everything one metadata declares."""
 
@@ -120,6 +126,8 @@ class Registry:
         """The mapped outbox, added to the metadata at the first call."""
         if self._outbox is None:
             self._outbox = map_outbox(self.metadata, self.settings.schema, self.settings.prefix)
+            for hook in in_use:
+                hook(self.metadata)
         return self._outbox
 
     @property

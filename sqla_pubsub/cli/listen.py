@@ -110,8 +110,7 @@ def _refuse_without_capture(project: Project, engine: Engine, listeners: Sequenc
 
 def _uncaptured(difference: Difference) -> set[str]:
     """Return the listeners that get nothing at all because of a difference."""
-    spec = None if difference.installed is None else difference.installed.spec
-    return set(difference.listeners) - set(() if spec is None else spec.listener_names)
+    return set(difference.listeners) - set(difference.captured)
 
 
 def _supervise(project: Project, engine: Engine, plan: Plan, processes: int) -> int:

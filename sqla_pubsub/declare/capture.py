@@ -12,15 +12,19 @@ https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTI
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from sqlalchemy import String
 from sqlalchemy.sql.elements import quoted_name
 
 from sqla_pubsub.declare.conditions import body_dialect
+from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import CHANNEL_PREFIX, CONTEXT_SETTING, NOTIFY_SETTING
+from sqla_pubsub.names import CHANNEL_PREFIX, CONTEXT_SETTING, MESSAGE, NOTIFY_SETTING
 
+T = TypeVar("T")
 MARK = "-- sqla-pubsub "
 OUTBOX = "\0outbox\0"
 OUTBOX_LITERAL = "\0literal\0"
@@ -48,7 +52,50 @@ def body(spec: TriggerSpec) -> str:
     Its first line is the specification itself, which is how a later comparison reads it back.
     """
     mark = json.dumps(spec.as_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return "\n".join((MARK + mark, "#variable_conflict use_column", "BEGIN", _insert(spec), WAKE_UP, "END"))
+    return "\n".join(
+        (
+            MARK + mark,
+            "#variable_conflict use_column",
+            "BEGIN",
+            _insert(spec),
+            WAKE_UP,
+            "  RETURN NULL;",
+            "END",
+        )
+    )
+
+
+def publish_body(fan_out: FanOut) -> str:
+    """Return the body of the publish function: its arguments are the message's name and its payload.
+
+    A name that no message has is refused: the publishing process is ahead of the migrations.
+    """
+    mark = json.dumps(fan_out.as_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    names = ", ".join(literal(name) for name, _ in fan_out.messages)
+    rows = ",\n    ".join(
+        f"({literal(message)}, {literal(listener)}, {'NULL' if field is None else literal(field)})"
+        for message, listeners in fan_out.messages
+        for listener, field in listeners
+    )
+    refusal = literal(" is not a message that the installed migrations know. Run: alembic upgrade head")
+    return f"""\
+{MARK}{mark}
+#variable_conflict use_column
+BEGIN
+  IF $1 IS NULL OR $1 NOT IN ({names}) THEN
+    RAISE EXCEPTION USING MESSAGE = coalesce(quote_literal($1), 'NULL') || {refusal};
+  END IF;
+  INSERT INTO {OUTBOX}
+    (listener, operation, source, key, new, context, occurred_at, format)
+  SELECT l.listener, {literal(MESSAGE)}, l.message,
+    CASE WHEN l.field IS NOT NULL THEN jsonb_build_array($2::jsonb->l.field) END,
+    $2, nullif(current_setting({literal(CONTEXT_SETTING)}, true), '')::json, clock_timestamp(), {fan_out.format}
+  FROM (VALUES
+    {rows or "(NULL, NULL, NULL)"}
+  ) AS l (message, listener, field)
+  WHERE l.message = $1;
+{WAKE_UP}
+END"""
 
 
 def resolve(text: str, outbox: str) -> str:
@@ -58,11 +105,20 @@ def resolve(text: str, outbox: str) -> str:
 
 def read_mark(source: str) -> TriggerSpec | None:
     """Return the specification in the first line of an installed function, None if there is none."""
+    return _read_mark(source, TriggerSpec.from_dict)
+
+
+def read_publish_mark(source: str) -> FanOut | None:
+    """Return the fan-out in the first line of an installed publish function, None if there is none."""
+    return _read_mark(source, FanOut.from_dict)
+
+
+def _read_mark(source: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
     first = source.partition("\n")[0]
     if not first.startswith(MARK):
         return None
     try:
-        return TriggerSpec.from_dict(json.loads(first[len(MARK) :]))
+        return read(json.loads(first[len(MARK) :]))
     except (ValueError, ConfigurationError):
         return None
 
@@ -77,8 +133,7 @@ WAKE_UP = f"""\
         PERFORM pg_notify({literal(CHANNEL_PREFIX)} || to_hex({_KEY}), '');
       END IF;
     END IF;
-  END IF;
-  RETURN NULL;"""
+  END IF;"""
 
 
 def _insert(spec: TriggerSpec) -> str:

@@ -7,13 +7,15 @@ made from. Everything else that could have been changed by hand is compared as a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
-from sqla_pubsub.declare.capture import body, identifier, read_mark, resolve
+from sqla_pubsub.declare.capture import body, identifier, publish_body, read_mark, read_publish_mark, resolve
 from sqla_pubsub.declare.ddl import qualified
+from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger
 
@@ -35,6 +37,19 @@ _TRIGGERS = text(
     ORDER BY u.position, t.tgname
     """
 ).bindparams(bindparam("tables", type_=ARRAY(TEXT)), bindparam("names", type_=ARRAY(TEXT)))
+
+_PUBLISH = text(
+    """
+    SELECT p.prosrc, p.prosecdef, p.proconfig, quote_ident(n.nspname) AS place,
+           EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+                   WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS open
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_proc AS p ON p.pronamespace = n.oid AND p.proname = :name
+    WHERE c.oid = to_regclass(:outbox) AND p.pronargs = 2
+      AND p.proargtypes[0] = 'text'::regtype AND p.proargtypes[1] = 'json'::regtype
+    """
+)
 
 _TABLES = text(
     """
@@ -66,6 +81,28 @@ def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> l
     return [_read(row, asked[row.position], operations[row.tgname]) for row in rows]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledFanOut:
+    """The publish function as the database has it; *fan_out* is None where it is not ours."""
+
+    fan_out: FanOut | None
+    faults: tuple[str, ...]
+
+
+def installed_publish(connection: Connection, outbox: Names, function: str) -> InstalledFanOut | None:
+    """Read the publish function beside *outbox*, None if there is none of that name."""
+    row = connection.execute(_PUBLISH, {"outbox": qualified(*outbox), "name": function}).one_or_none()
+    if row is None:
+        return None
+    fan_out = read_publish_mark(row.prosrc)
+    faults = []
+    if fan_out is not None and row.prosrc != resolve(
+        publish_body(fan_out), f"{row.place}.{identifier(outbox[1])}"
+    ):
+        faults.append("its body was edited")
+    return InstalledFanOut(fan_out=fan_out, faults=(*faults, *_function_faults(row)))
+
+
 def _read(row: Any, names: Names, operation: Operation) -> Installed:
     schema, table = names
     spec = read_mark(row.prosrc)
@@ -82,12 +119,7 @@ def _read(row: Any, names: Names, operation: Operation) -> Installed:
 def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:
     if row.prosrc != resolve(body(spec), f"{row.place}.{identifier(spec.outbox)}"):
         yield "the body of its function was edited"
-    if not row.prosecdef:
-        yield "its function lost SECURITY DEFINER"
-    if not any(item.startswith("search_path=pg_catalog,") for item in row.proconfig or ()):
-        yield "its function lost its fixed search_path"
-    if row.open:
-        yield "everybody may execute its function"
+    yield from _function_faults(row)
     if _character(row.tgenabled) != "O":
         yield "it is disabled, or enabled for replicas only"
     level = 1 if spec.per_row else 0
@@ -96,6 +128,15 @@ def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:
     expected = (level | _BITS[spec.operation], (None, None) if spec.per_row or o == "TRUNCATE" else tables)
     if (row.tgtype, (row.tgoldtable, row.tgnewtable)) != expected or not row.plain:
         yield "its definition was altered"
+
+
+def _function_faults(row: Any) -> Iterable[str]:
+    if not row.prosecdef:
+        yield "its function lost SECURITY DEFINER"
+    if not any(item.startswith("search_path=pg_catalog,") for item in row.proconfig or ()):
+        yield "its function lost its fixed search_path"
+    if row.open:
+        yield "everybody may execute its function"
 
 
 def _character(value: str | bytes) -> str:

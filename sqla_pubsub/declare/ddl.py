@@ -12,8 +12,11 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
-from sqla_pubsub.declare.capture import OUTBOX, OUTBOX_LITERAL, body, identifier, literal
+from sqla_pubsub.declare.capture import OUTBOX, OUTBOX_LITERAL, body, identifier, literal, publish_body
+from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import TriggerSpec
+
+PUBLISH_ARGUMENTS = "name text, payload json"
 
 _ESCAPES = {"\\": "\\\\", "%": "\\045", "\t": "\\011", "\r": "\\015", "$": "\\044"}
 
@@ -28,6 +31,19 @@ _FIXED = (
     ("standard_conforming_strings", "on"),
     ("jit", "off"),
 )
+
+
+class _FanOutDDL(ExecutableDDLElement):
+    def __init__(self, fan_out: FanOut) -> None:
+        self.fan_out = fan_out
+
+
+class CreatePublish(_FanOutDDL):
+    """Create or replace the publish function."""
+
+
+class DropPublish(_FanOutDDL):
+    """Drop the publish function."""
 
 
 class _SpecDDL(ExecutableDDLElement):
@@ -64,8 +80,22 @@ def qualified(schema: str | None, name: str) -> str:
 
 @compiles(CreateCapture)
 def _create_capture(element: CreateCapture, compiler: Any, **_: Any) -> str:
-    spec = element.spec
-    signature = _escaped(f".{identifier(spec.function)}()")
+    return _create_function(element.spec, body(element.spec), "", "trigger")
+
+
+@compiles(CreatePublish)
+def _create_publish(element: CreatePublish, compiler: Any, **_: Any) -> str:
+    return _create_function(element.fan_out, publish_body(element.fan_out), PUBLISH_ARGUMENTS, "void")
+
+
+@compiles(DropPublish)
+def _drop_publish(element: DropPublish, compiler: Any, **_: Any) -> str:
+    spec = element.fan_out
+    return f"DROP FUNCTION IF EXISTS {qualified(spec.outbox_schema, spec.function)}({PUBLISH_ARGUMENTS})"
+
+
+def _create_function(spec: TriggerSpec | FanOut, source: str, arguments: str, returns: str) -> str:
+    signature = _escaped(f".{identifier(spec.function)}({arguments})")
     settings = "".join(f" SET {name} = ''{value}''" for name, value in _FIXED)
     return f"""\
 DO $pubsub$
@@ -84,9 +114,9 @@ BEGIN
     RAISE EXCEPTION USING MESSAGE = {_escaped(_missing(spec))};
   END IF;
   EXECUTE 'CREATE OR REPLACE FUNCTION ' || place || {signature}
-    || ' RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+    || ' RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER'
     || ' SET search_path = pg_catalog, ' || coalesce(path, '') || 'pg_temp'
-    || '{settings} AS ' || quote_literal({_body_expression(spec)});
+    || '{settings} AS ' || quote_literal({_body_expression(source)});
   EXECUTE 'REVOKE ALL ON FUNCTION ' || place || {signature} || ' FROM PUBLIC';
 END
 $pubsub$"""
@@ -129,13 +159,13 @@ def _for_driver(compiler: Any, text: str) -> str:
     return str(compiler.sql_compiler.post_process_text(text))
 
 
-def _missing(spec: TriggerSpec) -> str:
+def _missing(spec: TriggerSpec | FanOut) -> str:
     table = spec.outbox if spec.outbox_schema is None else f"{spec.outbox_schema}.{spec.outbox}"
     return f"outbox table {table} is not there, so nothing can be captured. Create it before the triggers."
 
 
-def _body_expression(spec: TriggerSpec) -> str:
-    text = _escaped(body(spec))
+def _body_expression(source: str) -> str:
+    text = _escaped(source)
     for mark, value in ((OUTBOX, "outbox"), (OUTBOX_LITERAL, "quote_literal(outbox)")):
         text = text.replace(mark, f"' || {value} || E'")
     return text

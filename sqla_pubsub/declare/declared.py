@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapper
 
 from sqla_pubsub.attributes import column_names, local_table
 from sqla_pubsub.declare.conditions import compile_condition
+from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import MESSAGE, Operation
@@ -31,6 +32,23 @@ def declared(metadata: MetaData) -> list[TriggerSpec]:
                 wanted[local_table(subscription.mapper), subscription.operation].append((spec, subscription))
     specs = [_trigger(registry, table, operation, pairs) for (table, operation), pairs in wanted.items()]
     return sorted(specs, key=lambda s: (s.schema or "", s.table, s.operation))
+
+
+def declared_fan_out(metadata: MetaData) -> FanOut | None:
+    """Return the fan-out of all messages of *metadata*, None if it declares none."""
+    registry = registry_of(metadata)
+    if not registry.messages:
+        return None
+    listeners: dict[str, list[tuple[str, str | None]]] = {name: [] for name in registry.messages}
+    for spec in registry.listeners.values():
+        for subscription in spec.subscriptions:
+            if subscription.message is not None:
+                listeners[subscription.source].append((spec.name, subscription.ordered_by))
+    return FanOut(
+        messages=tuple((name, tuple(sorted(found))) for name, found in sorted(listeners.items())),
+        prefix=registry.settings.prefix,
+        outbox_schema=registry.settings.schema,
+    )
 
 
 def _trigger(

@@ -6,10 +6,11 @@ and not a silent trigger.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from sqlalchemy import MetaData
 from sqlalchemy.exc import InvalidRequestError
@@ -19,7 +20,8 @@ from sqla_pubsub.attributes import column_names, local_table
 from sqla_pubsub.declare.conditions import check_condition, compile_condition
 from sqla_pubsub.declare.mixin import PubSub
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import Operation
+from sqla_pubsub.message import Message, decoder
+from sqla_pubsub.names import MESSAGE, Operation
 from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.subscription import Condition, ListenerSpec, Subscription, registry_of
 
@@ -99,6 +101,41 @@ def after_truncate(model: type[Any], /, **options: Unpack[Options]) -> Callable[
         ConfigurationError: The declaration cannot work; the message says why.
     """
     return _decorator(model, "TRUNCATE", (), options)
+
+
+def on_message(
+    message: type[Message], /, *, ordered_by: str | None = None, **options: Unpack[Options]
+) -> Callable[[F], F]:
+    """Call the function for every published message of this type; it arrives as ``new``.
+
+    Args:
+        message: The message class.
+        ordered_by: For an ordered listener: the field whose equal values are handled in order.
+        options: See `Options`; a message takes no ``when``.
+
+    Raises:
+        ConfigurationError: The declaration cannot work; the message says why.
+    """
+    if not inspect.isclass(message) or not issubclass(message, Message) or message is Message:
+        raise ConfigurationError(f"on_message({message!r}): give a subclass of Message.")
+    decoder(message)
+    fields = [field.name for field in dataclasses.fields(cast("Any", message))]
+
+    def decorate(handler: F) -> F:
+        name = str(options.get("name") or getattr(handler, "__name__", ""))
+        if options.get("when") is not None:
+            raise ConfigurationError(f"listener {name!r} of a message takes no when=. Test in the handler.")
+        if options.get("ordered", False) != (ordered_by is not None) or ordered_by not in (None, *fields):
+            raise ConfigurationError(
+                f"listener {name!r} of a message: ordered=True needs ordered_by=, and the other way round. "
+                f"Give one of the fields: {', '.join(fields)}."
+            )
+        source = message.__message_name__
+        subscription = Subscription(operation=MESSAGE, source=source, message=message, ordered_by=ordered_by)
+        register(message.__message_metadata__, handler, name, subscription, options)
+        return handler
+
+    return decorate
 
 
 def _decorator(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 
 Kind = Literal["missing", "changed", "damaged", "orphaned", "table"]
@@ -21,6 +22,7 @@ class Difference:
             hand), ``orphaned`` (installed only) or ``table`` (a table of ours is not there).
         declared: The specification that is wanted.
         installed: What the database has.
+        fan_out, installed_fan_out: The same for the publish function of messages.
         detail: What was found, for people.
     """
 
@@ -28,11 +30,20 @@ class Difference:
     detail: str
     declared: TriggerSpec | None = None
     installed: Installed | None = None
+    fan_out: FanOut | None = None
+    installed_fan_out: FanOut | None = None
 
     @property
     def listeners(self) -> tuple[str, ...]:
         """Listeners that get no events, or not the declared ones, because of it."""
-        return () if self.declared is None else self.declared.listener_names
+        wanted = self.declared or self.fan_out
+        return () if wanted is None else wanted.listener_names
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """Listeners that the installed function serves nevertheless."""
+        known = self.installed_fan_out if self.installed is None else self.installed.spec
+        return () if known is None else known.listener_names
 
     @property
     def same_trigger(self) -> bool:
@@ -61,6 +72,34 @@ def diff(installed: Iterable[Installed], declared: Iterable[TriggerSpec]) -> lis
             differences.append(difference)
     differences.extend(_orphan(item) for item in found.values())
     return differences
+
+
+def diff_fan_out(
+    installed: FanOut | None, faults: Sequence[str], *, exists: bool, declared: FanOut | None
+) -> Difference | None:
+    """Compare the publish function; *exists* says whether a function of its name is there at all."""
+    if declared is None:
+        if installed is None:
+            return None
+        detail = f"function {installed.function!r} publishes messages, which this program does not declare"
+        return Difference(kind="orphaned", detail=detail, installed_fan_out=installed)
+    name = declared.function
+    if not exists:
+        return Difference(
+            kind="missing", detail=f"function {name!r} for messages is not installed", fan_out=declared
+        )
+    if installed is None or (faults and installed == declared):
+        words = "; ".join(faults) or "it is not one of ours"
+        return Difference(
+            kind="damaged", detail=f"function {name!r} is not as installed: {words}",
+            fan_out=declared, installed_fan_out=installed,
+        )  # fmt: skip
+    if installed != declared:
+        return Difference(
+            kind="changed", detail=f"function {name!r} knows other messages or listeners",
+            fan_out=declared, installed_fan_out=installed,
+        )  # fmt: skip
+    return None
 
 
 def _compare(item: Installed | None, spec: TriggerSpec) -> Difference | None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import Connection, MetaData, event
 
-from sqla_pubsub.declare.catalog import Names, existing, installed
-from sqla_pubsub.declare.ddl import CreateCapture, DropCapture, create
-from sqla_pubsub.declare.declared import declared
-from sqla_pubsub.declare.diff import Difference, diff
-from sqla_pubsub.declare.spec import TriggerSpec
+from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
+from sqla_pubsub.declare.ddl import CreateCapture, CreatePublish, DropCapture, DropPublish, create
+from sqla_pubsub.declare.declared import declared, declared_fan_out
+from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.subscription import registry_of
+from sqla_pubsub.names import publish_function
+from sqla_pubsub.subscription import in_use, registry_of
 
 
 def attach(metadata: MetaData) -> None:
@@ -25,11 +25,32 @@ def attach(metadata: MetaData) -> None:
     event.listen(metadata, "after_drop", _after_drop)
 
 
+in_use.append(attach)
+
+
 def compare(connection: Connection, metadata: MetaData) -> list[Difference]:
     """Return how the triggers on the metadata's tables differ from what is declared."""
     names: list[Names] = [(table.schema, table.name) for table in metadata.tables.values()]
-    prefix = registry_of(metadata).settings.prefix
-    return diff(installed(connection, names, prefix), declared(metadata))
+    registry = registry_of(metadata)
+    differences = diff(installed(connection, names, registry.settings.prefix), declared(metadata))
+    if registry.in_use:
+        fan_out = _compare_fan_out(connection, metadata)
+        differences.extend([fan_out] if fan_out is not None else [])
+    return differences
+
+
+def _compare_fan_out(connection: Connection, metadata: MetaData) -> Difference | None:
+    registry = registry_of(metadata)
+    table = registry.outbox.Entry.__table__
+    found = installed_publish(
+        connection, (table.schema, table.name), publish_function(registry.settings.prefix)
+    )
+    return diff_fan_out(
+        None if found is None else found.fan_out,
+        () if found is None else found.faults,
+        exists=found is not None,
+        declared=declared_fan_out(metadata),
+    )
 
 
 def check(connection: Connection, metadata: MetaData) -> list[Difference]:
@@ -58,23 +79,25 @@ def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
     tables = [(d.declared.schema, d.declared.table) for d in differences if d.declared is not None]
     there = existing(connection, tables)
     for difference in differences:
+        if difference.fan_out is not None:
+            _refuse_to_replace(difference, "messages")
+            connection.execute(CreatePublish(difference.fan_out))
         spec = difference.declared
         if spec is None or (spec.schema, spec.table) not in there:
             continue
-        _refuse_to_replace(difference, spec)
+        _refuse_to_replace(difference, f"table {spec.source!r}")
         if difference.same_trigger:
             connection.execute(CreateCapture(spec))
         else:
             create(connection, spec)
 
 
-def _refuse_to_replace(difference: Difference, spec: TriggerSpec) -> None:
+def _refuse_to_replace(difference: Difference, what: str) -> None:
     """create_all only adds: another program's listeners must not vanish because it was not imported."""
-    current = None if difference.installed is None else difference.installed.spec
-    lost = [] if current is None else sorted(set(current.listener_names) - set(spec.listener_names))
+    lost = sorted(set(difference.captured) - set(difference.listeners))
     if lost:
         raise ConfigurationError(
-            f"create_all would remove the capture of {', '.join(map(repr, lost))} on table {spec.source!r}, "
+            f"create_all would remove the capture of {', '.join(map(repr, lost))} on {what}, "
             "which this process does not declare. Import the modules that declare them, or remove them by a migration."
         )
 
@@ -87,3 +110,8 @@ def _after_drop(metadata: MetaData, connection: Connection, **_: Any) -> None:
     for spec in specs:
         if (spec.schema, spec.table) not in there:
             connection.execute(DropCapture(spec))
+    fan_out = declared_fan_out(metadata)
+    if fan_out is not None:
+        entry = registry_of(metadata).outbox.Entry.__table__
+        if not existing(connection, [(entry.schema, entry.name)]):
+            connection.execute(DropPublish(fan_out))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import MetaData, event
+from sqlalchemy import event
 from sqlalchemy.orm import Mapper
 
 from sqla_pubsub.attributes import column_names, local_table
-from sqla_pubsub.declare.install import attach
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.subscription import Publish, Registry, registry_of
+from sqla_pubsub.subscription import Publish, registry_of
 
 
 class PubSub:
@@ -23,15 +22,6 @@ class PubSub:
     __pubsub__: ClassVar[Publish] = Publish()
 
 
-def published_registry(metadata: MetaData) -> Registry:
-    """Return the registry of *metadata* with its outbox in place and its DDL attached."""
-    registry = registry_of(metadata)
-    if not registry.in_use:
-        _ = registry.outbox
-        attach(metadata)
-    return registry
-
-
 @event.listens_for(PubSub, "after_mapper_constructed", propagate=True)
 def _register(mapper: Mapper[Any], cls: type[PubSub]) -> None:
     table = local_table(mapper)
@@ -40,7 +30,8 @@ def _register(mapper: Mapper[Any], cls: type[PubSub]) -> None:
         raise ConfigurationError(
             f"{cls.__qualname__}.__pubsub__ is {publish!r}. Give Publish(columns=[...]) or Publish(exclude=[...])."
         )
-    registry = published_registry(table.metadata)
+    registry = registry_of(table.metadata)
+    _ = registry.outbox
     if "__pubsub__" in vars(cls):
         column_names(mapper, publish.columns or (), "__pubsub__ columns")
         column_names(mapper, publish.exclude, "__pubsub__ exclude")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
+import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -21,6 +22,7 @@ from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import SessionOwnershipError, UnreadableEntry
 from sqla_pubsub.event import EVENT_TYPES, Event
+from sqla_pubsub.message import decoder
 from sqla_pubsub.subscription import ListenerSpec, Registry, Subscription
 
 JoinTransactionMode = Literal["create_savepoint", "rollback_only"]
@@ -85,9 +87,11 @@ class Dispatcher:
 
     def __init__(self, spec: ListenerSpec, registry: Registry) -> None:
         self._spec = spec
-        self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder]] = {}
+        self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder | None]] = {}
         for subscription in spec.subscriptions:
-            if subscription.mapper is not None:
+            if subscription.mapper is None:
+                self._routes[subscription.operation, subscription.source] = (subscription, None)
+            else:
                 base = _base(subscription.mapper)
                 decoder = RowDecoder(base, registry.published[base.local_table])
                 self._routes[subscription.operation, subscription.source] = (subscription, decoder)
@@ -102,21 +106,24 @@ class Dispatcher:
             UnreadableEntry: An entry of an operation or a table that this listener does not know.
             DBAPIError: A payload cannot be read; the transaction is aborted then.
         """
+        decoded: Decoded = {}
         wanted: dict[RowDecoder, list[tuple[tuple[int, str], str]]] = {}
         for entry in entries:
-            _, decoder = self._route(entry)
+            subscription, rows = self._route(entry)
+            if rows is None:
+                decoded[entry.id, "new"] = (read_message(entry, subscription),)
+                continue
             for side in self._sides:
                 payload: str | None = getattr(entry, side)
                 if payload is not None:
-                    wanted.setdefault(decoder, []).append(((entry.id, side), payload))
-        decoded: Decoded = {}
-        for decoder, items in wanted.items():
-            rows = decoder.decode(connection, [payload for _, payload in items])
-            if len(rows) != len(items):
+                    wanted.setdefault(rows, []).append(((entry.id, side), payload))
+        for row_decoder, items in wanted.items():
+            values = row_decoder.decode(connection, [payload for _, payload in items])
+            if len(values) != len(items):
                 raise UnreadableEntry(
-                    f"{len(items)} payloads gave {len(rows)} rows: one of them is no JSON object."
+                    f"{len(items)} payloads gave {len(values)} rows: one of them is no JSON object."
                 )
-            decoded.update(zip((key for key, _ in items), rows, strict=True))
+            decoded.update(zip((key for key, _ in items), values, strict=True))
         return decoded
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store, *, savepoint: bool) -> None:
@@ -147,11 +154,11 @@ class Dispatcher:
             load=load,
         )
 
-    def decoder(self, entry: Entry) -> RowDecoder:
-        """Return the decoder of an entry's rows."""
+    def decoder(self, entry: Entry) -> RowDecoder | None:
+        """Return the decoder of an entry's rows, None for a message."""
         return self._route(entry)[1]
 
-    def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder]:
+    def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder | None]:
         route = self._routes.get((entry.operation, entry.source))
         if route is None:
             # The table was renamed since: with one candidate there is no doubt.
@@ -229,13 +236,17 @@ class _Call:
 
     def _loader(self, entry: Entry) -> Callable[[str], Any]:
         def load(name: str) -> Any:
-            decoder = self._dispatcher.decoder(entry)
+            rows = self._dispatcher.decoder(entry)
             if name == "changed":
-                return () if entry.old is None or entry.new is None else decoder.changed(entry.old, entry.new)
+                if rows is None or entry.old is None or entry.new is None:
+                    return ()
+                return rows.changed(entry.old, entry.new)
             payload: str | None = getattr(entry, name)
             if payload is None:
                 return None
-            instance = decoder.hydrate(self._decoded[entry.id, name], payload)
+            if rows is None:
+                return self._decoded[entry.id, name][0]
+            instance = rows.hydrate(self._decoded[entry.id, name], payload)
             if name == "new" or entry.operation == "DELETE":
                 self._attach(instance)
             return instance
@@ -250,6 +261,21 @@ class _Call:
         if known is not None:
             self.session.expunge(known)
         self.session.add(instance)
+
+
+def read_message(entry: Entry, subscription: Subscription) -> Any:
+    """Return the message of *entry*.
+
+    Raises:
+        UnreadableEntry: The stored payload does not have the fields of the class.
+    """
+    assert subscription.message is not None
+    try:
+        return decoder(subscription.message).decode(entry.new or "null")
+    except msgspec.DecodeError as error:
+        raise UnreadableEntry(
+            f"outbox entry {entry.id} is no readable message {subscription.source!r}: {error}."
+        ) from error
 
 
 def _base(mapper: Any) -> Any:

@@ -1,0 +1,86 @@
+"""The publish function as a frozen value: which messages there are, and who listens to each.
+
+There is one per outbox. It holds the fan-out, so a process that publishes knows no listener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.names import DEFAULT_PREFIX, bounded, publish_function
+from sqla_pubsub.outbox import FORMAT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanOut:
+    """All messages of an outbox.
+
+    Attributes:
+        messages: Message name -> its listeners, each with the field that orders its events or None.
+        prefix, outbox_schema: Where outbox and function live, as in `TriggerSpec`.
+        format: Version of the capture SQL.
+    """
+
+    messages: tuple[tuple[str, tuple[tuple[str, str | None], ...]], ...]
+    prefix: str = DEFAULT_PREFIX
+    outbox_schema: str | None = None
+    format: int = FORMAT
+
+    @property
+    def function(self) -> str:
+        """Name of the function, without schema."""
+        return publish_function(self.prefix)
+
+    @property
+    def outbox(self) -> str:
+        """Name of the outbox table, without schema."""
+        return bounded(f"{self.prefix}outbox")
+
+    @property
+    def listener_names(self) -> tuple[str, ...]:
+        """Names of all listeners."""
+        return tuple(sorted({listener for _, listeners in self.messages for listener, _ in listeners}))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plain form, without what has its default.
+
+        ``{"messages": {"viewed": ["count", {"name": "audit", "ordered_by": "article_id"}]}}``
+        """
+        plain: dict[str, Any] = {
+            "messages": {
+                name: [
+                    listener if field is None else {"name": listener, "ordered_by": field}
+                    for listener, field in listeners
+                ]
+                for name, listeners in self.messages
+            }
+        }
+        if self.prefix != DEFAULT_PREFIX:
+            plain["prefix"] = self.prefix
+        if self.outbox_schema is not None:
+            plain["outbox_schema"] = self.outbox_schema
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> FanOut:
+        """Read what `as_dict` wrote.
+
+        Raises:
+            ConfigurationError: A keyword is unknown or a value impossible.
+        """
+        values = dict(plain)
+        try:
+            messages = tuple(
+                (name, tuple(sorted(_listener(item) for item in listeners)))
+                for name, listeners in sorted(values.pop("messages").items())
+            )
+            return cls(messages=messages, **values)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ConfigurationError(f"fan-out {dict(plain)!r} is not readable: {error}.") from error
+
+
+def _listener(plain: str | Mapping[str, str]) -> tuple[str, str | None]:
+    return (plain, None) if isinstance(plain, str) else (plain["name"], plain["ordered_by"])

@@ -1,0 +1,133 @@
+"""Typed custom messages, through the same outbox, in the caller's transaction.
+
+A message is a dataclass. It travels as one JSON object; msgspec checks the types on both sides::
+
+    {"article_id": 7, "at": "2026-01-31T09:00:00Z", "took": "PT1.5S", "price": "1.50"}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any, ClassVar, dataclass_transform
+
+import msgspec
+from sqlalchemy import JSON, Connection, MetaData, Select, Text, bindparam, cast, func, select
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import Function
+
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.names import MAX_BYTES, publish_function
+from sqla_pubsub.subscription import Registry, registry_of
+
+
+@dataclass_transform()
+class Message:
+    """Base of message classes: ``class Viewed(Message, metadata=Base.metadata, name="viewed")``.
+
+    A subclass is a dataclass, made so here. Its fields are primitives, datetime, date, time, timedelta,
+    UUID, Decimal, Enum, Optional, dataclasses, lists and dicts of these.
+
+    Args:
+        metadata: Whose outbox it goes through; inherited from a parent message.
+        name: Durable name; default: the class's name.
+
+    Raises:
+        ConfigurationError: No metadata is given, or the name is taken or too long.
+    """
+
+    __message_name__: ClassVar[str]
+    __message_metadata__: ClassVar[MetaData]
+
+    def __init_subclass__(
+        cls, *, metadata: MetaData | None = None, name: str | None = None, **options: Any
+    ) -> None:
+        super().__init_subclass__(**options)
+        if metadata is None and not hasattr(cls, "__message_metadata__"):
+            raise ConfigurationError(
+                f"message {cls.__qualname__} belongs to no metadata. "
+                f"Write: class {cls.__name__}(Message, metadata=Base.metadata)."
+            )
+        if "__dataclass_fields__" in vars(cls):
+            # @dataclass(slots=True) makes the class a second time.
+            return
+        if metadata is not None:
+            cls.__message_metadata__ = metadata
+        cls.__message_name__ = name or cls.__name__
+        dataclasses.dataclass(cls)
+        _register(cls)
+
+
+def publish(session: Session | Connection, message: Message) -> None:
+    """Publish *message* to all its listeners, when the transaction of *session* commits.
+
+    Whose listeners these are is known to the database, where the migration installed them: the
+    publishing process need not import them.
+
+    Args:
+        session: A Session or Connection; a transaction begins if none is open.
+        message: An instance of a `Message` subclass.
+
+    Raises:
+        ConfigurationError: It is no message, or a field has a type that cannot travel.
+    """
+    if not isinstance(message, Message):
+        raise ConfigurationError(f"publish() got {message!r}. Give an instance of a Message subclass.")
+    try:
+        payload = msgspec.json.encode(message).decode()
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"message {message.__message_name__!r} cannot be written as JSON: {error}. See Message for the types."
+        ) from error
+    if isinstance(session, Session):
+        session.flush()
+    statement = _publish_statement(registry_of(message.__message_metadata__))
+    session.execute(statement, {"name": message.__message_name__, "payload": payload})
+
+
+def decoder(message_type: type[Any]) -> msgspec.json.Decoder[Any]:
+    """Return what reads a stored payload as *message_type*.
+
+    Raises:
+        ConfigurationError: A field has a type that cannot travel.
+    """
+    known = _decoders.get(message_type)
+    if known is None:
+        try:
+            known = _decoders[message_type] = msgspec.json.Decoder(message_type)
+        except (TypeError, NameError) as error:
+            raise ConfigurationError(
+                f"message {message_type.__qualname__} has a field that cannot travel: {error}. "
+                "See Message for the types."
+            ) from error
+    return known
+
+
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+
+
+def _register(cls: type[Message]) -> None:
+    registry = registry_of(cls.__message_metadata__)
+    name = cls.__message_name__
+    if not name.isprintable() or not name.strip() or len(name.encode()) > MAX_BYTES:
+        raise ConfigurationError(
+            f"message name {name!r} has no visible letter or over {MAX_BYTES} bytes. Give name=."
+        )
+    known = registry.messages.setdefault(name, cls)
+    if known is not cls:
+        raise ConfigurationError(
+            f"message name {name!r} is declared twice, by {known.__module__}.{known.__qualname__} and "
+            f"{cls.__module__}.{cls.__qualname__}. Give one of them another name=."
+        )
+    _ = registry.outbox
+
+
+@cache
+def _publish_statement(registry: Registry) -> Select[Any]:
+    function: Any = func
+    if registry.settings.schema is not None:
+        function = getattr(function, registry.settings.schema)
+    call: Function[Any] = getattr(function, publish_function(registry.settings.prefix))(
+        cast(bindparam("name"), Text), cast(bindparam("payload", type_=Text), JSON)
+    )
+    return select(call)
