@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 import click
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.project import modules_argument, open_project, unreachable, url_option
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
@@ -51,6 +53,36 @@ def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> No
         click.echo(json.dumps([row.as_json() for row in rows], indent=2))
     else:
         _print_table(rows)
+
+
+@click.command("health")
+@modules_argument
+@click.option(
+    "--max-age", type=Age(), default="5m", show_default=True, help="Oldest entry that is still healthy."
+)
+@url_option
+def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) -> None:
+    """Probe for containers: exit code 0 while entries are handled in time, 1 when not.
+
+    It fails when the database cannot be reached, or when a declared listener has an entry that has
+    been ready for longer than --max-age.
+    """
+    project = open_project(url, modules)
+    try:
+        rows = Maintenance(project.engine(), project.metadata).status()
+    except DBAPIError as error:
+        click.echo(str(unreachable(project.url, error)), err=True)
+        sys.exit(1)
+    late = [
+        row for row in rows if row.declared and row.oldest is not None and row.oldest > max_age
+    ]
+    for row in late:
+        click.echo(
+            f"listener {row.listener!r} is behind: {row.ready} entries ready, the oldest since {row.oldest}"
+        )
+    if not late:
+        click.echo("healthy")
+    sys.exit(1 if late else 0)
 
 
 def _print_table(rows: Sequence[ListenerStatus]) -> None:

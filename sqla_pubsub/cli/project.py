@@ -21,6 +21,13 @@ URL_VARIABLE = "SQLA_PUBSUB_URL"
 url_option = click.option(
     "--url", help=f"SQLAlchemy URL of the database. Default: ${URL_VARIABLE}, the settings files."
 )
+module_option = click.option(
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="Listener module. Default: those of the settings files.",
+)
 modules_argument = click.argument("modules", nargs=-1)
 
 

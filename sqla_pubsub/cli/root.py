@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from sqla_pubsub import __version__
-from sqla_pubsub.cli.inspect import check_command, status_command
+from sqla_pubsub.cli.dead import dead
+from sqla_pubsub.cli.inspect import check_command, health_command, status_command
 from sqla_pubsub.cli.listen import listen
 
 
@@ -18,3 +19,5 @@ def cli() -> None:
 cli.add_command(listen)
 cli.add_command(check_command)
 cli.add_command(status_command)
+cli.add_command(health_command)
+cli.add_command(dead)

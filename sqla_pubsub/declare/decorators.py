@@ -116,9 +116,7 @@ def on_message(
     Raises:
         ConfigurationError: The declaration cannot work; the message says why.
     """
-    if not inspect.isclass(message) or not issubclass(message, Message) or message is Message:
-        raise ConfigurationError(f"on_message({message!r}): give a subclass of Message.")
-    decoder(message)
+    _check_message(message)
     fields = [field.name for field in dataclasses.fields(cast("Any", message))]
 
     def decorate(handler: F) -> F:
@@ -181,6 +179,12 @@ def register(
     )
     _check_options(spec)
     registry_of(metadata).add(spec)
+
+
+def _check_message(message: object) -> None:
+    if not (isinstance(message, type) and issubclass(message, Message)) or message is Message:
+        raise ConfigurationError(f"on_message({message!r}): give a subclass of Message.")
+    decoder(message)
 
 
 def _mapper(model: type[Any]) -> Mapper[Any]:

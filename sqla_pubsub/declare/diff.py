@@ -48,11 +48,12 @@ class Difference:
     @property
     def same_trigger(self) -> bool:
         """Whether replacing the function mends it, without a lock on the table."""
-        spec = None if self.installed is None else self.installed.spec
+        if self.kind != "changed" or self.installed is None or self.declared is None:
+            return False
+        spec = self.installed.spec
         return (
-            self.kind == "changed"
-            and spec is not None
-            and self.declared is not None
+            spec is not None
+            and not self.installed.faults
             and (spec.function, spec.per_row, spec.outbox_schema)
             == (self.declared.function, self.declared.per_row, self.declared.outbox_schema)
         )

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, MetaData, and_, delete, func, insert, select
+from sqlalchemy import ColumnElement, Delete, Engine, MetaData, and_, delete, func, insert, select, true
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
@@ -19,6 +19,8 @@ from sqla_pubsub.subscription import outbox, registry_of
 
 logger = logging.getLogger(__name__)
 
+STEP = 500
+"""Dead letters moved in one transaction."""
 MAX_CRASHES = 3
 """Deaths of a process with an entry in hand and nothing else in its transaction, after which it is dead."""
 
@@ -33,7 +35,7 @@ class ListenerStatus:
         ready: Entries that wait for nothing.
         waiting: Entries that wait for their retry.
         dead: Dead letters.
-        oldest: Age of the oldest entry that is ready or waiting, None without one.
+        oldest: Age of the oldest entry that is ready, None without one.
     """
 
     listener: str
@@ -48,6 +50,15 @@ class ListenerStatus:
         plain = asdict(self)
         plain["oldest"] = None if self.oldest is None else self.oldest.total_seconds()
         return plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letters:
+    """Which dead letters: all that fit every given filter."""
+
+    listener: str | None = None
+    older_than: timedelta | None = None
+    ids: tuple[int, ...] = ()
 
 
 class Maintenance:
@@ -65,7 +76,7 @@ class Maintenance:
             e.listener,
             func.count().filter(e.due_at.is_(None)),
             func.count().filter(e.due_at.is_not(None)),
-            func.clock_timestamp() - func.min(e.occurred_at),
+            func.clock_timestamp() - func.min(e.occurred_at).filter(e.due_at.is_(None)),
         ).group_by(e.listener)
         letters = select(d.listener, func.count()).group_by(d.listener)
         with self._engine.connect() as connection:
@@ -120,68 +131,44 @@ class Maintenance:
             )
         logger.error("event.dead: entry %s is a dead letter: %s", entry_id, reason, extra={"entry": entry_id})
 
-    def dead_letters(
-        self,
-        *,
-        listener: str | None = None,
-        older_than: timedelta | None = None,
-        ids: Sequence[int] = (),
-        limit: int | None = None,
-    ) -> list[dict[str, Any]]:
-        """Return dead letters, oldest id first, as plain mappings."""
-        d = self._statements.letter.c
-        statement = (
-            select(self._statements.letter).where(self._filter(listener, older_than, ids)).order_by(d.id)
-        )
+    def dead_letters(self, letters: Letters, *, limit: int | None = None) -> list[dict[str, Any]]:
+        """Return dead letters, lowest id first, as plain mappings."""
+        statement = select(self._statements.letter).where(self._filter(letters))
+        statement = statement.order_by(self._statements.letter.c.id).limit(limit)
         with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(statement.limit(limit)).mappings()]
+            return [dict(row) for row in connection.execute(statement).mappings()]
 
-    def count_dead(
-        self, *, listener: str | None, older_than: timedelta | None, ids: Sequence[int] = ()
-    ) -> int:
+    def count_dead(self, letters: Letters) -> int:
         """Return how many dead letters fit."""
-        statement = select(func.count()).select_from(self._statements.letter)
+        statement = select(func.count()).select_from(self._statements.letter).where(self._filter(letters))
         with self._engine.connect() as connection:
-            return connection.scalar(statement.where(self._filter(listener, older_than, ids))) or 0
+            return connection.scalar(statement) or 0
 
-    def revive(
-        self, *, listener: str | None, older_than: timedelta | None, ids: Sequence[int] = (), limit: int = 500
-    ) -> int:
+    def revive(self, letters: Letters, *, limit: int = STEP) -> int:
         """Move up to *limit* dead letters back into the outbox, as the same events with the same ids."""
         letter, entry = self._statements.letter, self._statements.entry
-        chosen = (
-            select(letter.c.id)
-            .where(self._filter(listener, older_than, ids))
-            .order_by(letter.c.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
         kept = [name for name in STORED_COLUMNS if name not in ("attempt", "crashes")]
-        back = (
-            delete(letter).where(letter.c.id.in_(chosen)).returning(*(letter.c[n] for n in kept)).cte("back")
-        )
+        back = self._delete(letters, limit).returning(*(letter.c[name] for name in kept)).cte("back")
         with self._engine.begin() as connection:
-            result = connection.execute(insert(entry).from_select(kept, select(*back.c)))
-            return int(result.rowcount)
+            return int(connection.execute(insert(entry).from_select(kept, select(*back.c))).rowcount)
 
-    def discard(
-        self, *, listener: str | None, older_than: timedelta | None, ids: Sequence[int] = (), limit: int = 500
-    ) -> int:
+    def discard(self, letters: Letters, *, limit: int = STEP) -> int:
         """Delete up to *limit* dead letters for good."""
-        d = self._statements.letter
-        chosen = select(d.c.id).where(self._filter(listener, older_than, ids)).order_by(d.c.id).limit(limit)
         with self._engine.begin() as connection:
-            return int(connection.execute(delete(d).where(d.c.id.in_(chosen))).rowcount)
+            return int(connection.execute(self._delete(letters, limit)).rowcount)
 
-    def _filter(
-        self, listener: str | None, older_than: timedelta | None, ids: Sequence[int]
-    ) -> ColumnElement[bool]:
+    def _delete(self, letters: Letters, limit: int) -> Delete:
+        letter = self._statements.letter
+        chosen = select(letter.c.id).where(self._filter(letters)).order_by(letter.c.id).limit(limit)
+        return delete(letter).where(letter.c.id.in_(chosen.with_for_update(skip_locked=True)))
+
+    def _filter(self, letters: Letters) -> ColumnElement[bool]:
         d = self._statements.letter.c
         conditions: list[ColumnElement[bool]] = []
-        if listener is not None:
-            conditions.append(d.listener == listener)
-        if older_than is not None:
-            conditions.append(d.died_at < func.clock_timestamp() - older_than)
-        if ids:
-            conditions.append(d.id.in_(ids))
-        return and_(True, *conditions)
+        if letters.listener is not None:
+            conditions.append(d.listener == letters.listener)
+        if letters.older_than is not None:
+            conditions.append(d.died_at < func.clock_timestamp() - letters.older_than)
+        if letters.ids:
+            conditions.append(d.id.in_(letters.ids))
+        return and_(true(), *conditions)

@@ -1,0 +1,152 @@
+"""``sqla-pubsub dead``: look at the dead letters, try them again, or discard them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub.cli.age import Age
+from sqla_pubsub.cli.inspect import json_option
+from sqla_pubsub.cli.project import module_option, open_project, unreachable, url_option
+from sqla_pubsub.deliver.maintenance import Letters, Maintenance
+from sqla_pubsub.errors import ConfigurationError
+
+
+@click.group()
+def dead() -> None:
+    """Look at dead letters, try them again, or discard them."""
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose dead letters, and open the project."""
+
+    @module_option
+    @url_option
+    @click.option("--listener", metavar="NAME", help="Only those of this listener.")
+    @click.option("--older-than", type=Age(), help="Only those that died before, such as 12h or 7d.")
+    @wraps(command)
+    def run(
+        *,
+        modules: Sequence[str],
+        url: str | None,
+        listener: str | None,
+        older_than: timedelta | None,
+        **others: Any,
+    ) -> None:
+        project = open_project(url, modules)
+        letters = Letters(listener=listener, older_than=older_than, ids=tuple(others.pop("ids", ())))
+        try:
+            command(Maintenance(project.engine(), project.metadata), letters, **others)
+        except DBAPIError as error:
+            raise unreachable(project.url, error) from error
+
+    return run
+
+
+@dead.command("list")
+@json_option
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most rows.")
+@_common
+def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, limit: int) -> None:
+    """List dead letters, oldest first."""
+    rows = maintenance.dead_letters(letters, limit=limit)
+    if as_json:
+        click.echo(_as_json(rows))
+        return
+    table = Table("id", "listener", "event", "attempts", "died at", "reason")
+    for row in rows:
+        table.add_row(
+            str(row["id"]), row["listener"], f"{row['operation']} {row['source']}", str(row["attempt"]),
+            f"{row['died_at']:%Y-%m-%d %H:%M:%S}", row["reason"],
+        )  # fmt: skip
+    Console().print(table)
+    total = maintenance.count_dead(letters)
+    if total > len(rows):
+        click.echo(f"{len(rows)} of {total}; see more with --limit.")
+
+
+@dead.command("show")
+@click.argument("ids", nargs=-1, required=True, type=int)
+@_common
+def show(maintenance: Maintenance, letters: Letters) -> None:
+    """Show dead letters whole, as JSON: payload, context, reason, traceback."""
+    rows = maintenance.dead_letters(letters)
+    _refuse_unknown(letters, rows)
+    click.echo(_as_json(rows))
+
+
+@dead.command("retry")
+@click.argument("ids", nargs=-1, type=int)
+@click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_common
+def retry(maintenance: Maintenance, letters: Letters, *, everything: bool, yes: bool) -> None:
+    """Put dead letters back into the outbox: the same events, with the same ids."""
+    _apply(
+        maintenance,
+        letters,
+        maintenance.revive,
+        "retry",
+        "back in the outbox",
+        everything=everything,
+        yes=yes,
+    )
+
+
+@dead.command("discard")
+@click.argument("ids", nargs=-1, type=int)
+@click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_common
+def discard(maintenance: Maintenance, letters: Letters, *, everything: bool, yes: bool) -> None:
+    """Delete dead letters for good."""
+    _apply(maintenance, letters, maintenance.discard, "discard", "discarded", everything=everything, yes=yes)
+
+
+def _apply(
+    maintenance: Maintenance,
+    letters: Letters,
+    action: Callable[[Letters], int],
+    verb: str,
+    done: str,
+    *,
+    everything: bool,
+    yes: bool,
+) -> None:
+    if not letters.ids and not everything:
+        raise ConfigurationError(f"nothing is chosen to {verb}. Give ids, or --all with or without filters.")
+    if letters.ids:
+        _refuse_unknown(letters, maintenance.dead_letters(letters))
+    total = maintenance.count_dead(letters)
+    if total > 1 and not yes:
+        click.confirm(f"{verb.capitalize()} {total} dead letters?", abort=True, err=True)
+    count = 0
+    with Progress(console=Console(stderr=True), disable=total < 1000) as progress:
+        task = progress.add_task(verb, total=total)
+        while moved := action(letters):
+            count += moved
+            progress.update(task, completed=count)
+    click.echo(f"{count} dead letter{'s' * (count != 1)} {done}.")
+
+
+def _refuse_unknown(letters: Letters, rows: Sequence[dict[str, Any]]) -> None:
+    missing = sorted(set(letters.ids) - {row["id"] for row in rows})
+    if missing:
+        raise ConfigurationError(f"there is no dead letter {missing[0]} here. See: sqla-pubsub dead list")
+
+
+def _as_json(rows: Sequence[dict[str, Any]]) -> str:
+    return json.dumps(rows, indent=2, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
