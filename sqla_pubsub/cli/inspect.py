@@ -73,9 +73,7 @@ def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) 
     except DBAPIError as error:
         click.echo(str(unreachable(project.url, error)), err=True)
         sys.exit(1)
-    late = [
-        row for row in rows if row.declared and row.oldest is not None and row.oldest > max_age
-    ]
+    late = [row for row in rows if row.declared and row.oldest is not None and row.oldest > max_age]
     for row in late:
         click.echo(
             f"listener {row.listener!r} is behind: {row.ready} entries ready, the oldest since {row.oldest}"

@@ -13,6 +13,8 @@ from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import DEFAULT_PREFIX, bounded, publish_function
 from sqla_pubsub.outbox import FORMAT
 
+_FIRST_FORMAT = 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FanOut:
@@ -62,6 +64,8 @@ class FanOut:
             plain["prefix"] = self.prefix
         if self.outbox_schema is not None:
             plain["outbox_schema"] = self.outbox_schema
+        if self.format != _FIRST_FORMAT:
+            plain["format"] = self.format
         return plain
 
     @classmethod
@@ -71,7 +75,8 @@ class FanOut:
         Raises:
             ConfigurationError: A keyword is unknown or a value impossible.
         """
-        values = dict(plain)
+        # As in TriggerSpec: without its format it is of the first one, not of this release's.
+        values = {"format": _FIRST_FORMAT, **plain}
         try:
             messages = tuple(
                 (name, tuple(sorted(_listener(item) for item in listeners)))

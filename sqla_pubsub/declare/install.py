@@ -31,16 +31,17 @@ in_use.append(attach)
 def compare(connection: Connection, metadata: MetaData) -> list[Difference]:
     """Return how the triggers on the metadata's tables differ from what is declared."""
     names: list[Names] = [(table.schema, table.name) for table in metadata.tables.values()]
-    registry = registry_of(metadata)
-    differences = diff(installed(connection, names, registry.settings.prefix), declared(metadata))
-    if registry.in_use:
-        fan_out = _compare_fan_out(connection, metadata)
-        differences.extend([fan_out] if fan_out is not None else [])
-    return differences
+    prefix = registry_of(metadata).settings.prefix
+    differences = diff(installed(connection, names, prefix), declared(metadata))
+    fan_out = compare_fan_out(connection, metadata)
+    return [*differences, *([fan_out] if fan_out is not None else [])]
 
 
-def _compare_fan_out(connection: Connection, metadata: MetaData) -> Difference | None:
+def compare_fan_out(connection: Connection, metadata: MetaData) -> Difference | None:
+    """Return how the publish function of the metadata's outbox differs from what is declared."""
     registry = registry_of(metadata)
+    if not registry.in_use:
+        return None
     table = registry.outbox.Entry.__table__
     found = installed_publish(
         connection, (table.schema, table.name), publish_function(registry.settings.prefix)

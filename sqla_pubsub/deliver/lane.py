@@ -20,24 +20,19 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
-from sqla_pubsub.deliver.outcome import (
-    MAX_TRANSIENT,
-    Acknowledge,
-    DeadLetter,
-    Outcome,
-    Retry,
-    describe,
-    is_transient,
-    judge,
-)
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
+from sqla_pubsub.deliver.pace import Pace
 from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.deliver.store import Store, ids
+from sqla_pubsub.deliver.verdict import Verdict
 from sqla_pubsub.deliver.watchdog import deadline
 from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
 from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
 
+MAX_GROUP_WITHOUT_SAVEPOINTS = 500
+"""Most events in one transaction where no event has a savepoint of its own."""
 RESCAN = 0.2
 """Seconds after which a claim starts from the lowest id again, for writers that committed late."""
 DUE_EVERY = 1.0
@@ -84,15 +79,16 @@ class Lane:
         self._board = board
         self._stopping = stopping
         self._clock = clock
-        self._rng = rng or random.Random()
-        self._time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
-        self._event_time: float | None = None
+        self._verdict = Verdict(spec, board, rng or random.Random())
+        self._pace = Pace(
+            0.0 if spec.timeout is not None else config.commit_every.total_seconds(),
+            config.claim_size if spec.effects != "database" else MAX_GROUP_WITHOUT_SAVEPOINTS,
+        )
         self._start = 0
         self._rescan_at = 0.0
         self.due_at = 0.0
         """Monotonic time of the next look for due retries."""
         self._alone: deque[int] = deque()
-        self._transient: dict[int, int] = {}
         self._broken: Outcome | None = None
 
     @property
@@ -100,15 +96,12 @@ class Lane:
         """How many entries the next group claims: what fits into its time."""
         if self.spec.batch is not None:
             return self.spec.batch
-        if self._event_time is None or self._time_box == 0.0:
-            return 1
-        fits = int(self._time_box / max(self._event_time, 1e-6))
-        return max(1, min(fits, self._config.claim_size))
+        return self._pace.size
 
     @property
     def slow(self) -> bool:
         """Whether the next event may take longer than a neighbour should sleep."""
-        return self._event_time is None or self._event_time > 0.01
+        return self._pace.slow
 
     def rewind(self, *, due: bool) -> None:
         """Look from the lowest id again, and at the retries too where one is *due*."""
@@ -200,9 +193,9 @@ class Lane:
             outcomes.append(outcome)
             self._start = max(self._start, entry.id + 1)
             spent = self._clock() - began
-            if spent >= self._time_box or self._stopping():
+            if spent >= self._pace.time_box or self._stopping():
                 break
-        self._measure((self._clock() - began) / max(len(outcomes), 1))
+        self._pace.measure(self._clock() - began, len(outcomes))
         return outcomes
 
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
@@ -231,10 +224,10 @@ class Lane:
             self._check_connection(store, entry, error)
             if not savepoint:
                 raise _Alone([entry], error) from error
-            if is_transient(error) and self._uncounted(entry.id):
+            if self._verdict.uncounted(entry, error):
                 self._alone.append(entry.id)
                 return None
-            return self._judge(entry, error)
+            return self._verdict.failed(entry, error)
         finally:
             self._board.put_down()
         return Acknowledge(id=entry.id)
@@ -242,25 +235,8 @@ class Lane:
     def _check_connection(self, store: Store, entry: Entry, error: BaseException) -> None:
         """A connection that broke under a handler counts: it may be the event that breaks it."""
         if store.lost:
-            self._broken = self._judge(entry, error)
+            self._broken = self._verdict.failed(entry, error)
             raise ConnectionLost(describe(error)) from error
-
-    def _judge(self, entry: Entry, error: BaseException) -> Outcome:
-        outcome = judge(entry.id, error, entry.attempt + 1, self.spec.retry, self._rng)
-        fields = {"listener": self.spec.name, "entry": entry.id, "attempt": entry.attempt + 1}
-        if isinstance(outcome, Retry):
-            logger.warning(
-                "event.failed: entry %s for %r, attempt %s, next in %s: %s",
-                entry.id, self.spec.name, entry.attempt + 1, outcome.delay, describe(error),
-                extra=fields,
-            )  # fmt: skip
-        else:
-            logger.error(
-                "event.dead: entry %s for %r is a dead letter after %s attempts: %s",
-                entry.id, self.spec.name, entry.attempt + 1, describe(error),
-                extra=fields,
-            )  # fmt: skip
-        return outcome
 
     def _run_alone(self, store: Store, entry_id: int) -> Step:
         """Work one entry in its own transaction; a COMMIT that fails is the entry's own failure."""
@@ -292,19 +268,16 @@ class Lane:
             if store.lost:
                 raise
             savepoint.rollback()
-            reason = UnreadableEntry(
-                f"outbox entry {entry.id} for {self.spec.name!r} cannot be read: {describe(error)}"
-            )
-            return self._judge(entry, reason)
+            return self._verdict.unreadable(entry, error)
         savepoint.commit()
         return self._handle(store, entry, decoded)
 
     def _settle_failure(self, store: Store, entry: Entry, error: BaseException) -> Outcome | None:
         """Record a failure for which the transaction had to be given up."""
-        if is_transient(error) and self._uncounted(entry.id):
+        if self._verdict.uncounted(entry, error):
             self._alone.append(entry.id)
             return None
-        outcome = self._judge(entry, error)
+        outcome = self._verdict.failed(entry, error)
         with store.begin():
             if store.claim_one(self.spec, entry.id) is not None:
                 store.settle([outcome])
@@ -325,24 +298,8 @@ class Lane:
         )  # fmt: skip
         self._alone.extend(ids(entry for entry in entries if entry.id not in self._alone))
 
-    def _uncounted(self, entry_id: int) -> bool:
-        """Whether one more momentary failure of the database is still not the event's own."""
-        self._transient[entry_id] = self._transient.get(entry_id, 0) + 1
-        return self._transient[entry_id] <= MAX_TRANSIENT
-
     def _note(self, outcomes: Sequence[Outcome]) -> None:
-        """Count what was settled, and remember when the next retry of our own making is due."""
-        for outcome in outcomes:
-            self._transient.pop(outcome.id, None)
-            match outcome:
-                case Acknowledge():
-                    self._board.count(acknowledged=1)
-                case Retry():
-                    self._board.count(retried=1)
-                    self.due_at = min(self.due_at, self._clock() + outcome.delay.total_seconds())
-                case DeadLetter():
-                    self._board.count(dead=1)
-
-    def _measure(self, seconds: float) -> None:
-        known = self._event_time
-        self._event_time = seconds if known is None else 0.7 * known + 0.3 * seconds
+        """Count what was committed, and remember when the next retry of our own making is due."""
+        delay = self._verdict.settled(outcomes)
+        if delay is not None:
+            self.due_at = min(self.due_at, self._clock() + delay)

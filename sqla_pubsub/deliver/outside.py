@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.lane import ConnectionLost, Lane, Step
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_transient
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
 from sqla_pubsub.deliver.statements import LEAVE_ENTRY, TRY_ENTRY, Entry
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import deadline
@@ -90,12 +90,7 @@ class OutsideLane(Lane):
         except (UnreadableEntry, DBAPIError) as error:
             if store.lost:
                 raise
-            return self._judge(
-                entry,
-                UnreadableEntry(
-                    f"outbox entry {entry.id} for {self.spec.name!r} cannot be read: {describe(error)}"
-                ),
-            )
+            return self._verdict.unreadable(entry, error)
         return self._call(store, entry, decoded)
 
     def _call(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:
@@ -108,9 +103,9 @@ class OutsideLane(Lane):
             ):
                 self._dispatcher.handle_outside(entry, decoded, own)
         except BaseException as error:
-            if is_transient(error) and self._uncounted(entry.id):
+            if self._verdict.uncounted(entry, error):
                 return None
-            return self._judge(entry, error)
+            return self._verdict.failed(entry, error)
         finally:
             self._board.put_down()
         return Acknowledge(id=entry.id)
