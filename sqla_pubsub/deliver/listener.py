@@ -133,6 +133,7 @@ class Listener:
                         self._sleeper.busy()
                     continue
                 due_in = self._sleeper.sleep()
+                self._adopt()
                 for lane in self._lanes:
                     lane.rewind(due=due_in is not None and due_in <= 0)
                 if any(lane.slow for lane in self._lanes):
@@ -177,7 +178,14 @@ class Listener:
             if self._config.direct_url is not None:
                 self._direct_store = Store(self._direct_engine, self._registry.outbox, self._config)
             refuse_pooler((self._direct_store or self._store).connection, outside[0].name)
+        self._adopt()
         self._board.ready()
+
+    def _adopt(self) -> None:
+        """An old trigger may still write under an earlier name, so this is done again now and then."""
+        for spec in self._specs:
+            if spec.previous_names and self._store is not None:
+                self._store.adopt(spec)
 
     def _store_of(self, lane: Lane) -> Store:
         store = self._store if lane.spec.transactional else self._direct_store or self._store

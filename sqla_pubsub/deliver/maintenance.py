@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from sqla_pubsub.deliver.outcome import DeadLetter, describe
-from sqla_pubsub.deliver.statements import Statements
+from sqla_pubsub.deliver.statements import WAKE, Statements, lock_parameters
 from sqla_pubsub.outbox import STORED_COLUMNS
 from sqla_pubsub.subscription import outbox, registry_of
 
@@ -150,7 +150,9 @@ class Maintenance:
         kept = [name for name in STORED_COLUMNS if name not in ("attempt", "crashes")]
         back = self._delete(letters, limit).returning(*(letter.c[name] for name in kept)).cte("back")
         with self._engine.begin() as connection:
-            return int(connection.execute(insert(entry).from_select(kept, select(*back.c))).rowcount)
+            revived = int(connection.execute(insert(entry).from_select(kept, select(*back.c))).rowcount)
+            connection.execute(WAKE, lock_parameters(entry, connection))
+        return revived
 
     def discard(self, letters: Letters, *, limit: int = STEP) -> int:
         """Delete up to *limit* dead letters for good."""

@@ -19,7 +19,15 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.statements import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, Statements
+from sqla_pubsub.deliver.statements import (
+    LEAVE_DOOR,
+    LOCK_KEY,
+    NOTIFY,
+    PROBE_DOOR,
+    TRY_DOOR,
+    Statements,
+    lock_parameters,
+)
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.outbox import Outbox
 
@@ -107,13 +115,7 @@ class Sleeper:
 
     def _identify(self, outbox: Outbox) -> tuple[int, str, int]:
         table = outbox.Entry.__table__
-        preparer = self._connection.dialect.identifier_preparer
-        names = [
-            preparer.quote_identifier(str(part)) for part in (table.schema, table.name) if part is not None
-        ]
-        row = self._connection.execute(
-            LOCK_KEY, {"suffix": f".{names[-1]}", "outbox": ".".join(names)}
-        ).one_or_none()
+        row = self._connection.execute(LOCK_KEY, lock_parameters(table, self._connection)).one_or_none()
         if row is None:
             raise ConfigurationError(
                 f"outbox table {table.fullname!r} does not exist in this database. Run: alembic upgrade head"

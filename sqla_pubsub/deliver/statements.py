@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Connection,
     Delete,
     Executable,
     Insert,
@@ -176,6 +177,15 @@ class Statements:
             select(*gone.c, *values),
         )
 
+    def adopt(self, table: Table) -> Update:
+        """Give entries or dead letters of earlier names to their listener. Parameters: listener, previous."""
+        previous = bindparam("previous", type_=ARRAY(Text))
+        return (
+            update(table)
+            .where(table.c.listener == any_(previous))
+            .values(listener=bindparam("listener_name", type_=Text))
+        )
+
     @cached_property
     def count_crash(self) -> Update:
         """Count a process that died with this entry in hand. Parameter: b_id."""
@@ -221,6 +231,21 @@ LOCK_KEY = text(
     " WHERE c.oid = to_regclass(:outbox)"
 ).bindparams(prefix=CHANNEL_PREFIX)
 """The lock key and channel of an outbox, computed as its capture functions do. Parameters: suffix, outbox."""
+
+WAKE = text(
+    "SELECT pg_notify(:prefix || to_hex(hashtextextended(quote_ident(n.nspname) || :suffix, 0)), '')"
+    " FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
+    " WHERE c.oid = to_regclass(:outbox)"
+).bindparams(prefix=CHANNEL_PREFIX)
+"""Wake the sleepers of an outbox. Parameters as for `LOCK_KEY`."""
+
+
+def lock_parameters(entry: Table, connection: Connection) -> dict[str, str]:
+    """Return the parameters that name the outbox *entry* in `LOCK_KEY` and `WAKE`."""
+    preparer = connection.dialect.identifier_preparer
+    names = [preparer.quote_identifier(str(part)) for part in (entry.schema, entry.name) if part is not None]
+    return {"suffix": f".{names[-1]}", "outbox": ".".join(names)}
+
 
 TRY_ENTRY = text("SELECT pg_try_advisory_lock(hashtextextended(:outbox || ':' || CAST(:id AS text), 1))")
 LEAVE_ENTRY = text("SELECT pg_advisory_unlock(hashtextextended(:outbox || ':' || CAST(:id AS text), 1))")

@@ -91,6 +91,15 @@ class Store:
     def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
         return [Entry(*row) for row in self.connection.execute(statement, parameters)]
 
+    def adopt(self, spec: ListenerSpec) -> None:
+        """Take over what was written for earlier names of a listener."""
+        with self.connection.begin():
+            for table in (self.statements.entry, self.statements.letter):
+                self.connection.execute(
+                    self.statements.adopt(table),
+                    {"previous": list(spec.previous_names), "listener_name": spec.name},
+                )
+
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write the outcomes of this group, in the outer transaction."""
         done = [o.id for o in outcomes if isinstance(o, Acknowledge)]
