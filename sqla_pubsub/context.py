@@ -37,7 +37,7 @@ def set_context(session: Session | Connection, **values: Any) -> None:
         raise ConfigurationError(
             f"set_context() got a value that is no JSON: {error}. Give strings, numbers, booleans, None, lists or dicts."
         ) from error
-    if isinstance(session, Session):
+    if not isinstance(session, Connection):
         # Pending changes were made before this call: they go out under the context of that time.
         session.flush()
     session.execute(_MERGE, {"setting": CONTEXT_SETTING, "values": encoded})

@@ -181,16 +181,17 @@ def _from(spec: TriggerSpec, *, with_listeners: bool) -> list[str]:
 # also where the primary key changes. Undocumented, so tested on every supported version.
 # A plan is kept for the session and counts the rows of the first UPDATE: after one of a single row, a
 # nested loop would take minutes for the next one of 20,000. FULL JOIN has none, and OFFSET 0 keeps it FULL.
+# TABLE in brackets gives rows without the columns dropped earlier, which `.*` would count and shift the values.
 _ROWS = {
     "INSERT": ["new_rows AS new"],
     "DELETE": ["old_rows AS old"],
     "TRUNCATE": [],
     "UPDATE": [
         "(SELECT pubsub_before.pubsub_old, pubsub_after.pubsub_new",
-        "  FROM (SELECT pubsub_old, row_number() OVER () AS position FROM old_rows AS pubsub_old) AS pubsub_before",
-        "  FULL JOIN (SELECT pubsub_new, row_number() OVER () AS position FROM new_rows AS pubsub_new) AS pubsub_after",
-        "    ON pubsub_after.position = pubsub_before.position",
-        "  OFFSET 0) AS pubsub_pair",
+        "  FROM (SELECT pubsub_old, row_number() OVER () AS position FROM (TABLE old_rows) AS pubsub_old) AS pubsub_before",
+        "  FULL JOIN",
+        "    (SELECT pubsub_new, row_number() OVER () AS position FROM (TABLE new_rows) AS pubsub_new) AS pubsub_after",
+        "  ON pubsub_after.position = pubsub_before.position OFFSET 0) AS pubsub_pair",
         "CROSS JOIN LATERAL (SELECT (pubsub_pair.pubsub_old).*) AS old",
         "CROSS JOIN LATERAL (SELECT (pubsub_pair.pubsub_new).*) AS new",
     ],

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, true
+from sqlalchemy import ColumnElement, Dialect, LargeBinary, and_, false, true
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapper
@@ -27,11 +27,19 @@ SIDES = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUN
 _STRING = re.compile(r"'(?:[^']|'')*'")
 
 
+class _Bytes(LargeBinary):
+    """Binary values as hexadecimal; SQLAlchemy's own literal reads a backslash in them as an escape."""
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[bytes], str]:
+        return lambda value: f"'\\x{value.hex()}'"
+
+
 def body_dialect() -> postgresql.base.PGDialect:
     """Return the dialect that writes SQL into a function body: ``%`` single, backslashes kept."""
     dialect: postgresql.base.PGDialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     # Without a connection it assumes standard_conforming_strings=off, the default before 2010.
     dialect._backslash_escapes = False
+    dialect.colspecs = {**dialect.colspecs, LargeBinary: _Bytes}
     return dialect
 
 
@@ -149,4 +157,8 @@ def _compile(expression: ColumnElement[Any], name: str) -> str:
         raise ConfigurationError(
             f"when= of listener {name!r} cannot be written as SQL: {error}. Give the condition as a SQL string."
         ) from error
+    if "\0" in str(compiled):
+        raise ConfigurationError(
+            f"when= of listener {name!r} compares with a text that contains NUL, which PostgreSQL cannot store. Remove it."
+        )
     return str(compiled)

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from sqlalchemy import MetaData
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import ArgumentError, InvalidRequestError
 from sqlalchemy.orm import Mapper, class_mapper
 
 from sqla_pubsub.attributes import column_names, local_table
@@ -190,7 +190,7 @@ def _check_message(message: object) -> None:
 def _mapper(model: type[Any]) -> Mapper[Any]:
     try:
         mapper: Mapper[Any] = class_mapper(model, configure=False)
-    except (InvalidRequestError, TypeError) as error:
+    except (ArgumentError, InvalidRequestError, TypeError) as error:
         raise ConfigurationError(
             f"{model!r} is not a mapped class. Give a model that has the PubSub mixin."
         ) from error

@@ -75,16 +75,16 @@ class FanOut:
         Raises:
             ConfigurationError: A keyword is unknown or a value impossible.
         """
-        # As in TriggerSpec: without its format it is of the first one, not of this release's.
-        values = {"format": _FIRST_FORMAT, **plain}
         try:
+            # As in TriggerSpec: without its format it is of the first one, not of this release's.
+            values = {"format": _FIRST_FORMAT, **plain}
             messages = tuple(
                 (name, tuple(sorted(_listener(item) for item in listeners)))
                 for name, listeners in sorted(values.pop("messages").items())
             )
             return cls(messages=messages, **values)
         except (TypeError, KeyError, AttributeError) as error:
-            raise ConfigurationError(f"fan-out {dict(plain)!r} is not readable: {error}.") from error
+            raise ConfigurationError(f"fan-out {plain!r} is not readable: {error}.") from error
 
 
 def _listener(plain: str | Mapping[str, str]) -> tuple[str, str | None]:

@@ -6,12 +6,14 @@ a listener was added to a table that exists.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, event
+from sqlalchemy import Connection, MetaData, Table, event
 
 from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
-from sqla_pubsub.declare.ddl import CreateCapture, CreatePublish, DropCapture, DropPublish, create
+from sqla_pubsub.declare.ddl import CreateCapture, CreatePublish, DropCapture, DropPublish, DropTrigger, create
 from sqla_pubsub.declare.declared import declared, declared_fan_out
 from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
 from sqla_pubsub.errors import ConfigurationError
@@ -22,6 +24,7 @@ from sqla_pubsub.subscription import in_use, registry_of
 def attach(metadata: MetaData) -> None:
     """Let ``create_all`` and ``drop_all`` of *metadata* carry the captures with them."""
     event.listen(metadata, "after_create", _after_create)
+    event.listen(metadata, "before_drop", _before_drop)
     event.listen(metadata, "after_drop", _after_drop)
 
 
@@ -101,6 +104,17 @@ def _refuse_to_replace(difference: Difference, what: str) -> None:
             f"create_all would remove the capture of {', '.join(map(repr, lost))} on {what}, "
             "which this process does not declare. Import the modules that declare them, or remove them by a migration."
         )
+
+
+def _before_drop(metadata: MetaData, connection: Connection, tables: Iterable[Table] = (), **_: Any) -> None:
+    """Take the captures off the *tables*, those of listeners that were not imported too."""
+    if connection.dialect.name != "postgresql":
+        return
+    names: list[Names] = [(table.schema, table.name) for table in tables]
+    for item in installed(connection, names, registry_of(metadata).settings.prefix):
+        if item.spec is not None:
+            connection.execute(DropTrigger(replace(item.spec, schema=item.schema, table=item.table)))
+            connection.execute(DropCapture(item.spec))
 
 
 def _after_drop(metadata: MetaData, connection: Connection, **_: Any) -> None:

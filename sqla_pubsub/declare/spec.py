@@ -189,16 +189,16 @@ class TriggerSpec:
         Raises:
             ConfigurationError: A keyword is unknown or a value impossible.
         """
-        # Without its format, a migration or a mark is of the first one and not of this release's.
-        values = {"format": _DEFAULTS["format"], **plain}
         try:
+            # Without its format, a migration or a mark is of the first one and not of this release's.
+            values = {"format": _DEFAULTS["format"], **plain}
             listeners = tuple(CapturedListener.from_plain(item) for item in values.pop("listeners"))
             for name in ("key", "columns", "exclude"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])
             return cls(listeners=listeners, **values)
         except (TypeError, KeyError) as error:
-            raise ConfigurationError(f"trigger {dict(plain)!r} is not readable: {error}.") from error
+            raise ConfigurationError(f"trigger {plain!r} is not readable: {error}.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

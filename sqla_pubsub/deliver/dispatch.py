@@ -8,78 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.deliver.payload import RowDecoder
+from sqla_pubsub.deliver.session import OutsideSession
 from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.errors import SessionOwnershipError, UnreadableEntry
+from sqla_pubsub.errors import UnreadableEntry
 from sqla_pubsub.event import EVENT_TYPES, Event
 from sqla_pubsub.message import decoder
 from sqla_pubsub.subscription import ListenerSpec, Registry, Subscription
 
-JoinTransactionMode = Literal["create_savepoint", "rollback_only"]
 Decoded = dict[tuple[int, str], tuple[Any, ...]]
 """(entry id, side) -> values of the row."""
-
-
-class HandlerSession(Session):
-    """The session a handler works in; its end belongs to the listener."""
-
-    violated = False
-
-    def _refuse(self, what: str) -> SessionOwnershipError:
-        self.violated = True
-        return SessionOwnershipError(
-            f"session.{what}() in a handler. The listener ends the session together with the acknowledgement: "
-            f"leave {what}() out; raise to undo."
-        )
-
-    def commit(self) -> None:
-        """Refuse."""
-        raise self._refuse("commit")
-
-    def rollback(self) -> None:
-        """Refuse."""
-        raise self._refuse("rollback")
-
-    def close(self) -> None:
-        """Refuse."""
-        raise self._refuse("close")
-
-    def finish(self) -> None:
-        """Write what the handler left and release its savepoint."""
-        if self.violated:
-            raise self._refuse("commit, rollback or close")
-        super().commit()
-        super().close()
-
-    def undo(self) -> None:
-        """Go back to the savepoint, whatever state the handler left."""
-        try:
-            super().rollback()
-        finally:
-            super().close()
-
-
-class OutsideSession(Session):
-    """The session of a ``transactional=False`` handler: it commits by itself, statement by statement."""
-
-    def finish(self) -> None:
-        """Write what the handler left."""
-        self.commit()
-        self.close()
-
-    def undo(self) -> None:
-        """Forget what is pending; what was written stays."""
-        self.close()
 
 
 class Dispatcher:
@@ -126,22 +72,32 @@ class Dispatcher:
             decoded.update(zip((key for key, _ in items), values, strict=True))
         return decoded
 
-    def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store, *, savepoint: bool) -> None:
+    def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
-        mode: JoinTransactionMode = "create_savepoint" if savepoint else "rollback_only"
-
-        def make() -> HandlerSession:
-            return HandlerSession(bind=store.connection, join_transaction_mode=mode, expire_on_commit=False)
-
-        _Call(self, entries, decoded, make, store).run(self._spec.handler, self._spec.parameters)
+        call = _Call(self, entries, decoded, store.session)
+        try:
+            arguments = call.arguments(self._spec.parameters)
+            store.guarded = True
+            try:
+                self._spec.handler(**arguments)
+            finally:
+                store.guarded = False
+            store.finish_event()
+        except BaseException:
+            store.undo_event()
+            raise
 
     def handle_outside(self, entry: Entry, decoded: Decoded, connection: Connection) -> None:
         """Call the handler with a session on *connection*, which commits by itself."""
-
-        def make() -> OutsideSession:
-            return OutsideSession(bind=connection, expire_on_commit=False)
-
-        _Call(self, [entry], decoded, make, None).run(self._spec.handler, self._spec.parameters)
+        session = OutsideSession(bind=connection, expire_on_commit=False)
+        try:
+            self._spec.handler(
+                **_Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
+            )
+            session.finish()
+        except BaseException:
+            session.undo()
+            raise
 
     def event(self, entry: Entry, load: Callable[[str], Any]) -> Event[Any]:
         """Build the event of *entry*; *load* hydrates its rows when they are looked at."""
@@ -173,66 +129,43 @@ class Dispatcher:
 
 
 class _Call:
-    """One call of a handler, with what it may ask for."""
+    """One call of a handler: what it may ask for, made when it asks."""
+
+    __slots__ = ("_decoded", "_dispatcher", "_entries", "_session")
 
     def __init__(
         self,
         dispatcher: Dispatcher,
         entries: Sequence[Entry],
         decoded: Decoded,
-        make_session: Callable[[], HandlerSession | OutsideSession],
-        store: Store | None,
+        session: Callable[[], Session],
     ) -> None:
         self._dispatcher = dispatcher
         self._entries = entries
         self._decoded = decoded
-        self._make_session = make_session
-        self._store = store
-        self._session: HandlerSession | OutsideSession | None = None
-        self._events = [dispatcher.event(entry, self._loader(entry)) for entry in entries]
+        self._session = session
 
-    @property
-    def session(self) -> HandlerSession | OutsideSession:
-        if self._session is None:
-            self._session = self._make_session()
-        return self._session
-
-    def _arguments(self, parameters: frozenset[str]) -> dict[str, Any]:
-        event = self._events[0]
+    def arguments(self, parameters: frozenset[str]) -> dict[str, Any]:
+        """Fill the handler's parameters by name."""
         filled: dict[str, Any] = {}
+        entry = self._entries[0]
+        load = self._loader(entry)
+        if "event" in parameters or "context" in parameters:
+            event = self._dispatcher.event(entry, load)
+            load = event.__getattribute__
         for name in parameters:
             match name:
                 case "event":
                     filled[name] = event
                 case "events":
-                    filled[name] = self._events
+                    filled[name] = [
+                        self._dispatcher.event(each, self._loader(each)) for each in self._entries
+                    ]
                 case "session":
-                    filled[name] = self.session
-                case "context":
-                    filled[name] = event.context
+                    filled[name] = self._session()
                 case _:
-                    filled[name] = getattr(event, name)
+                    filled[name] = load(name)
         return filled
-
-    def run(self, handler: Callable[..., Any], parameters: frozenset[str]) -> None:
-        try:
-            arguments = self._arguments(parameters)
-            with nullcontext() if self._store is None else self._store.guard():
-                handler(**arguments)
-            if self._session is not None:
-                self._session.finish()
-        except BaseException:
-            if self._session is not None:
-                self._undo(self._session)
-            raise
-
-    def _undo(self, session: HandlerSession | OutsideSession) -> None:
-        try:
-            session.undo()
-        except SQLAlchemyError:
-            # Not back at the savepoint, so nothing on this connection can be trusted to commit.
-            if self._store is not None:
-                self._store.close()
 
     def _loader(self, entry: Entry) -> Callable[[str], Any]:
         def load(name: str) -> Any:
@@ -256,11 +189,12 @@ class _Call:
     def _attach(self, instance: Any) -> None:
         # The state at the event wins over what the session has of that row: an earlier event of a
         # batch, or what the handler loaded before it looked.
+        session = self._session()
         key = instance_state(instance).key
-        known = None if key is None else self.session.identity_map.get(key)
+        known = None if key is None else session.identity_map.get(key)
         if known is not None:
-            self.session.expunge(known)
-        self.session.add(instance)
+            session.expunge(known)
+        session.add(instance)
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:

@@ -31,8 +31,8 @@ from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
 
-MAX_GROUP_WITHOUT_SAVEPOINTS = 500
-"""Most events in one transaction where no event has a savepoint of its own."""
+MAX_SAVEPOINTS = 50
+"""Most savepoints in one transaction: beyond 64 subtransactions every backend's snapshots slow down."""
 RESCAN = 0.2
 """Seconds after which a claim starts from the lowest id again, for writers that committed late."""
 DUE_EVERY = 1.0
@@ -82,13 +82,14 @@ class Lane:
         self._verdict = Verdict(spec, board, rng or random.Random())
         self._pace = Pace(
             0.0 if spec.timeout is not None else config.commit_every.total_seconds(),
-            config.claim_size if spec.effects != "database" else MAX_GROUP_WITHOUT_SAVEPOINTS,
+            config.claim_size,
         )
         self._start = 0
         self._rescan_at = 0.0
         self.due_at = 0.0
         """Monotonic time of the next look for due retries."""
         self._alone: deque[int] = deque()
+        self._savepoints = spec.batch is None and spec.effects != "database"
         self._broken: Outcome | None = None
 
     @property
@@ -128,12 +129,12 @@ class Lane:
 
     def _run_group(self, store: Store) -> Step:
         size, entries = self.size, []
-        transaction = store.begin()
+        transaction = store.begin(savepoints=self._savepoints)
         try:
             entries = self._claim(store, size)
             if not entries:
                 transaction.rollback()
-                return Step(more=self._start_over())
+                return Step(more=bool(self._alone) or self._start_over())
             outcomes = self._work(store, entries)
             store.settle(outcomes)
             transaction.commit()
@@ -142,11 +143,11 @@ class Lane:
             self._send_alone(thrown.entries, thrown.cause)
             return Step(more=True)
         except DBAPIError as error:
-            if store.lost:
+            if store.lost or not entries:
                 raise
             transaction.rollback()
             self._send_alone(entries, error)
-            return Step(more=bool(entries))
+            return Step(more=True)
         self._note(outcomes)
         more = len(entries) == size or self._start_over()
         return Step(settled=len(outcomes), more=more or bool(self._alone) or len(outcomes) < len(entries))
@@ -158,7 +159,7 @@ class Lane:
             if len(due) < size:
                 self.due_at = now + DUE_EVERY
             if due:
-                return due
+                return self._without_crashed(due)
         if now >= self._rescan_at:
             self._start, self._rescan_at = 0, now + RESCAN
         entries = store.claim(self.spec, start=self._start, size=size)
@@ -193,15 +194,16 @@ class Lane:
             outcomes.append(outcome)
             self._start = max(self._start, entry.id + 1)
             spent = self._clock() - began
-            if spent >= self._pace.time_box or self._stopping():
+            if spent >= self._pace.time_box or store.opened >= MAX_SAVEPOINTS or self._stopping():
                 break
         self._pace.measure(self._clock() - began, len(outcomes))
+        self._pace.limit = MAX_SAVEPOINTS if store.opened else self._config.claim_size
         return outcomes
 
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
         try:
             self._board.take(entries[0].id)
-            self._dispatcher.handle(entries, decoded, store, savepoint=False)
+            self._dispatcher.handle(entries, decoded, store)
         except BaseException as error:
             if store.lost:
                 raise
@@ -212,17 +214,20 @@ class Lane:
 
     def _handle(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:
         """Return the outcome of one event, or None where it must be tried again by itself."""
-        savepoint, timeout = self.spec.effects != "database", self.spec.timeout
+        timeout = self.spec.timeout
         self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
         try:
-            with deadline(timeout, store.connection, self.spec.name):
-                self._dispatcher.handle([entry], decoded, store, savepoint=savepoint)
+            if timeout is None:
+                self._dispatcher.handle([entry], decoded, store)
+            else:
+                with deadline(timeout, store.connection, self.spec.name):
+                    self._dispatcher.handle([entry], decoded, store)
         except BaseException as error:
             if isinstance(error, HandlerTimeout):
                 # Interrupted anywhere, also between the driver and the server: not to be trusted again.
                 store.close()
             self._check_connection(store, entry, error)
-            if not savepoint:
+            if not self._savepoints or not store.intact:
                 raise _Alone([entry], error) from error
             if self._verdict.uncounted(entry, error):
                 self._alone.append(entry.id)
@@ -241,7 +246,7 @@ class Lane:
     def _run_alone(self, store: Store, entry_id: int) -> Step:
         """Work one entry in its own transaction; a COMMIT that fails is the entry's own failure."""
         entry: Entry | None = None
-        transaction = store.begin()
+        transaction = store.begin(savepoints=self._savepoints)
         try:
             entry = store.claim_one(self.spec, entry_id)
             if entry is None:

@@ -10,9 +10,11 @@ a poll.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +49,8 @@ class StopSignal:
         self._set = False
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
+        # Not at the end of run(): a signal may still come, and the number may be another file's by then.
+        weakref.finalize(self, _close, self._read, self._write)
 
     def __call__(self) -> bool:
         """Return whether it was raised."""
@@ -67,16 +71,24 @@ class StopSignal:
 
     def wait(self, seconds: float) -> None:
         """Sleep unless and until it is raised."""
-        select.select([self._read], [], [], seconds)
+        _wait_readable(seconds, self._read)
 
     def wait_for(self, descriptor: int, seconds: float) -> None:
         """Sleep until it is raised or *descriptor* can be read."""
-        select.select([self._read, descriptor], [], [], seconds)
+        _wait_readable(seconds, self._read, descriptor)
 
-    def close(self) -> None:
-        """Free the pipe."""
-        os.close(self._read)
-        os.close(self._write)
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _wait_readable(seconds: float, *descriptors: int) -> None:
+    """Wait with poll: select() refuses descriptors from 1024 on."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(math.ceil(seconds * 1000))
 
 
 class Sleeper:

@@ -53,9 +53,9 @@ Outcome = Acknowledge | Retry | DeadLetter
 
 def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng: Rng) -> Retry | DeadLetter:  # noqa: A002
     """Return what becomes of an entry whose try number *attempt* raised *error*."""
-    text = "".join(traceback.format_exception(error))[-MAX_ERROR:]
+    text = _encodable("".join(traceback.format_exception(error)))[-MAX_ERROR:]
     if isinstance(error, Reject):
-        return DeadLetter(id=id, attempt=attempt, reason=error.reason, traceback=text)
+        return DeadLetter(id=id, attempt=attempt, reason=_encodable(error.reason), traceback=text)
     if isinstance(error, UnreadableEntry):
         return DeadLetter(id=id, attempt=attempt, reason=str(error), traceback=text)
     delay = policy.delay(attempt, rng)
@@ -68,7 +68,10 @@ def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng:
 
 def describe(error: BaseException) -> str:
     """Return type and message of *error* in one line."""
-    message = str(error).strip().partition("\n")[0]
+    try:
+        message = _encodable(str(error)).strip().partition("\n")[0]
+    except Exception:
+        message = "(its text cannot be made)"
     name = type(error).__name__
     return (f"{name}: {message}" if message else name)[:MAX_ERROR]
 
@@ -83,3 +86,8 @@ def sqlstate(error: BaseException) -> str | None:
 def is_transient(error: BaseException) -> bool:
     """Whether *error* is the database's momentary state rather than the event's fault."""
     return sqlstate(error) in TRANSIENT
+
+
+def _encodable(text: str) -> str:
+    """Names of files and the like may hold lone surrogates, which neither a log nor the database takes."""
+    return text.encode("utf-8", "backslashreplace").decode()

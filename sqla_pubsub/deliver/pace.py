@@ -16,7 +16,8 @@ class Pace:
 
     def __init__(self, time_box: float, largest: int) -> None:
         self.time_box = time_box
-        self._largest = largest
+        self.limit = largest
+        """Most entries to claim next."""
         self._per_event: float | None = None
 
     @property
@@ -24,7 +25,7 @@ class Pace:
         """How many entries to claim next: one as long as nothing is known."""
         if self._per_event is None or self.time_box == 0.0:
             return 1
-        return max(1, min(int(self.time_box / max(self._per_event, 1e-6)), self._largest))
+        return max(1, min(int(self.time_box / max(self._per_event, 1e-6)), self.limit))
 
     @property
     def slow(self) -> bool:

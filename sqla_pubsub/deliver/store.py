@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.deliver.session import HandlerSession
 from sqla_pubsub.deliver.statements import Entry, Statements
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
+
+_ENDED = (
+    "a handler ended the transaction itself. The listener commits it together with the acknowledgement: "
+    "leave out commit() and rollback(), or use transactional=False."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +30,13 @@ class Store:
 
     def __init__(self, engine: Engine, outbox: Outbox, config: ListenerConfig) -> None:
         self.statements = Statements(outbox)
-        self._guarded = False
+        self.guarded = False
+        """True while a handler runs: nobody but the listener may commit then."""
+        self.savepoints = True
+        """Whether each event of the group has one."""
+        self._session: HandlerSession | None = None
+        self._transaction: RootTransaction | None = None
+        self._claims: dict[tuple[str, bool], Any] = {}
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
         try:
             self._set_up(config)
@@ -44,32 +56,72 @@ class Store:
                     text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
                 )
         event.listen(connection, "commit", self._refuse)
-        event.listen(connection, "rollback", self._refuse)
-
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """While a handler runs, nobody but the listener may end the transaction."""
-        self._guarded = True
-        try:
-            yield
-        finally:
-            self._guarded = False
 
     def _refuse(self, _: Connection) -> None:
-        if self._guarded:
-            raise SessionOwnershipError(
-                "a handler ended the transaction itself. The listener commits it together with the "
-                "acknowledgement: leave out commit() and rollback(), or use transactional=False."
-            )
+        if self.guarded:
+            raise SessionOwnershipError(_ENDED)
 
     @property
     def lost(self) -> bool:
         """Whether the connection is gone."""
         return self.connection.closed or self.connection.invalidated
 
-    def begin(self) -> RootTransaction:
+    def begin(self, *, savepoints: bool = True) -> RootTransaction:
         """Open the transaction of one group."""
-        return self.connection.begin()
+        self.savepoints = savepoints
+        self._session = None
+        self._transaction = self.connection.begin()
+        return self._transaction
+
+    def session(self) -> HandlerSession:
+        """Return the session of this group's handlers."""
+        if self._session is None:
+            self._session = HandlerSession(self.connection, savepoints=self.savepoints)
+        return self._session
+
+    @property
+    def opened(self) -> int:
+        """How many savepoints this group has opened."""
+        return 0 if self._session is None else self._session.opened
+
+    def finish_event(self) -> None:
+        """Take over what a handler did.
+
+        Raises:
+            SessionOwnershipError: It ended the transaction, or tried to.
+        """
+        if self._session is not None:
+            self._session.finish()
+        if not self.intact:
+            raise SessionOwnershipError(_ENDED)
+
+    def undo_event(self) -> None:
+        """Undo what a handler did; if that fails, nothing on this connection can be trusted."""
+        if self._session is not None:
+            opened, session, self._session = self._session.opened, self._session, None
+            try:
+                session.undo()
+            except SQLAlchemyError:
+                self.close()
+                return
+            if self.savepoints and self.intact:
+                self.session().opened = opened
+
+    @property
+    def intact(self) -> bool:
+        """Whether the transaction of the group is still the one that was begun, and goes on."""
+        transaction = self._transaction
+        return (
+            transaction is not None
+            and transaction.is_active
+            and self.connection.get_transaction() is transaction
+        )
+
+    def end_events(self) -> None:
+        """Close the session of the group, before its outcomes are written."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.release()
 
     def claim(self, spec: ListenerSpec, *, start: int, size: int) -> list[Entry]:
         """Claim up to *size* ready entries from id *start* on, lowest first."""
@@ -86,7 +138,10 @@ class Store:
         return found[0] if found else None
 
     def _claim(self, kind: str, spec: ListenerSpec) -> Any:
-        return getattr(self.statements, f"claim_{kind}")(ordered=spec.ordered)
+        key = (kind, spec.ordered)
+        if key not in self._claims:
+            self._claims[key] = getattr(self.statements, f"claim_{kind}")(ordered=spec.ordered)
+        return self._claims[key]
 
     def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
         return [Entry(*row) for row in self.connection.execute(statement, parameters)]
@@ -102,6 +157,7 @@ class Store:
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write the outcomes of this group, in the outer transaction."""
+        self.end_events()
         done = [o.id for o in outcomes if isinstance(o, Acknowledge)]
         if done:
             self.connection.execute(self.statements.acknowledge, {"ids": done})
@@ -138,7 +194,7 @@ class Store:
 
     def close(self) -> None:
         """Give the connection up; whatever is open on it is undone by the server."""
-        self._guarded = False
+        self.guarded = False
         try:
             if not self.lost:
                 self.connection.invalidate()

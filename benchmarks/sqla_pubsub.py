@@ -1,0 +1,112 @@
+"""The adapter of sqla-pubsub for the peer benchmark: default settings, one listener.
+
+Loaded by the harness with ``BENCH_ADAPTERS=benchmarks``. ``--opt effects=database`` and
+``--opt batch=500`` choose the two declarations that spare savepoints.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from benchlib.adapter import PeerBase
+from benchlib.handled import handled
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def _declare(ctx: Any) -> tuple[Any, Any, Any]:
+    """Declare models and the listener; return engine factory URL, metadata, producer URL."""
+    # The script's own folder holds a file of the package's name.
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != HERE]
+    from sqlalchemy import BigInteger
+    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+    from sqla_pubsub import PubSub, after_insert
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Comment(PubSub, Base):
+        __tablename__ = "comment"
+        id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+        article_id: Mapped[int]
+        author: Mapped[str]
+        content: Mapped[str]
+
+    class Result(Base):
+        __tablename__ = "result"
+        id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+        comment_id: Mapped[int] = mapped_column(BigInteger)
+        note: Mapped[str]
+
+    options: dict[str, Any] = {"effects": ctx.opt("effects", "any")}
+    batch = ctx.opt("batch", 0)
+    if batch:
+
+        def on_comments(events: list[Any], session: Session) -> None:
+            if ctx.handler_db:
+                session.bulk_insert_mappings(
+                    Result.__mapper__, [{"comment_id": event.new.id, "note": "done"} for event in events]
+                )
+            for event in events:
+                handled(event.new.id)
+
+        after_insert(Comment, name="bench", batch=batch)(on_comments)
+    elif ctx.handler_db:
+
+        def on_comment_db(new: Comment, session: Session) -> None:
+            session.add(Result(comment_id=new.id, note="done"))
+            session.flush()
+            handled(new.id)
+
+        after_insert(Comment, name="bench", **options)(on_comment_db)
+    else:
+
+        def on_comment(new: Comment) -> None:
+            handled(new.id)
+
+        after_insert(Comment, name="bench", **options)(on_comment)
+    return Base.metadata, Comment, Result
+
+
+class Peer(PeerBase):
+    """Ours."""
+
+    name = "sqla_pubsub"
+    packages = ("sqla-pubsub", "SQLAlchemy", "psycopg2-binary")
+    delivery = "exactly once per database effect (claim, handler and acknowledgement in one transaction)"
+    settings = {"configuration": "defaults", "driver": "psycopg2"}  # noqa: RUF012
+    n = {"drain": 60000, "drain_db": 30000}  # noqa: RUF012
+
+    def python(self, ctx: Any) -> str:
+        """Run in the environment that holds the package."""
+        return os.environ.get("BENCH_PYTHON", sys.executable)
+
+    def setup(self, ctx: Any) -> None:
+        """Install outbox and trigger on the harness's tables."""
+        from sqlalchemy import create_engine
+
+        metadata, _, _ = _declare(ctx)
+        metadata.create_all(create_engine(ctx.sqla_url("psycopg2")))
+
+    def producer(self, ctx: Any) -> Any:
+        """Insert through a plain Session: the trigger does the rest."""
+        from benchlib.sqla import SqlaProducer
+
+        return SqlaProducer(ctx)
+
+    def pending(self, ctx: Any, cur: Any) -> int:
+        """Count what is not acknowledged."""
+        cur.execute("SELECT count(*) FROM pubsub_outbox")
+        return int(cur.fetchone()[0])
+
+    def consume(self, ctx: Any) -> None:
+        """Run one listener process."""
+        from sqlalchemy import create_engine
+
+        from sqla_pubsub import Listener
+
+        metadata, _, _ = _declare(ctx)
+        Listener(create_engine(ctx.sqla_url("psycopg2")), metadata).run()

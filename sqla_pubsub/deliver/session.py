@@ -1,0 +1,122 @@
+"""The sessions that handlers work in.
+
+One session serves all events of a group, emptied between them: making one costs more than many a
+handler. Its savepoint is the event's: opened when the handler first uses the session, moved on to the
+next event in one round trip. A handler that never touches the database opens none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.orm import Session
+
+from sqla_pubsub.errors import SessionOwnershipError
+
+
+class HandlerSession(Session):
+    """A session inside the listener's transaction; how it ends belongs to the listener.
+
+    Args:
+        connection: The work connection, in the transaction of the group.
+        savepoints: Whether each event has one; without, an undone event undoes the group.
+    """
+
+    def __init__(self, connection: Connection, *, savepoints: bool) -> None:
+        super().__init__(bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False)
+        self._connection = connection
+        self._savepoints = savepoints
+        self._nested: NestedTransaction | None = None
+        self._renew = ""
+        self._entered = False
+        self._violated: SessionOwnershipError | None = None
+        self.opened = 0
+        """Savepoints opened so far: each is a subtransaction of the server."""
+
+    def get_bind(self, *_: Any, **__: Any) -> Connection:
+        """Return the work connection, at the savepoint of the event in hand."""
+        if self._savepoints and not self._entered:
+            self._enter()
+        return self._connection
+
+    def commit(self) -> None:
+        """Refuse: the listener commits."""
+        raise self._refuse("commit")
+
+    def rollback(self) -> None:
+        """Refuse: the listener rolls back."""
+        raise self._refuse("rollback")
+
+    def close(self) -> None:
+        """Refuse: the listener closes."""
+        raise self._refuse("close")
+
+    def finish(self) -> None:
+        """End one event: write what its handler left, and forget its objects.
+
+        Raises:
+            SessionOwnershipError: The handler tried to end the session, and swallowed the error.
+        """
+        if self._violated is not None:
+            raise self._violated
+        while (nested := self.get_nested_transaction()) is not None:
+            nested.commit()
+        self.flush()
+        self.expunge_all()
+        self._entered = False
+
+    def undo(self) -> None:
+        """Go back to where the event began, whatever state the handler left."""
+        nested, self._nested, self._entered, self._violated = self._nested, None, False, None
+        try:
+            super().rollback()
+            if nested is not None and nested.is_active:
+                nested.rollback()
+        finally:
+            super().close()
+
+    def release(self) -> None:
+        """End the group: what its events did belongs to the outer transaction now."""
+        super().commit()
+        if self._nested is not None:
+            self._nested.commit()
+        super().close()
+
+    def _enter(self) -> None:
+        self._entered = True
+        self.opened += 1
+        if self._nested is None:
+            self._nested, self._renew = _begin(self._connection)
+        else:
+            self._connection.exec_driver_sql(self._renew)
+
+    def _refuse(self, what: str) -> SessionOwnershipError:
+        self._violated = SessionOwnershipError(
+            f"session.{what}() in a handler. The listener ends the session together with the acknowledgement: "
+            f"leave {what}() out; raise to undo."
+        )
+        return self._violated
+
+
+class OutsideSession(Session):
+    """The session of a ``transactional=False`` handler: it commits by itself, statement by statement."""
+
+    def finish(self) -> None:
+        """Write what the handler left."""
+        self.commit()
+        self.close()
+
+    def undo(self) -> None:
+        """Forget what is pending; what was written stays."""
+        self.close()
+
+
+def _begin(connection: Connection) -> tuple[NestedTransaction, str]:
+    """Open a savepoint, and return with it the statement that moves it to the present.
+
+    The session keeps rolling back to the savepoint's name, so the name is kept.
+    """
+    nested = connection.begin_nested()
+    name = connection.dialect.identifier_preparer.quote(nested._savepoint)
+    return nested, f"RELEASE SAVEPOINT {name}; SAVEPOINT {name}"
