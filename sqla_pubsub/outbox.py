@@ -90,12 +90,12 @@ class Outbox:
     DeadLetter: type[DeadLetter]
 
 
-# A queue's table is nearly empty and its rows short-lived: vacuum by count, not by share.
-_STORAGE: dict[str, Any] = {
-    "autovacuum_vacuum_scale_factor": 0,
-    "autovacuum_vacuum_threshold": 5000,
-    "autovacuum_vacuum_cost_delay": 0,
-}
+# A queue's table is nearly empty and its rows short-lived: vacuum by count, not by share. The access
+# method is the one option that SQLAlchemy 2.0 and 2.1 both write as it stands, WITH and all.
+_STORAGE = (
+    "heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,"
+    " autovacuum_vacuum_cost_delay = 0)"
+)
 
 
 def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
@@ -114,7 +114,7 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
             (OutboxEntry,),
             {
                 "__tablename__": name,
-                "__table_args__": (*indexes, {"schema": schema, "postgresql_with": _STORAGE}),
+                "__table_args__": (*indexes, {"schema": schema, "postgresql_using": _STORAGE}),
             },
         )
     )

@@ -83,13 +83,15 @@ def publish_body(fan_out: FanOut) -> str:
 #variable_conflict use_column
 BEGIN
   IF $1 IS NULL OR $1 NOT IN ({names}) THEN
-    RAISE EXCEPTION USING MESSAGE = coalesce(quote_literal($1), 'NULL') || {refusal};
+    RAISE EXCEPTION USING MESSAGE = coalesce(pg_catalog.quote_literal($1), 'NULL') || {refusal};
   END IF;
   INSERT INTO {OUTBOX}
     (listener, operation, source, key, new, context, occurred_at, format)
   SELECT l.listener, {literal(MESSAGE)}, l.message,
-    CASE WHEN l.field IS NOT NULL THEN jsonb_build_array($2::jsonb->l.field) END,
-    $2, nullif(current_setting({literal(CONTEXT_SETTING)}, true), '')::json, clock_timestamp(), {fan_out.format}
+    CASE WHEN l.field IS NOT NULL
+      THEN pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field($2::jsonb, l.field)) END,
+    $2, nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json,
+    pg_catalog.clock_timestamp(), {fan_out.format}
   FROM (VALUES
     {rows or "(NULL, NULL, NULL)"}
   ) AS l (message, listener, field)
@@ -123,14 +125,16 @@ def _read_mark(source: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
         return None
 
 
-_KEY = f"hashtextextended({OUTBOX_LITERAL}, 0)"
+# Functions are named with their schema: one of the same name whose arguments fit better would win from any
+# schema of the search path, and run as the owner.
+_KEY = f"pg_catalog.hashtextextended({OUTBOX_LITERAL}, 0)"
 
 # The lock probe comes first: a NOTIFY takes one cluster-wide lock, and with nobody asleep it is waste.
 WAKE_UP = f"""\
   IF FOUND THEN
-    IF coalesce(current_setting({literal(NOTIFY_SETTING)}, true), '') <> 'off' THEN
-      IF NOT pg_try_advisory_xact_lock_shared({_KEY}) THEN
-        PERFORM pg_notify({literal(CHANNEL_PREFIX)} || to_hex({_KEY}), '');
+    IF coalesce(pg_catalog.current_setting({literal(NOTIFY_SETTING)}, true), '') <> 'off' THEN
+      IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({_KEY}) THEN
+        PERFORM pg_catalog.pg_notify({literal(CHANNEL_PREFIX)} || pg_catalog.to_hex({_KEY}), '');
       END IF;
     END IF;
   END IF;"""
@@ -145,8 +149,8 @@ def _insert(spec: TriggerSpec) -> str:
     values += [_key(spec, single, "old" if spec.operation == "UPDATE" else "")]
     values += [_payload(spec, side) if side in sides else "NULL" for side in ("old", "new")]
     values += [
-        f"nullif(current_setting({literal(CONTEXT_SETTING)}, true), '')::json",
-        "clock_timestamp()",
+        f"nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json",
+        "pg_catalog.clock_timestamp()",
         str(spec.format),
     ]
     conditions = [_NO_CHANGE] if spec.operation == "UPDATE" else []
@@ -181,16 +185,17 @@ def _from(spec: TriggerSpec, *, with_listeners: bool) -> list[str]:
 # also where the primary key changes. Undocumented, so tested on every supported version.
 # A plan is kept for the session and counts the rows of the first UPDATE: after one of a single row, a
 # nested loop would take minutes for the next one of 20,000. FULL JOIN has none, and OFFSET 0 keeps it FULL.
-# TABLE in brackets gives rows without the columns dropped earlier, which `.*` would count and shift the values.
+# TABLE in brackets leaves out the columns dropped earlier, which would shift the values under the names.
 _ROWS = {
     "INSERT": ["new_rows AS new"],
     "DELETE": ["old_rows AS old"],
     "TRUNCATE": [],
     "UPDATE": [
         "(SELECT pubsub_before.pubsub_old, pubsub_after.pubsub_new",
-        "  FROM (SELECT pubsub_old, row_number() OVER () AS position FROM (TABLE old_rows) AS pubsub_old) AS pubsub_before",
-        "  FULL JOIN",
-        "    (SELECT pubsub_new, row_number() OVER () AS position FROM (TABLE new_rows) AS pubsub_new) AS pubsub_after",
+        "  FROM (SELECT pubsub_old, pg_catalog.row_number() OVER () AS position",
+        "    FROM (TABLE old_rows) AS pubsub_old) AS pubsub_before",
+        "  FULL JOIN (SELECT pubsub_new, pg_catalog.row_number() OVER () AS position",
+        "    FROM (TABLE new_rows) AS pubsub_new) AS pubsub_after",
         "  ON pubsub_after.position = pubsub_before.position OFFSET 0) AS pubsub_pair",
         "CROSS JOIN LATERAL (SELECT (pubsub_pair.pubsub_old).*) AS old",
         "CROSS JOIN LATERAL (SELECT (pubsub_pair.pubsub_new).*) AS new",
@@ -199,7 +204,7 @@ _ROWS = {
 
 
 def _payload(spec: TriggerSpec, side: str) -> str:
-    whole = f"row_to_json({side}.*)"
+    whole = f"pg_catalog.row_to_json({side}.*)"
     if spec.columns is not None:
         kept = dict.fromkeys((*spec.columns, *spec.key))
         test = f"IN ({', '.join(map(literal, kept))})"
@@ -208,15 +213,16 @@ def _payload(spec: TriggerSpec, side: str) -> str:
     else:
         return whole
     # Not by naming the columns: a dropped or renamed one would break the user's own statement.
-    return f"(SELECT json_object_agg(f.key, f.value) FROM json_each({whole}) AS f WHERE f.key {test})"
+    fields = f"pg_catalog.json_each({whole}) AS f"
+    return f"(SELECT pg_catalog.json_object_agg(f.key, f.value) FROM {fields} WHERE f.key {test})"
 
 
 def _key(spec: TriggerSpec, single: CapturedListener | None, side: str) -> str:
     ordered = [item for item in spec.listeners if item.ordered]
     if not ordered or not side:
         return "NULL"
-    parts = ", ".join(f"to_jsonb({side}.*)->{literal(column)}" for column in spec.key)
-    built = f"jsonb_build_array({parts})"
+    parts = ", ".join(_value(side, column) for column in spec.key)
+    built = f"pg_catalog.jsonb_build_array({parts})"
     return built if single is not None else f"CASE WHEN pubsub_listener.ordered THEN {built} END"
 
 
@@ -224,11 +230,14 @@ def _condition(listener: CapturedListener) -> str:
     parts = []
     if listener.of:
         changed = " OR ".join(
-            f"to_jsonb(old.*)->{literal(column)} IS DISTINCT FROM to_jsonb(new.*)->{literal(column)}"
-            for column in listener.of
+            f"{_value('old', column)} IS DISTINCT FROM {_value('new', column)}" for column in listener.of
         )
         parts.append(f"({changed})")
     if listener.when is not None:
         # A comment at its end would swallow the bracket.
         parts.append(f"({listener.when}\n    )" if "--" in listener.when else f"({listener.when})")
     return " AND ".join(parts) or "true"
+
+
+def _value(side: str, column: str) -> str:
+    return f"pg_catalog.jsonb_object_field(pg_catalog.to_jsonb({side}.*), {literal(column)})"

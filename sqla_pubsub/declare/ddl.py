@@ -91,7 +91,8 @@ def _create_publish(element: CreatePublish, compiler: Any, **_: Any) -> str:
 @compiles(DropPublish)
 def _drop_publish(element: DropPublish, compiler: Any, **_: Any) -> str:
     spec = element.fan_out
-    return f"DROP FUNCTION IF EXISTS {qualified(spec.outbox_schema, spec.function)}({PUBLISH_ARGUMENTS})"
+    function = f"{qualified(spec.outbox_schema, spec.function)}({PUBLISH_ARGUMENTS})"
+    return _for_driver(compiler, f"DROP FUNCTION IF EXISTS {function}")
 
 
 def _create_function(spec: TriggerSpec | FanOut, source: str, arguments: str, returns: str) -> str:
@@ -101,14 +102,14 @@ def _create_function(spec: TriggerSpec | FanOut, source: str, arguments: str, re
 DO $pubsub$
 DECLARE
   place text := (
-    SELECT quote_ident(n.nspname) FROM pg_catalog.pg_class AS c
+    SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = to_regclass({_escaped(qualified(spec.outbox_schema, spec.outbox))}));
+    WHERE c.oid = pg_catalog.to_regclass({_escaped(qualified(spec.outbox_schema, spec.outbox))})::oid);
   outbox text := place || {_escaped("." + identifier(spec.outbox))};
   path text := (
-    SELECT string_agg(quote_ident(s::text) || ', ', '' ORDER BY i)
-    FROM unnest(current_schemas(false)) WITH ORDINALITY AS p (s, i)
-    WHERE s <> 'pg_catalog' AND NOT starts_with(s::text, 'pg_temp_'));
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s::text) || ', ', '' ORDER BY i)
+    FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p (s, i)
+    WHERE s <> 'pg_catalog' AND NOT pg_catalog.starts_with(s::text, 'pg_temp_'));
 BEGIN
   IF place IS NULL THEN
     RAISE EXCEPTION USING MESSAGE = {_escaped(_missing(spec))};
@@ -116,7 +117,7 @@ BEGIN
   EXECUTE 'CREATE OR REPLACE FUNCTION ' || place || {signature}
     || ' RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER'
     || ' SET search_path = pg_catalog, ' || coalesce(path, '') || 'pg_temp'
-    || '{settings} AS ' || quote_literal({_body_expression(source)});
+    || '{settings} AS ' || pg_catalog.quote_literal({_body_expression(source)});
   EXECUTE 'REVOKE ALL ON FUNCTION ' || place || {signature} || ' FROM PUBLIC';
 END
 $pubsub$"""
@@ -166,7 +167,7 @@ def _missing(spec: TriggerSpec | FanOut) -> str:
 
 def _body_expression(source: str) -> str:
     text = _escaped(source)
-    for mark, value in ((OUTBOX, "outbox"), (OUTBOX_LITERAL, "quote_literal(outbox)")):
+    for mark, value in ((OUTBOX, "outbox"), (OUTBOX_LITERAL, "pg_catalog.quote_literal(outbox)")):
         text = text.replace(mark, f"' || {value} || E'")
     return text
 

@@ -13,7 +13,14 @@ from typing import Any
 from sqlalchemy import Connection, MetaData, Table, event
 
 from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
-from sqla_pubsub.declare.ddl import CreateCapture, CreatePublish, DropCapture, DropPublish, DropTrigger, create
+from sqla_pubsub.declare.ddl import (
+    CreateCapture,
+    CreatePublish,
+    DropCapture,
+    DropPublish,
+    DropTrigger,
+    create,
+)
 from sqla_pubsub.declare.declared import declared, declared_fan_out
 from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
 from sqla_pubsub.errors import ConfigurationError

@@ -133,19 +133,19 @@ class Lane:
         try:
             entries = self._claim(store, size)
             if not entries:
-                transaction.rollback()
+                store.abandon()
                 return Step(more=bool(self._alone) or self._start_over())
             outcomes = self._work(store, entries)
             store.settle(outcomes)
             transaction.commit()
         except _Alone as thrown:
-            transaction.rollback()
+            store.abandon()
             self._send_alone(thrown.entries, thrown.cause)
             return Step(more=True)
         except DBAPIError as error:
             if store.lost or not entries:
                 raise
-            transaction.rollback()
+            store.abandon()
             self._send_alone(entries, error)
             return Step(more=True)
         self._note(outcomes)
@@ -250,7 +250,7 @@ class Lane:
         try:
             entry = store.claim_one(self.spec, entry_id)
             if entry is None:
-                transaction.rollback()
+                store.abandon()
                 return Step(more=True)
             outcome = self._attempt(store, entry)
             if outcome is not None:
@@ -259,7 +259,7 @@ class Lane:
         except (DBAPIError, _Alone) as error:
             if store.lost or entry is None:
                 raise
-            transaction.rollback()
+            store.abandon()
             cause = error.cause if isinstance(error, _Alone) else error
             outcome = self._settle_failure(store, entry, cause)
         self._note([] if outcome is None else [outcome])

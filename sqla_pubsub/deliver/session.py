@@ -57,9 +57,12 @@ class HandlerSession(Session):
 
         Raises:
             SessionOwnershipError: The handler tried to end the session, and swallowed the error.
+            PendingRollbackError: It swallowed the error of a flush.
         """
         if self._violated is not None:
             raise self._violated
+        if not self.is_active:
+            self.connection()
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
         self.flush()
@@ -68,7 +71,14 @@ class HandlerSession(Session):
 
     def undo(self) -> None:
         """Go back to where the event began, whatever state the handler left."""
-        nested, self._nested, self._entered, self._violated = self._nested, None, False, None
+        self._violated = None
+        if self._savepoints and not self._entered:
+            # It wrote nothing, and the savepoint is still that of an earlier event, whose work stays.
+            while (open_one := self.get_nested_transaction()) is not None:
+                open_one.close()
+            self.expunge_all()
+            return
+        nested, self._nested, self._entered = self._nested, None, False
         try:
             super().rollback()
             if nested is not None and nested.is_active:

@@ -17,6 +17,15 @@ from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
 
+IN_ERROR = 3
+"""libpq's PQTRANS_INERROR, which both drivers use.
+
+Source: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
+"""
+_ABORTED = (
+    "a handler caught a database error and went on, but the error had aborted its transaction. "
+    "Try such a statement inside 'with session.begin_nested():', or let the error out."
+)
 _ENDED = (
     "a handler ended the transaction itself. The listener commits it together with the acknowledgement: "
     "leave out commit() and rollback(), or use transactional=False."
@@ -38,6 +47,7 @@ class Store:
         self._transaction: RootTransaction | None = None
         self._claims: dict[tuple[str, bool], Any] = {}
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
+        self._driver: Any = self.connection.connection.driver_connection
         try:
             self._set_up(config)
         except BaseException:
@@ -90,22 +100,21 @@ class Store:
         Raises:
             SessionOwnershipError: It ended the transaction, or tried to.
         """
-        if self._session is not None:
-            self._session.finish()
         if not self.intact:
             raise SessionOwnershipError(_ENDED)
+        # The driver knows without asking the server. Unnoticed, the next event would pay for it.
+        if self._driver.info.transaction_status == IN_ERROR:
+            raise SessionOwnershipError(_ABORTED)
+        if self._session is not None:
+            self._session.finish()
 
     def undo_event(self) -> None:
         """Undo what a handler did; if that fails, nothing on this connection can be trusted."""
         if self._session is not None:
-            opened, session, self._session = self._session.opened, self._session, None
             try:
-                session.undo()
+                self._session.undo()
             except SQLAlchemyError:
                 self.close()
-                return
-            if self.savepoints and self.intact:
-                self.session().opened = opened
 
     @property
     def intact(self) -> bool:
@@ -116,6 +125,14 @@ class Store:
             and transaction.is_active
             and self.connection.get_transaction() is transaction
         )
+
+    def abandon(self) -> None:
+        """Undo the group, whatever state a handler left its transaction in."""
+        self._session = None
+        if self.connection.get_transaction() is not None:
+            self.connection.rollback()
+        # Where a handler tried to commit, SQLAlchemy takes the transaction for ended; the driver does not.
+        self._driver.rollback()
 
     def end_events(self) -> None:
         """Close the session of the group, before its outcomes are written."""
