@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import Engine, create_engine
 
-from tests.binaries import found_servers
+from sqla_pubsub.testing.binaries import found_servers
 from tests.servers import Driver, Server, Servers
 
 FULL_LENGTH = os.environ.get("PUBSUB_TEST_FULL", "") not in ("", "0")

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 from testing.postgresql import Postgresql
 
-from tests.binaries import found_servers, give_to_server, runnable_programs
+from sqla_pubsub.testing.binaries import found_servers, give_to_server, runnable_programs
 from tests.waiting import wait_until
 
 Driver = Literal["psycopg2", "psycopg"]
@@ -41,7 +41,7 @@ class Server:
     restart. ``socket_dir`` is where its unix socket stands.
 
     Args:
-        version: The major version, as `tests.binaries.found_servers` names it.
+        version: The major version, as `sqla_pubsub.testing.binaries.found_servers` names it.
         binaries: The folder that holds ``postgres``, ``psql``, ``pg_dump`` and the others.
     """
 

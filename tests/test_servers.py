@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from tests.binaries import found_servers
+from sqla_pubsub.testing.binaries import found_servers
 from tests.servers import Driver, Server, StopMode
 from tests.waiting import wait_until
 

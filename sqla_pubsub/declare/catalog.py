@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
 from sqla_pubsub.declare.capture import body, identifier, publish_body, read_mark, read_publish_mark, resolve
-from sqla_pubsub.declare.ddl import qualified
+from sqla_pubsub.declare.ddl import FIXED, qualified
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger
@@ -133,8 +133,13 @@ def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:
 def _function_faults(row: Any) -> Iterable[str]:
     if not row.prosecdef:
         yield "its function lost SECURITY DEFINER"
-    if not any(item.startswith("search_path=pg_catalog,") for item in row.proconfig or ()):
+    settings = dict(item.split("=", 1) for item in row.proconfig or ())
+    path = settings.get("search_path", "")
+    if not (path.startswith("pg_catalog, ") and path.endswith("pg_temp")):
         yield "its function lost its fixed search_path"
+    lost = [name for name, value in FIXED if settings.get(name) != value]
+    if lost:
+        yield f"its function lost its own setting of {', '.join(lost)}"
     if row.open:
         yield "everybody may execute its function"
 

@@ -23,7 +23,7 @@ _ESCAPES = {"\\": "\\\\", "%": "\\045", "\t": "\\011", "\r": "\\015", "$": "\\04
 # Everything a value's text and the body's own literals depend on, fixed for the time of the capture.
 # No JIT: a plan is kept for the session, and one made for a large statement is compiled again for every row
 # that comes after it (130 ms each).
-_FIXED = (
+FIXED = (
     ("DateStyle", "ISO, YMD"),
     ("IntervalStyle", "postgres"),
     ("bytea_output", "hex"),
@@ -97,7 +97,7 @@ def _drop_publish(element: DropPublish, compiler: Any, **_: Any) -> str:
 
 def _create_function(spec: TriggerSpec | FanOut, source: str, arguments: str, returns: str) -> str:
     signature = _escaped(f".{identifier(spec.function)}({arguments})")
-    settings = "".join(f" SET {name} = ''{value}''" for name, value in _FIXED)
+    settings = "".join(f" SET {name} = ''{value}''" for name, value in FIXED)
     return f"""\
 DO $pubsub$
 DECLARE

@@ -197,7 +197,8 @@ class Lane:
             if spent >= self._pace.time_box or store.opened >= MAX_SAVEPOINTS or self._stopping():
                 break
         self._pace.measure(self._clock() - began, len(outcomes))
-        self._pace.limit = MAX_SAVEPOINTS if store.opened else self._config.claim_size
+        most = self._config.claim_size
+        self._pace.limit = min(most, MAX_SAVEPOINTS) if store.opened else most
         return outcomes
 
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
@@ -302,6 +303,8 @@ class Lane:
             extra={"listener": self.spec.name, "events": len(entries)},
         )  # fmt: skip
         self._alone.extend(ids(entry for entry in entries if entry.id not in self._alone))
+        # What the group handled before it was thrown back is ready again.
+        self._start = 0
 
     def _note(self, outcomes: Sequence[Outcome]) -> None:
         """Count what was committed, and remember when the next retry of our own making is due."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from datetime import timedelta
 from functools import cached_property
 
 from sqlalchemy import Engine, MetaData, create_engine
@@ -22,11 +24,15 @@ from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.subscription import ListenerSpec, registry_of
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
+
+# What connects but cannot work, for want of a right say, would connect again without end.
+_backoff = RetryPolicy(max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=2))
 
 
 class Listener:
@@ -73,6 +79,9 @@ class Listener:
         self._direct_store: Store | None = None
         self._sleeper: Sleeper | None = None
         self._lanes: list[Lane] = []
+        self._losses = 0
+        """Connections lost in a row without a round of work between them."""
+        self._rng = random.Random()
 
     def stop(self) -> None:
         """End `run` or `drain` after the event in hand; safe in signal handlers and from other threads."""
@@ -116,8 +125,13 @@ class Listener:
             )  # fmt: skip
             while not self._stop():
                 self._connected()
-                with suppress(ConnectionLost):
+                try:
                     self._work_until_idle_or_lost()
+                except ConnectionLost:
+                    self._losses += 1
+                    pause = _backoff.delay(self._losses, self._rng)
+                    assert pause is not None
+                    self._stop.wait(pause.total_seconds())
             logger.info("listener.stopped")
         finally:
             self._close()
@@ -127,6 +141,7 @@ class Listener:
         try:
             while not self._stop():
                 settled = self._round(None)
+                self._losses = 0
                 if settled or self._more:
                     self._sleeper.progress()
                     if self._more:

@@ -118,7 +118,9 @@ def refuse_pooler(connection: Connection, name: str) -> None:
         ConfigurationError: The server process behind the connection is not the one it named.
     """
     driver: Any = connection.connection.driver_connection
-    if driver.info.backend_pid != connection.exec_driver_sql("SELECT pg_backend_pid()").scalar():
+    with connection.begin():
+        server_process = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    if driver.info.backend_pid != server_process:
         raise ConfigurationError(
             f"listener {name!r} is transactional=False, which needs its own server connection, but a connection "
             "pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."

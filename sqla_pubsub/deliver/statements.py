@@ -110,10 +110,14 @@ class Statements:
         )
 
     def claim_one(self, *, ordered: bool) -> Select[Any]:
-        """Claim one entry if it is still there and nobody has it. Parameters: listener, id."""
+        """Claim one entry if it is still there, due, and nobody has it. Parameters: listener, id."""
+        c = self.entry.c
         return (
             self._claim(ordered=ordered)
-            .where(self.entry.c.id == bindparam("id", type_=BigInteger))
+            .where(
+                c.id == bindparam("id", type_=BigInteger),
+                or_(c.due_at.is_(None), c.due_at <= func.clock_timestamp()),
+            )
             .with_for_update(skip_locked=True, of=self.entry)
         )
 

@@ -1,0 +1,217 @@
+"""What Alembic calls during autogenerate: import the listeners, then compare triggers.
+
+Comparing reads the catalog only. A trigger is ours when it writes into our outbox, or into one that
+this very migration drops: several programs may share a database, and some of its tables.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alembic.util import CommandError, PriorityDispatchResult
+from sqlalchemy import MetaData, Table
+
+from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
+from alembic_ext.plugin import NAME
+from sqla_pubsub.declare.catalog import Names, installed, installed_publish
+from sqla_pubsub.declare.declared import declared
+from sqla_pubsub.declare.diff import Difference, diff
+from sqla_pubsub.declare.install import compare_fan_out
+from sqla_pubsub.declare.spec import Installed, TriggerSpec
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.names import Operation, publish_function
+from sqla_pubsub.settings import LISTENERS_OPTION, import_modules, load_settings, module_names
+from sqla_pubsub.subscription import registry_of
+
+if TYPE_CHECKING:
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.config import Config
+    from alembic.operations.ops import UpgradeOps
+
+    Schemas = set[str | None]
+    Comparator = Callable[[AutogenContext, UpgradeOps, Schemas], None]
+
+# The stock alembic.ini silences and hides every logger that is not Alembic's.
+logger = logging.getLogger(NAME)
+
+
+def _comparator(function: Comparator) -> Callable[..., PriorityDispatchResult]:
+    @wraps(function)
+    def compare(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Schemas) -> PriorityDispatchResult:
+        try:
+            function(context, upgrade_ops, schemas)
+        except ConfigurationError as error:
+            raise CommandError(str(error)) from error
+        return PriorityDispatchResult.CONTINUE
+
+    return compare
+
+
+@_comparator
+def import_listeners(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Schemas) -> None:
+    """Import the modules that the project names, or their triggers would read as not wanted."""
+    import_modules(_listener_modules(context.migration_context.config))
+
+
+@_comparator
+def compare_triggers(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Schemas) -> None:
+    """Put the operations on triggers around those that Alembic found."""
+    comparison = _Comparison(context, TableChanges.of(upgrade_ops.ops), schemas)
+    for metadata in comparison.metadata:
+        comparison.compare(metadata)
+        comparison.compare_messages(metadata)
+    comparison.drop_with_tables()
+    upgrade_ops.ops[:0] = comparison.plan.head
+    upgrade_ops.ops.extend(comparison.plan.tail)
+
+
+def _listener_modules(config: Config | None) -> tuple[str, ...]:
+    if config is None:
+        return load_settings().listeners
+    ini = None if config.config_file_name is None else Path(config.config_file_name)
+    found = load_settings(ini=ini, section=config.config_ini_section).listeners
+    # env.py may have set it without any file.
+    return found or module_names(config.get_main_option(LISTENERS_OPTION) or "")
+
+
+class _Comparison:
+    """One run of autogenerate."""
+
+    def __init__(self, context: AutogenContext, changes: TableChanges, schemas: Schemas) -> None:
+        assert context.connection is not None
+        self.plan = Plan()
+        self.metadata = _all_metadata(context)
+        self._context = context
+        self._connection = context.connection
+        self._default_schema = context.dialect.default_schema_name
+        self._changes = changes
+        self._schemas = schemas
+        self._tables: dict[Names, Table] = {
+            (table.schema, table.name): table
+            for metadata in self.metadata
+            for table in metadata.tables.values()
+            if self._wants_table(table)
+        }
+        registries = [registry_of(metadata) for metadata in self.metadata]
+        self._outboxes: set[Place] = {
+            (registry.settings.prefix, self._short(registry.settings.schema))
+            for registry in registries
+            if registry.in_use
+        }
+
+    def compare(self, metadata: MetaData) -> None:
+        """Compare the triggers on the tables of one metadata."""
+        registry = registry_of(metadata)
+        if not registry.in_use:
+            return
+        names = [names for names, table in self._tables.items() if table.metadata is metadata]
+        known = {_key(item): item for item in installed(self._connection, names, registry.settings.prefix)}
+        wanted = []
+        for spec in declared(metadata):
+            if self._wants(spec, there=_key(spec) in known):
+                wanted.append(spec)
+            else:
+                known.pop(_key(spec), None)
+        for difference in diff(known.values(), wanted):
+            if difference.installed is not None:
+                del known[_key(difference.installed)]
+            self._settle(difference)
+        for item in known.values():
+            if item.spec is not None:
+                self.plan.keep(item.spec, self._changed(item.schema, item.table))
+
+    def compare_messages(self, metadata: MetaData) -> None:
+        """Compare the publish function of one metadata."""
+        difference = compare_fan_out(self._connection, metadata)
+        if difference is None:
+            return
+        registry = registry_of(metadata)
+        entry = registry.outbox.Entry.__table__
+        table = self._tables.get((entry.schema, entry.name))
+        function = publish_function(registry.settings.prefix)
+        if table is not None and self._asked(table, function, "function"):
+            logger.info("messages.%s: %s", difference.kind, difference.detail)
+            self.plan.settle_messages(difference)
+
+    def drop_with_tables(self) -> None:
+        """Drop the triggers of tables that the migration drops, and all that write to a dropped outbox."""
+        gone = self._changes.outboxes
+        for prefix in sorted({prefix for prefix, _ in gone | self._outboxes}):
+            names = sorted(self._changes.dropped, key=repr)
+            if any(prefix == dropped for dropped, _ in gone):
+                names += self._tables
+            for item in installed(self._connection, names, prefix):
+                table = (item.schema, item.table)
+                ours = gone | self._outboxes if table in self._changes.dropped else gone
+                if item.spec is not None and self._place(item.spec) in ours:
+                    self._drop(item.spec, table)
+        for prefix, schema in sorted(gone, key=repr):
+            outbox = (schema, f"{prefix}{OUTBOX}")
+            function = installed_publish(self._connection, outbox, publish_function(prefix))
+            if function is not None and function.fan_out is not None:
+                self.plan.drop_messages(function.fan_out)
+
+    def _settle(self, difference: Difference) -> None:
+        spec, item = difference.declared, difference.installed
+        if spec is not None:
+            logger.info("trigger.%s: %s", difference.kind, difference.detail)
+            moved = item is not None and item.spec is not None and self._home(item.spec) != self._home(spec)
+            self.plan.settle(difference, self._changed(spec.schema, spec.table), moved=moved)
+        elif item is not None and item.spec is None:
+            logger.warning("trigger.foreign: %s. It is left alone: it is not ours", difference.detail)
+        elif item is not None and item.spec is not None and self._place(item.spec) in self._outboxes:
+            self._drop(item.spec, (item.schema, item.table))
+
+    def _drop(self, spec: TriggerSpec, table: Names) -> None:
+        if self._short(table[0]) not in self._schemas:
+            return
+        stand_in = Table(table[1], MetaData(), schema=table[0])
+        if self._asked(self._tables.get(table, stand_in), spec.trigger, "trigger", reflected=True):
+            logger.info("trigger.orphaned: %s on table %r is dropped", spec.operation, spec.source)
+            self.plan.drop(spec)
+
+    def _wants_table(self, table: Table) -> bool:
+        parents: Any = {"schema_name": self._short(table.schema)}
+        named = self._context.run_name_filters(table.name, "table", parents)
+        return named and self._context.run_object_filters(table, table.name, "table", False, None)
+
+    def _wants(self, spec: TriggerSpec, *, there: bool) -> bool:
+        table = self._tables.get((spec.schema, spec.table))
+        compare_to = table if there else None
+        return table is not None and self._asked(table, spec.trigger, "trigger", compare_to=compare_to)
+
+    def _asked(
+        self, table: Table, name: str, kind: Any, *, reflected: bool = False, compare_to: Table | None = None
+    ) -> bool:
+        # The filters of env.py know no such object, so they get its table in its place.
+        parents: Any = {"schema_name": self._short(table.schema), "table_name": table.name}
+        named = self._context.run_name_filters(name, kind, parents)
+        return named and self._context.run_object_filters(table, name, kind, reflected, compare_to)
+
+    def _changed(self, schema: str | None, table: str) -> frozenset[str]:
+        return self._changes.columns.get((self._short(schema), table), frozenset())
+
+    def _home(self, spec: TriggerSpec) -> Names:
+        return (self._short(spec.schema), spec.table)
+
+    def _place(self, spec: TriggerSpec) -> Place:
+        return (spec.prefix, self._short(spec.outbox_schema))
+
+    def _short(self, schema: str | None) -> str | None:
+        """Return *schema* as Alembic writes it: None where it is the default one."""
+        return None if schema == self._default_schema else schema
+
+
+def _all_metadata(context: AutogenContext) -> list[MetaData]:
+    target = context.metadata
+    if target is None:
+        return []
+    return [target] if isinstance(target, MetaData) else list(target)
+
+
+def _key(item: Installed | TriggerSpec) -> tuple[str | None, str, Operation]:
+    return (item.schema, item.table, item.operation)

@@ -1,0 +1,138 @@
+"""Which operations a migration needs, and on which side of Alembic's own. Values in, values out.
+
+Alembic makes the downgrade by reversing the list of operations. So what drops or loosens a trigger
+stands at the head, before any table changes, and what creates or tightens one at the tail: both
+directions then meet the tables in the shape they need.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from alembic.operations import MigrateOperation
+from alembic.operations.ops import AlterColumnOp, DropColumnOp, DropTableOp, OpContainer
+
+from alembic_ext.operations import CreateTriggerOp, DropTriggerOp, ReplaceFunctionOp
+from alembic_ext.publish import CreatePublishOp, DropPublishOp
+from sqla_pubsub.declare.catalog import Names
+from sqla_pubsub.declare.diff import Difference
+from sqla_pubsub.declare.fanout import FanOut
+from sqla_pubsub.declare.spec import TriggerSpec
+
+Place = tuple[str, str | None]
+"""Prefix and schema of an outbox. Tables and places here have None for the default schema."""
+
+OUTBOX = "outbox"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableChanges:
+    """What a migration does to tables, as far as it concerns triggers.
+
+    Attributes:
+        dropped: Tables that it drops.
+        columns: Per table, the columns that it drops, retypes or renames.
+    """
+
+    dropped: frozenset[Names]
+    columns: dict[Names, frozenset[str]]
+
+    @classmethod
+    def of(cls, operations: Iterable[MigrateOperation]) -> TableChanges:
+        """Collect the changes from *operations* and the containers among them."""
+        dropped: set[Names] = set()
+        columns: dict[Names, set[str]] = defaultdict(set)
+        for operation in _flat(operations):
+            if isinstance(operation, DropTableOp):
+                dropped.add((operation.schema, operation.table_name))
+            elif isinstance(operation, DropColumnOp) or (
+                isinstance(operation, AlterColumnOp)
+                and (operation.modify_type is not None or operation.modify_name is not None)
+            ):
+                columns[operation.schema, operation.table_name].add(operation.column_name)
+        return cls(
+            dropped=frozenset(dropped), columns={table: frozenset(names) for table, names in columns.items()}
+        )
+
+    @property
+    def outboxes(self) -> frozenset[Place]:
+        """Where an outbox may be among the dropped tables, by its name."""
+        return frozenset(
+            (name.removesuffix(OUTBOX), schema) for schema, name in self.dropped if name.endswith(OUTBOX)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The operations, in two lists around Alembic's own."""
+
+    head: list[MigrateOperation] = field(default_factory=list)
+    tail: list[MigrateOperation] = field(default_factory=list)
+
+    def keep(self, spec: TriggerSpec, changed: Iterable[str]) -> None:
+        """Keep a trigger that is as declared, while the columns *changed* are."""
+        relaxed = self._relax(spec, changed)
+        if relaxed != spec:
+            self.tail.append(ReplaceFunctionOp(spec, previous=relaxed))
+
+    def settle(self, difference: Difference, changed: Iterable[str], *, moved: bool) -> None:
+        """Turn what is installed into what is declared.
+
+        Args:
+            difference: One that has a declaration.
+            changed: Columns of the table that the migration drops, retypes or renames.
+            moved: Whether the table got its name since the trigger was installed.
+        """
+        wanted = difference.declared
+        assert wanted is not None
+        current = None if difference.installed is None else difference.installed.spec
+        if difference.kind == "missing":
+            self.tail.append(CreateTriggerOp(wanted))
+        elif current is None or moved:
+            # What was there cannot be written down, so the downgrade leaves what is declared.
+            self.tail.append(CreateTriggerOp(wanted, previous=wanted))
+        elif difference.kind == "damaged":
+            self.tail.append(CreateTriggerOp(wanted, previous=self._relax(current, changed)))
+        elif difference.same_trigger:
+            relaxed = self._relax(current, changed)
+            if relaxed != wanted:
+                self.tail.append(ReplaceFunctionOp(wanted, previous=relaxed))
+        else:
+            self.drop(current)
+            self.tail.append(CreateTriggerOp(wanted))
+
+    def settle_messages(self, difference: Difference) -> None:
+        """Turn the installed publish function into what is declared."""
+        wanted, current = difference.fan_out, difference.installed_fan_out
+        if wanted is not None:
+            previous = None if difference.kind == "missing" else current or wanted
+            self.tail.append(CreatePublishOp(wanted, previous=previous))
+        elif current is not None:
+            self.drop_messages(current)
+
+    def drop(self, spec: TriggerSpec) -> None:
+        """Drop a trigger, once."""
+        known = [op.spec for op in self.head if isinstance(op, DropTriggerOp)]
+        if spec not in known:
+            self.head.append(DropTriggerOp(spec))
+
+    def drop_messages(self, fan_out: FanOut) -> None:
+        """Drop a publish function."""
+        self.head.append(DropPublishOp(fan_out))
+
+    def _relax(self, spec: TriggerSpec, changed: Iterable[str]) -> TriggerSpec:
+        # A condition on a column that is gone or of another type would fail the application's writes.
+        relaxed = spec.unconditional(sorted(changed))
+        if relaxed != spec:
+            self.head.append(ReplaceFunctionOp(relaxed, previous=spec))
+        return relaxed
+
+
+def _flat(operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:
+    for operation in operations:
+        if isinstance(operation, OpContainer):
+            yield from _flat(operation.ops)
+        else:
+            yield operation

@@ -1,0 +1,134 @@
+"""Listeners live in modules that env.py does not import: the project's settings name them."""
+
+import pytest
+from alembic.util import CommandError
+
+from tests.alembic_ext.project import COMMENT, INSERT_LISTENER, Project, called
+
+pytestmark = pytest.mark.one_driver
+
+LISTENERS = "from shop.models import *\n" + INSERT_LISTENER
+SECOND = LISTENERS.replace("email_author", "audit")
+TOML = "[tool.sqla-pubsub]\nlisteners = {}\n"
+
+
+@pytest.fixture
+def project(project: Project) -> Project:
+    """A project with two modules of listeners that nothing imports."""
+    project.models(COMMENT)
+    project.write("listeners.py", LISTENERS)
+    project.write("more.py", SECOND)
+    return project
+
+
+@pytest.mark.parametrize(
+    "option", ["shop.listeners shop.more", "shop.listeners,shop.more", "\n  shop.listeners\n  shop.more"]
+)
+def test_modules_named_in_alembic_ini_are_imported(project: Project, option: str) -> None:
+    project.option(option)
+    assert "listeners=['audit', 'email_author']" in project.migrate()
+    assert project.differences() == []
+
+
+def test_modules_named_in_pyproject_toml_are_imported(project: Project) -> None:
+    (project.folder / "pyproject.toml").write_text(TOML.format('["shop.listeners", "shop.more"]'))
+    assert "listeners=['audit', 'email_author']" in project.migrate()
+    assert project.differences() == []
+
+
+def test_pyproject_toml_beside_alembic_ini_counts_from_any_folder(project: Project) -> None:
+    (project.folder / "pyproject.toml").write_text(TOML.format('["shop.listeners"]'))
+    elsewhere = project.folder.parent / f"{project.folder.name}-elsewhere"
+    elsewhere.mkdir()
+    project.cwd = elsewhere
+    project.env(
+        "from alembic import context",
+        f"import sys\nsys.path.insert(0, {str(project.folder)!r})\nfrom alembic import context",
+    )
+    assert "listeners=['email_author']" in project.revision()
+
+
+def test_without_settings_what_is_imported_anyway_is_compared(project: Project) -> None:
+    project.models(COMMENT + INSERT_LISTENER)
+    assert "listeners=['email_author']" in project.migrate()
+
+
+def test_a_module_that_is_no_longer_named_takes_its_triggers_along(project: Project) -> None:
+    project.option("shop.listeners")
+    project.migrate()
+    project.ini.write_text(project.ini.read_text().replace("sqla_pubsub.listeners = shop.listeners", ""))
+    assert called(project.migrate(), "upgrade") == ["drop_pubsub_trigger comment"]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "words"),
+    [
+        ("shop.absent", "", "there is no module 'shop.absent'"),
+        ("shop.broken", "import nowhere_to_be_found", "it needs 'nowhere_to_be_found'"),
+        ("shop.broken", "1 / 0", "ZeroDivisionError: division by zero"),
+        ("shop.broken", "after_insert", "NameError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_stops_autogenerate_with_a_sentence(
+    project: Project, name: str, source: str, words: str
+) -> None:
+    """Going on would drop the triggers of its listeners."""
+    project.write("broken.py", source)
+    project.option(name)
+    with pytest.raises(CommandError, match=words):
+        project.revision()
+
+
+def test_the_program_shows_the_sentence_and_no_traceback(project: Project) -> None:
+    project.option("shop.absent")
+    output = project.run("revision", "--autogenerate", "-m", "x")
+    assert "FAILED: there is no module 'shop.absent'" in output
+    assert "Traceback" not in output
+
+
+def test_settings_that_cannot_be_read_stop_autogenerate(project: Project) -> None:
+    (project.folder / "pyproject.toml").write_text(TOML.format("'shop.listeners'"))
+    with pytest.raises(CommandError, match=r"Give a list of modules"):
+        project.revision()
+
+
+def test_a_module_of_listeners_may_bring_the_outbox(project: Project) -> None:
+    project.models(COMMENT.replace("PubSub, Base", "Base"))
+    project.write(
+        "listeners.py",
+        """\
+        from shop.models import *
+
+
+        class Viewed(Message, metadata=Base.metadata, name="viewed"):
+            article: int
+
+
+        @on_message(Viewed)
+        def count(new): ...
+        """,
+    )
+    project.option("shop.listeners")
+    project.migrate()
+    assert project.differences() == []
+
+
+def test_a_listener_that_cannot_be_captured_stops_autogenerate(project: Project) -> None:
+    project.write(
+        "listeners.py",
+        """\
+        from shop.models import *
+
+
+        class Log(PubSub, Base):
+            __table__ = Table("log", Base.metadata, Column("line", Text))
+            __mapper_args__ = {"primary_key": [__table__.c.line]}
+
+
+        @after_insert(Log, ordered=True)
+        def log(new): ...
+        """,
+    )
+    project.option("shop.listeners")
+    with pytest.raises(CommandError, match="an ordered listener needs a primary key"):
+        project.revision()

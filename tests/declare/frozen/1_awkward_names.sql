@@ -1,0 +1,59 @@
+DO $pubsub$
+DECLARE
+  place text := (
+    SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = pg_catalog.to_regclass(E'"pubsub_outbox"')::oid);
+  outbox text := place || E'."pubsub_outbox"';
+  path text := (
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s::text) || ', ', '' ORDER BY i)
+    FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p (s, i)
+    WHERE s <> 'pg_catalog' AND NOT pg_catalog.starts_with(s::text, 'pg_temp_'));
+BEGIN
+  IF place IS NULL THEN
+    RAISE EXCEPTION USING MESSAGE = E'outbox table pubsub_outbox is not there, so nothing can be captured. Create it before the triggers.';
+  END IF;
+  EXECUTE 'CREATE OR REPLACE FUNCTION ' || place || E'."pubsub_My\011Schema_Order 50\045 ''o'' ""x"" :tag \044pubsub\044_inser_b3a732b3"()'
+    || ' RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+    || ' SET search_path = pg_catalog, ' || coalesce(path, '') || 'pg_temp'
+    || ' SET DateStyle = ''ISO, YMD'' SET IntervalStyle = ''postgres'' SET bytea_output = ''hex'' SET extra_float_digits = ''1'' SET standard_conforming_strings = ''on'' SET jit = ''off'' AS ' || pg_catalog.quote_literal(E'-- sqla-pubsub {"listeners":[{"name":"it''s 100\045 \\\\ \\"sure\\"","when":"new.note = ''50\045\\t\\r\\n'' -- comment"},"é"],"operation":"INSERT","schema":"My\\tSchema","table":"Order 50\045 ''o'' \\"x\\" :tag \044pubsub\044"}
+#variable_conflict use_column
+BEGIN
+  INSERT INTO ' || outbox || E'
+    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+  SELECT pubsub_listener.name,
+    ''INSERT'',
+    ''My\011Schema.Order 50\045 ''''o'''' "x" :tag \044pubsub\044'',
+    NULL,
+    NULL,
+    NULL,
+    pg_catalog.row_to_json(new.*),
+    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
+    pg_catalog.clock_timestamp(),
+    1
+  FROM new_rows AS new
+  CROSS JOIN LATERAL (VALUES
+    (''it''''s 100\045 \\ "sure"'', (new.note = ''50\045\011\015
+'' -- comment
+    ), false),
+    (''é'', true, false)
+  ) AS pubsub_listener (name, holds, ordered)
+  WHERE pubsub_listener.holds;
+  IF FOUND THEN
+    IF coalesce(pg_catalog.current_setting(''sqla_pubsub.notify'', true), '''') <> ''off'' THEN
+      IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(pg_catalog.hashtextextended(' || pg_catalog.quote_literal(outbox) || E', 0)) THEN
+        PERFORM pg_catalog.pg_notify(''sqla_pubsub_'' || pg_catalog.to_hex(pg_catalog.hashtextextended(' || pg_catalog.quote_literal(outbox) || E', 0)), '''');
+      END IF;
+    END IF;
+  END IF;
+  RETURN NULL;
+END');
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_My\011Schema_Order 50\045 ''o'' ""x"" :tag \044pubsub\044_inser_b3a732b3"()' || ' FROM PUBLIC';
+END
+$pubsub$;
+
+CREATE OR REPLACE TRIGGER "pubsub_insert" AFTER INSERT ON "My	Schema"."Order 50% 'o' ""x"" :tag $pubsub$" REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION "pubsub_My	Schema_Order 50% 'o' ""x"" :tag $pubsub$_inser_b3a732b3"();
+
+DROP TRIGGER IF EXISTS "pubsub_insert" ON "My	Schema"."Order 50% 'o' ""x"" :tag $pubsub$";
+
+DROP FUNCTION IF EXISTS "pubsub_My	Schema_Order 50% 'o' ""x"" :tag $pubsub$_inser_b3a732b3"();

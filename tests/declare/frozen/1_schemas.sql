@@ -1,0 +1,52 @@
+DO $pubsub$
+DECLARE
+  place text := (
+    SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = pg_catalog.to_regclass(E'"events"."shop_outbox"')::oid);
+  outbox text := place || E'."shop_outbox"';
+  path text := (
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s::text) || ', ', '' ORDER BY i)
+    FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p (s, i)
+    WHERE s <> 'pg_catalog' AND NOT pg_catalog.starts_with(s::text, 'pg_temp_'));
+BEGIN
+  IF place IS NULL THEN
+    RAISE EXCEPTION USING MESSAGE = E'outbox table events.shop_outbox is not there, so nothing can be captured. Create it before the triggers.';
+  END IF;
+  EXECUTE 'CREATE OR REPLACE FUNCTION ' || place || E'."shop_shop_comment_insert_fe25bf86"()'
+    || ' RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER'
+    || ' SET search_path = pg_catalog, ' || coalesce(path, '') || 'pg_temp'
+    || ' SET DateStyle = ''ISO, YMD'' SET IntervalStyle = ''postgres'' SET bytea_output = ''hex'' SET extra_float_digits = ''1'' SET standard_conforming_strings = ''on'' SET jit = ''off'' AS ' || pg_catalog.quote_literal(E'-- sqla-pubsub {"listeners":["email_author"],"operation":"INSERT","outbox_schema":"events","prefix":"shop_","schema":"shop","table":"comment"}
+#variable_conflict use_column
+BEGIN
+  INSERT INTO ' || outbox || E'
+    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+  SELECT ''email_author'',
+    ''INSERT'',
+    ''shop.comment'',
+    NULL,
+    NULL,
+    NULL,
+    pg_catalog.row_to_json(new.*),
+    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
+    pg_catalog.clock_timestamp(),
+    1
+  FROM new_rows AS new;
+  IF FOUND THEN
+    IF coalesce(pg_catalog.current_setting(''sqla_pubsub.notify'', true), '''') <> ''off'' THEN
+      IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(pg_catalog.hashtextextended(' || pg_catalog.quote_literal(outbox) || E', 0)) THEN
+        PERFORM pg_catalog.pg_notify(''sqla_pubsub_'' || pg_catalog.to_hex(pg_catalog.hashtextextended(' || pg_catalog.quote_literal(outbox) || E', 0)), '''');
+      END IF;
+    END IF;
+  END IF;
+  RETURN NULL;
+END');
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."shop_shop_comment_insert_fe25bf86"()' || ' FROM PUBLIC';
+END
+$pubsub$;
+
+CREATE OR REPLACE TRIGGER "shop_insert" AFTER INSERT ON "shop"."comment" REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION "events"."shop_shop_comment_insert_fe25bf86"();
+
+DROP TRIGGER IF EXISTS "shop_insert" ON "shop"."comment";
+
+DROP FUNCTION IF EXISTS "events"."shop_shop_comment_insert_fe25bf86"();

@@ -1,0 +1,105 @@
+"""Conditions as SQL text, without a server; what they do to rows is tested with the capture."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import JSON, func
+from sqlalchemy.orm import DeclarativeBase, Mapped, class_mapper, mapped_column
+
+from sqla_pubsub import ConfigurationError
+from sqla_pubsub.declare.conditions import check_condition, compile_condition
+
+
+class Base(DeclarativeBase): ...
+
+
+class Comment(Base):
+    __tablename__ = "comment"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column("Title 100%")
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "comment"}  # noqa: RUF012
+
+
+class Review(Comment):
+    __mapper_args__ = {"polymorphic_identity": "review"}  # noqa: RUF012
+
+
+def compiled(when: Any, model: type[Any] = Comment, operation: str = "UPDATE") -> str | None:
+    return compile_condition(when, class_mapper(model, configure=False), operation, "watch")
+
+
+@pytest.mark.parametrize(
+    ("when", "sql"),
+    [
+        (lambda old, new: old.id != new.id, "old.id != new.id"),
+        (lambda new: new.title == "50%", """new."Title 100%" = '50%'"""),
+        (lambda new: new.kind.in_(["it's", "b\\c"]), r"""new.kind IN ('it''s', 'b\c')"""),
+        (lambda new: new.data["a"].as_integer() == 5, "CAST((new.data ->> 'a') AS INTEGER) = 5"),
+        (lambda new: func.length(new.kind) > 3, "length(new.kind) > 3"),
+        (lambda new: new.title.like("a%"), """new."Title 100%" LIKE 'a%'"""),
+        (lambda new: new.id.is_(None), "new.id IS NULL"),
+        (lambda: True, "true"),
+        (lambda: False, "false"),
+        ("new.id > 0 -- a comment", "new.id > 0 -- a comment"),
+    ],
+)
+def test_a_condition_becomes_sql_with_its_values_in_it(when: Callable[..., Any] | str, sql: str) -> None:
+    assert compiled(when) == sql
+
+
+def test_without_a_condition_there_is_none() -> None:
+    assert compiled(None) is None
+
+
+def test_a_listener_on_a_subclass_of_one_table_hears_its_rows_only() -> None:
+    assert compiled(None, Review) == "new.kind IN ('review')"
+    assert compiled("new.id > 0", Review) == "(new.id > 0) AND (new.kind IN ('review'))"
+    assert compiled(lambda new: new.id > 0, Review) == "new.kind IN ('review') AND new.id > 0"
+    assert compiled(None, Review, "DELETE") == "old.kind IN ('review')"
+
+
+@pytest.mark.parametrize(
+    ("when", "words"),
+    [
+        (
+            lambda new: new.absent > 1,
+            "uses new.absent, but Comment has no such column.*It has: id, title, kind, data",
+        ),
+        (lambda new: new.id > 1 and new.id < 3, "Use & and | instead of and/or"),
+        (lambda new: "new.id > 1", "returned 'new.id > 1'. Return a SQLAlchemy expression"),
+        (lambda new: None, "returned None"),
+        (lambda new: new.data == object(), "cannot be written as SQL.*Give the condition as a SQL string"),
+    ],
+)
+def test_a_condition_that_cannot_be_sql_is_refused_with_a_remedy(when: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        compiled(when)
+
+
+@pytest.mark.parametrize(
+    ("when", "operation", "words"),
+    [
+        (lambda old: True, "INSERT", "uses 'old', but INSERT knows new"),
+        (lambda new: True, "DELETE", "uses 'new', but DELETE knows old"),
+        (lambda new: True, "TRUNCATE", "knows no rows, so it takes no condition"),
+        ("old.id > 0", "INSERT", "uses 'old', but INSERT knows new"),
+        ("OLD.id > 0", "INSERT", "uses 'old'"),
+        (lambda row: True, "UPDATE", "uses 'row', but UPDATE knows old and new"),
+        ("", "UPDATE", "is empty"),
+        ("  ", "UPDATE", "is empty"),
+        (5, "UPDATE", "is 5. Give a function of old and new, or a SQL string"),
+    ],
+)
+def test_a_condition_on_a_row_that_the_operation_does_not_know_is_refused(
+    when: Any, operation: str, words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        check_condition(when, operation, "watch")
+
+
+@pytest.mark.parametrize("when", ["new.title = 'old'", "new.older > 0", None])
+def test_words_in_strings_and_names_are_not_rows(when: str | None) -> None:
+    check_condition(when, "INSERT", "watch")

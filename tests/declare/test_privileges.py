@@ -1,0 +1,233 @@
+"""A role that may only write its own table publishes; it can neither read, forge nor hide events.
+
+The function of a trigger runs as its owner, so everything a role could bend to its will is tried here.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sqla_pubsub import Publish, PubSub, after_delete, after_insert, after_update
+from tests.declare.entries import changes, nothing, run
+
+pytestmark = pytest.mark.one_driver
+
+ROLE = "pubsub_app"
+
+
+class Base(DeclarativeBase): ...
+
+
+class Comment(PubSub, Base):
+    __tablename__ = "comment"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[str]
+
+
+class Reading(PubSub, Base):
+    __tablename__ = "reading"
+    __pubsub__ = Publish(capture="row", exclude=["value"])
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[int]
+
+
+after_insert(Comment, name="reader", when=lambda new: new.content != "lower")(nothing)
+after_update(Comment, name="reader", of=["content"])(nothing)
+after_delete(Comment, name="reader")(nothing)
+for decorator in (after_insert, after_update):
+    decorator(Reading, name="readings", ordered=True)(nothing)
+
+
+@pytest.fixture
+def role(engine: Engine) -> Iterator[Connection]:
+    """A connection of a role that may INSERT into its tables and nothing else, over the installed tables."""
+    Base.metadata.create_all(engine)
+    run(
+        engine,
+        f"DO $$ BEGIN CREATE ROLE {ROLE}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$",
+        f"GRANT INSERT ON comment, reading TO {ROLE}",
+        f"GRANT TEMPORARY ON DATABASE {engine.url.database} TO {ROLE}",
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"SET ROLE {ROLE}"))
+        yield connection
+        connection.invalidate()
+
+
+def execute(connection: Connection, *statements: str) -> None:
+    for statement in statements:
+        connection.execute(text(statement))
+
+
+def found(engine: Engine) -> list[Any]:
+    return changes(engine, Base.metadata)
+
+
+A = ("INSERT", None, {"id": 1, "content": "a"})
+
+
+def test_a_role_with_insert_on_its_own_table_publishes(role: Connection, engine: Engine) -> None:
+    execute(role, "INSERT INTO comment VALUES (1, 'a')", "INSERT INTO reading VALUES (2, 5)")
+    assert found(engine) == [A, ("INSERT", None, {"id": 2})]
+
+
+FORBIDDEN = [
+    "SELECT * FROM pubsub_outbox",
+    "SELECT id FROM pubsub_outbox LIMIT 0",
+    "INSERT INTO pubsub_outbox (listener, operation, source) VALUES ('reader', 'INSERT', 'comment')",
+    "UPDATE pubsub_outbox SET due_at = 'infinity'",
+    "DELETE FROM pubsub_outbox",
+    "TRUNCATE pubsub_outbox",
+    "COPY pubsub_outbox TO STDOUT",
+    "SELECT * FROM pubsub_dead_letter",
+    "SELECT nextval('pubsub_outbox_id_seq')",
+    "ALTER TABLE comment DISABLE TRIGGER pubsub_insert",
+    "DROP TRIGGER pubsub_insert ON comment",
+    "CREATE OR REPLACE FUNCTION pubsub_comment_insert() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    "SET session_replication_role = replica",
+    "SELECT pubsub_comment_insert()",
+]
+
+
+def test_a_role_can_neither_read_nor_write_the_outbox(role: Connection, engine: Engine) -> None:
+    execute(role, "INSERT INTO comment VALUES (1, 'a')")
+    for statement in FORBIDDEN:
+        with pytest.raises(
+            DBAPIError, match=r"permission denied|must be owner|trigger functions can only be"
+        ):
+            execute(role, statement)
+    assert found(engine) == [A]
+
+
+def test_a_role_cannot_attach_a_capture_to_a_table_of_its_own(role: Connection, engine: Engine) -> None:
+    """Else it would forge events: the function writes whatever the rows of its table are."""
+    execute(role, "CREATE TEMPORARY TABLE comment (id int, content text)")
+    for level in ("REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT", "FOR EACH ROW"):
+        for function in ("public.pubsub_comment_insert", "public.pubsub_reading_insert"):
+            with pytest.raises(DBAPIError, match="permission denied for function"):
+                execute(
+                    role,
+                    f"CREATE TRIGGER forged AFTER INSERT ON comment {level} EXECUTE FUNCTION {function}()",
+                )
+    execute(role, "INSERT INTO pg_temp.comment VALUES (1, 'forged')")
+    assert found(engine) == []
+
+
+def test_a_temporary_table_named_like_the_outbox_changes_nothing(role: Connection, engine: Engine) -> None:
+    execute(
+        role,
+        "CREATE TEMPORARY TABLE pubsub_outbox (LIKE pg_catalog.pg_class)",
+        "CREATE TEMPORARY TABLE new_rows (id int, content text)",
+        "INSERT INTO new_rows VALUES (7, 'forged')",
+        "INSERT INTO public.comment VALUES (1, 'a')",
+        "SET search_path = pg_temp, public, pg_catalog",
+        "INSERT INTO public.comment VALUES (2, 'b')",
+    )
+    assert found(engine) == [A, ("INSERT", None, {"id": 2, "content": "b"})]
+
+
+# Each fits the arguments in a generated body better than, or as well as, what pg_catalog has.
+TRICKS = [
+    "FUNCTION {0}.row_to_json(record) RETURNS json",
+    "FUNCTION {0}.row_to_json(public.reading) RETURNS json",
+    "FUNCTION {0}.to_jsonb(record) RETURNS jsonb",
+    "FUNCTION {0}.to_jsonb(public.reading) RETURNS jsonb",
+    "FUNCTION {0}.jsonb_build_array(jsonb) RETURNS jsonb",
+    "FUNCTION {0}.json_object_agg(text, json) RETURNS json",
+    "FUNCTION {0}.json_each(json) RETURNS json",
+    "FUNCTION {0}.clock_timestamp() RETURNS timestamptz",
+    "FUNCTION {0}.hashtextextended(text, integer) RETURNS bigint",
+    "FUNCTION {0}.pg_try_advisory_xact_lock_shared(bigint) RETURNS boolean",
+    "FUNCTION {0}.to_hex(bigint) RETURNS text",
+    "FUNCTION {0}.row_number() RETURNS bigint",
+    "FUNCTION {0}.trick(text, text) RETURNS boolean",
+    "FUNCTION {0}.trick(jsonb, jsonb) RETURNS jsonb",
+    "FUNCTION {0}.trick(record, record) RETURNS boolean",
+]
+_TRICK = "CREATE {} LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'tricked: %', current_user; END $$"
+OPERATORS = {"text": ("=", "<>", "||"), "jsonb": ("=", "->"), "record": ("=", "*<>")}
+
+
+def set_traps(role: Connection, schema: str) -> None:
+    execute(role, *(_TRICK.format(trick.format(schema)) for trick in TRICKS))
+    for side, operators in OPERATORS.items():
+        for name in operators:
+            sides = f"LEFTARG = {side}, RIGHTARG = {side}"
+            execute(role, f"CREATE OPERATOR {schema}.{name} (FUNCTION = {schema}.trick, {sides})")
+
+
+def write(role: Connection, engine: Engine) -> None:
+    """Let the role write, and see that the events are as they should be."""
+    execute(
+        role,
+        "INSERT INTO public.comment VALUES (1, 'a'), (2, 'lower')",
+        "UPDATE public.comment SET content = 'b' WHERE id = 2",
+        "DELETE FROM public.comment",
+        "INSERT INTO public.reading VALUES (3, 5)",
+        "UPDATE public.reading SET value = 6",
+    )
+    assert [change[0] for change in found(engine)] == [
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "DELETE",
+        "INSERT",
+        "UPDATE",
+    ]
+    assert found(engine)[0] == A
+    assert found(engine)[-1] == ("UPDATE", {"id": 3}, {"id": 3})
+
+
+@pytest.mark.parametrize("schema", ["tricks", "pg_temp", "public"])
+def test_better_fitting_functions_and_operators_of_a_role_are_not_called(
+    schema: str, engine: Engine, role: Connection
+) -> None:
+    """They would run as the owner of the function.
+
+    The public schema is on the function's own search path, and many a database lets everybody create there.
+    """
+    run(
+        engine,
+        f"CREATE SCHEMA tricks AUTHORIZATION {ROLE}",
+        f"GRANT CREATE ON SCHEMA public TO {ROLE}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON comment, reading TO {ROLE}",
+    )
+    execute(role, "CREATE TEMPORARY TABLE make_the_schema ()")
+    set_traps(role, schema)
+    execute(role, f"SET search_path = {schema}, pg_catalog, public")
+    write(role, engine)
+
+
+def test_a_role_may_set_the_context_of_its_own_events_only(role: Connection, engine: Engine) -> None:
+    execute(role, """SET sqla_pubsub.context = '{"user": "me"}'""", "INSERT INTO comment VALUES (1, 'a')")
+    with pytest.raises(DBAPIError, match="invalid input syntax for type json"):
+        execute(role, "SET sqla_pubsub.context = 'no json'", "INSERT INTO comment VALUES (2, 'b')")
+    assert found(engine) == [A]
+
+
+def test_an_error_shows_a_role_nothing_of_other_rows(role: Connection, engine: Engine) -> None:
+    """A failing condition names the statement of the capture, and no value but the role's own."""
+    execute(role, "INSERT INTO comment VALUES (1, 'a')")
+    with pytest.raises(DBAPIError) as caught:
+        execute(role, "SET sqla_pubsub.context = '['", "INSERT INTO comment VALUES (2, 'mine')")
+    assert not re.search(r'"a"|\(1,', str(caught.value))
+
+
+def test_the_owner_of_a_table_publishes_where_the_outbox_belongs_to_another(
+    engine: Engine, role: Connection
+) -> None:
+    run(engine, f"ALTER TABLE comment OWNER TO {ROLE}")
+    execute(
+        role,
+        "INSERT INTO comment VALUES (1, 'a')",
+        "UPDATE comment SET content = 'b'",
+        "DELETE FROM comment",
+    )
+    assert [operation for operation, _, _ in found(engine)] == ["INSERT", "UPDATE", "DELETE"]
+    with pytest.raises(DBAPIError, match="permission denied"):
+        execute(role, "SELECT * FROM pubsub_outbox")

@@ -1,0 +1,178 @@
+"""The database's momentary states: tried again at once, and not counted against the event."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+
+from sqla_pubsub import Insert, Listener, RetryPolicy, after_insert
+from tests.deliver.notes import DEADLINE, Notes, running
+from tests.waiting import wait_until
+
+ONCE = RetryPolicy(max_attempts=1)
+RAISE = "DO $$ BEGIN RAISE EXCEPTION 'momentary' USING ERRCODE = '{}'; END $$"
+
+
+@pytest.mark.one_driver
+@pytest.mark.parametrize("state", ["40001", "40P01", "55P03", "57P01", "57P02", "57P03"])
+def test_a_momentary_error_is_tried_again_and_not_counted(notes: Notes, state: str) -> None:
+    calls: list[tuple[str, int]] = []
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(new: Any, event: Insert[Any], session: Session) -> None:
+        calls.append((new.content, event.attempt))
+        session.add(notes.effect("handle", new.content))
+        if new.content == "b" and len([c for c in calls if c[0] == "b"]) <= 3:
+            session.execute(text(RAISE.format(state)))
+
+    notes.write("a", "b", "c")
+    assert notes.drain() == 3
+    assert sorted(map(str, notes.effects("handle"))) == ["a", "b", "c"]
+    assert {attempt for _, attempt in calls} == {1}
+    assert notes.left() == 0
+
+
+def test_an_error_that_stays_is_counted_in_the_end(notes: Notes) -> None:
+    """At most five uncounted tries in a row: nothing loops for ever."""
+    calls: list[int] = []
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(session: Session) -> None:
+        calls.append(1)
+        session.execute(text(RAISE.format("40001")))
+
+    notes.write("a")
+    assert notes.drain() == 1
+    assert len(calls) == 6
+    (letter,) = notes.dead()
+    assert letter.attempt == 1
+    assert "momentary" in letter.reason
+
+
+def test_an_error_of_the_event_itself_is_counted_at_once(notes: Notes) -> None:
+    calls: list[int] = []
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(session: Session) -> None:
+        calls.append(1)
+        session.execute(text(RAISE.format("23505")))
+
+    notes.write("a")
+    assert notes.drain() == 1
+    assert len(calls) == 1
+
+
+def test_a_deadlock_with_a_writer_costs_the_event_nothing(notes: Notes) -> None:
+    """The listener is the victim: the other side waits longer before it looks for a deadlock."""
+    holding, go_on = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(session: Session) -> None:
+        calls.append(1)
+        session.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
+        session.execute(text("UPDATE effect SET what = 'handler' WHERE listener = 'one'"))
+        holding.set()
+        assert go_on.wait(DEADLINE)
+        session.execute(text("UPDATE effect SET what = 'handler' WHERE listener = 'two'"))
+
+    notes.write("a")
+    notes.execute("INSERT INTO effect (listener) VALUES ('one'), ('two')")
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+    def write() -> None:
+        assert holding.wait(DEADLINE)
+        with notes.engine.begin() as connection:
+            connection.execute(text("SET LOCAL deadlock_timeout = '60s'"))
+            connection.execute(text("UPDATE effect SET what = 'writer' WHERE listener = 'two'"))
+            go_on.set()
+            connection.execute(text("UPDATE effect SET what = 'writer' WHERE listener = 'one'"))
+
+    writer = threading.Thread(target=write)
+    with running(notes.listener()):
+        writer.start()
+        wait_until(lambda: notes.left() == 0, DEADLINE, "the event to be handled")
+    writer.join()
+    assert notes.scalar(waiting) == 0
+    assert len(calls) == 2
+    assert notes.effects("one") == ["handler"]
+    assert notes.dead() == []
+
+
+def test_a_lost_connection_under_a_handler_is_counted_and_the_event_tried_again(notes: Notes) -> None:
+    """It may be this event that breaks the connection, every time."""
+
+    @after_insert(notes.Note, retry=RetryPolicy(max_attempts=3, initial=timedelta(0)))
+    def handle(new: Any, event: Insert[Any], session: Session) -> None:
+        session.add(notes.effect("handle", f"{new.content} {event.attempt}"))
+        session.flush()
+        if new.content == "bad" and event.attempt == 1:
+            session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    notes.write("a", "bad", "b")
+    assert notes.drain() >= 3
+    assert sorted(map(str, notes.effects("handle"))) == ["a 1", "b 1", "bad 2"]
+    assert notes.left() == 0
+
+
+def test_an_event_that_always_breaks_the_connection_is_a_dead_letter_in_the_end(notes: Notes) -> None:
+    @after_insert(notes.Note, retry=RetryPolicy(max_attempts=2, initial=timedelta(0)))
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+        session.flush()
+        if new.content == "bad":
+            session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    notes.write("a", "bad", "b")
+    notes.drain()
+    assert sorted(map(str, notes.effects("handle"))) == ["a", "b"]
+    assert [(letter.id, letter.attempt) for letter in notes.dead()] == [(2, 2)]
+
+
+def test_an_idle_transaction_that_the_server_ends_is_counted(notes: Notes) -> None:
+    """25P03 comes from the handler's own slowness."""
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(session: Session) -> None:
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
+        gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        wait_until(lambda: notes.scalar(gone, pid=pid) == 0, DEADLINE, "the server to end it")
+        session.add(notes.effect("handle", "x"))
+
+    notes.write("a")
+    notes.drain()
+    assert notes.effects("handle") == []
+    assert [letter.attempt for letter in notes.dead()] == [1]
+
+
+@pytest.mark.one_driver
+def test_a_listener_that_lacks_a_right_waits_for_it_without_a_storm_of_connections(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    @after_insert(notes.Note)
+    def handle(session: Session) -> None:
+        session.add(notes.effect("handle", "x"))
+
+    notes.write("a")
+    notes.execute("CREATE ROLE weak LOGIN")
+    engine = create_engine(notes.engine.url.set(username="weak"))
+    notes.execute("GRANT SELECT ON pubsub_outbox TO weak")
+
+    def losses() -> list[float]:
+        return [record.created for record in caplog.records if "connection.lost" in record.getMessage()]
+
+    try:
+        with running(Listener(engine, notes.metadata)):
+            wait_until(lambda: len(losses()) >= 6, DEADLINE, "six failures")
+            assert losses()[5] - losses()[0] > 0.2
+            notes.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO weak")
+            notes.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO weak")
+            wait_until(lambda: notes.left() == 0, DEADLINE, "the event to be handled")
+    finally:
+        engine.dispose()
+        notes.execute("DROP OWNED BY weak")
+        notes.execute("DROP ROLE weak")

@@ -1,0 +1,176 @@
+"""What a project says in pyproject.toml and alembic.ini, and what is refused there."""
+
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.settings import ProjectSettings, import_modules, load_settings, module_names
+
+NOTHING = ProjectSettings()
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dedent(text), encoding="utf-8")
+    return path
+
+
+def pyproject(
+    folder: Path, url: str = "postgresql://toml/db", listeners: str = '["shop.a", "shop.b"]'
+) -> Path:
+    return write(
+        folder / "pyproject.toml",
+        f"""\
+        [tool.sqla-pubsub]
+        url = "{url}"
+        listeners = {listeners}
+        """,
+    )
+
+
+def ini(folder: Path, name: str = "alembic.ini", section: str = "alembic") -> Path:
+    return write(
+        folder / name,
+        f"""\
+        [{section}]
+        script_location = %(here)s/migrations
+        sqlalchemy.url = postgresql://ini/db
+        sqla_pubsub.listeners = shop.c, shop.d
+        """,
+    )
+
+
+def test_pyproject_toml_goes_before_alembic_ini(tmp_path: Path) -> None:
+    pyproject(tmp_path)
+    ini(tmp_path)
+    assert load_settings(tmp_path) == ProjectSettings(
+        url="postgresql://toml/db", listeners=("shop.a", "shop.b")
+    )
+
+
+def test_each_setting_falls_back_by_itself(tmp_path: Path) -> None:
+    write(tmp_path / "pyproject.toml", '[tool.sqla-pubsub]\nlisteners = ["shop.a"]\n')
+    ini(tmp_path)
+    assert load_settings(tmp_path) == ProjectSettings(url="postgresql://ini/db", listeners=("shop.a",))
+
+
+def test_without_a_file_nothing_is_set(tmp_path: Path) -> None:
+    assert load_settings(tmp_path) == NOTHING
+
+
+def test_files_are_found_upwards_and_the_nearest_counts(tmp_path: Path) -> None:
+    pyproject(tmp_path, url="postgresql://far/db")
+    ini(tmp_path)
+    inner = tmp_path / "service" / "src"
+    inner.mkdir(parents=True)
+    assert load_settings(inner).url == "postgresql://far/db"
+    pyproject(tmp_path / "service", url="postgresql://near/db")
+    assert load_settings(inner).url == "postgresql://near/db"
+
+
+def test_a_pyproject_toml_without_our_section_is_passed_over(tmp_path: Path) -> None:
+    pyproject(tmp_path)
+    write(tmp_path / "service" / "pyproject.toml", "[project]\nname = 'service'\n")
+    assert load_settings(tmp_path / "service").listeners == ("shop.a", "shop.b")
+
+
+def test_the_current_folder_is_where_the_search_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyproject(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().url == "postgresql://toml/db"
+
+
+def test_a_pyproject_toml_beside_the_given_ini_file_counts_too(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pyproject(tmp_path / "service", url="postgresql://service/db")
+    assert load_settings(elsewhere, ini=ini(tmp_path / "service")).url == "postgresql://service/db"
+
+
+def test_the_given_ini_file_and_section_are_read(tmp_path: Path) -> None:
+    ini(tmp_path)
+    other = ini(tmp_path, name="other.ini", section="billing")
+    assert load_settings(tmp_path, ini=other) == NOTHING
+    assert load_settings(tmp_path, ini=other, section="billing").listeners == ("shop.c", "shop.d")
+
+
+def test_the_url_that_alembic_init_writes_is_no_url(tmp_path: Path) -> None:
+    write(tmp_path / "alembic.ini", "[alembic]\nsqlalchemy.url = driver://user:pass@localhost/dbname\n")
+    assert load_settings(tmp_path) == NOTHING
+
+
+def test_a_url_that_env_py_completes_is_no_url(tmp_path: Path) -> None:
+    write(tmp_path / "alembic.ini", "[alembic]\nsqlalchemy.url = %(DB)s\nsqla_pubsub.listeners = shop.a\n")
+    assert load_settings(tmp_path) == ProjectSettings(listeners=("shop.a",))
+
+
+@pytest.mark.parametrize("option", ["a.b c.d", "a.b,c.d", "a.b, c.d", "\n  a.b\n  c.d\n", " a.b ,\n c.d,"])
+def test_modules_in_an_ini_file_are_separated_by_commas_blanks_or_lines(option: str) -> None:
+    assert module_names(option) == ("a.b", "c.d")
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("[tool.sqla-pubsub", "cannot be read"),
+        ("[tool]\nsqla-pubsub = 1", "is no table"),
+        ("[tool.sqla-pubsub]\nlistener = ['a']", "unknown setting 'listener'. Allowed are: url, listeners"),
+        ("[tool.sqla-pubsub]\nurl = 1", "url of .* is 1. Give a string"),
+        ("[tool.sqla-pubsub]\nlisteners = 'a.b'", "listeners of .* is 'a.b'"),
+        ("[tool.sqla-pubsub]\nlisteners = ['a', 1]", "Give a list of modules"),
+        ("[tool.sqla-pubsub]\nlisteners = ['']", "Give a list of modules"),
+    ],
+)
+def test_a_section_that_cannot_be_understood_is_refused(tmp_path: Path, toml: str, words: str) -> None:
+    """Read as empty it would mean: there are no listeners, drop their triggers."""
+    write(tmp_path / "pyproject.toml", toml)
+    with pytest.raises(ConfigurationError, match=words) as refusal:
+        load_settings(tmp_path)
+    assert str(tmp_path / "pyproject.toml") in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["no section", "[alembic]\nsqla_pubsub.listeners = %(nothing)s", "[alembic]\na\n[alembic]"]
+)
+def test_an_ini_file_that_cannot_be_understood_is_refused(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "alembic.ini", text)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_settings(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder that is not importable yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != ""])
+    return tmp_path
+
+
+def test_modules_in_the_current_folder_are_imported(folder: Path) -> None:
+    write(folder / "settings_probe" / "listeners.py", "heard = True\n")
+    import_modules(["settings_probe.listeners"])
+    assert sys.modules["settings_probe.listeners"].heard
+
+
+def test_a_module_that_is_not_there_is_told_from_one_that_needs_another(folder: Path) -> None:
+    write(folder / "settings_needy.py", "import settings_absent_need\n")
+    with pytest.raises(ConfigurationError, match=r"there is no module 'settings_absent\.listeners'"):
+        import_modules(["settings_absent.listeners"])
+    with pytest.raises(
+        ConfigurationError, match="'settings_needy' cannot be imported: it needs 'settings_absent_need'"
+    ):
+        import_modules(["settings_needy"])
+
+
+@pytest.mark.parametrize(
+    ("source", "words"), [("1 / 0", "ZeroDivisionError: division by zero"), ("def", "SyntaxError")]
+)
+def test_a_module_whose_import_fails_is_named_with_the_reason(folder: Path, source: str, words: str) -> None:
+    write(folder / "settings_failing.py", source)
+    with pytest.raises(ConfigurationError, match=f"'settings_failing' cannot be imported: {words}"):
+        import_modules(["settings_failing"])
