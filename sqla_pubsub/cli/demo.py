@@ -27,7 +27,7 @@ def demo() -> None:
         module = import_module(_MODULE)
     except ModuleNotFoundError as error:
         missing = error.name or ""
-        if _MODULE == missing or _MODULE.startswith(f"{missing}."):
+        if missing == _MODULE or _MODULE.startswith(f"{missing}."):
             raise ConfigurationError(
                 f"the demo ({_MODULE}) is part of the source tree and not of the installed package. "
                 "Get the source of sqla-pubsub and run there: make demo"

@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 
 # What connects but cannot work, for want of a right say, would connect again without end.
-_backoff = RetryPolicy(max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=2))
+_backoff = RetryPolicy(
+    max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=2)
+)
 
 
 class Listener:

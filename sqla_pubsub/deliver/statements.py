@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnElement,
     Connection,
     Delete,
     Executable,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     Update,
+    and_,
     any_,
     bindparam,
     cast,
@@ -28,9 +31,12 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
+    not_,
     or_,
     select,
     text,
+    true,
     update,
 )
 
@@ -56,6 +62,8 @@ class Entry:
 
 _FIELDS = tuple(field.name for field in fields(Entry))
 _JSON = ("old", "new", "context")
+# In the text, because a prepared statement with a parameter could not use the partial index on it.
+_TRUNCATE = literal_column("'TRUNCATE'")
 
 
 class Statements:
@@ -70,19 +78,30 @@ class Statements:
         columns = [cast(c[name], Text).label(name) if name in _JSON else c[name] for name in _FIELDS]
         statement = select(*columns).where(c.listener == bindparam("listener", type_=String))
         if ordered:
-            statement = statement.where(~self._predecessor())
+            statement = statement.where(*self._first_of_its_row())
         return statement
 
-    def _predecessor(self) -> Any:
-        """An earlier entry of the same row, or a TRUNCATE between them: that one goes first."""
+    def _first_of_its_row(self) -> list[ColumnElement[bool]]:
+        """No earlier entry of the same row, and no TRUNCATE between them: those go first.
+
+        One condition each, because PostgreSQL finds no index for alternatives joined by OR, and would
+        compare every claimed entry with all entries before it.
+        """
+        c = self.entry.c
+        same_row = [("key", "key"), ("key", "old_key"), ("old_key", "key"), ("old_key", "old_key")]
+        return [
+            *(~self._earlier(lambda b, x=x, y=y: b[x] == c[y]) for x, y in same_row),
+            ~self._earlier(lambda b: b.operation == _TRUNCATE),
+            not_(and_(c.operation == _TRUNCATE, self._earlier(lambda _: true()))),
+        ]
+
+    def _earlier(self, condition: Callable[..., ColumnElement[bool]]) -> ColumnElement[bool]:
+        """Whether the listener has an earlier entry for which *condition* holds."""
         c, before = self.entry.c, self.entry.alias("before")
-        b = before.c
-        same_row = or_(b.key == c.key, b.key == c.old_key, b.old_key == c.key, b.old_key == c.old_key)
-        barrier = or_(b.operation == "TRUNCATE", c.operation == "TRUNCATE")
         return (
             select(literal(1))
             .select_from(before)
-            .where(b.listener == c.listener, b.id < c.id, or_(same_row, barrier))
+            .where(before.c.listener == c.listener, before.c.id < c.id, condition(before.c))
             .correlate(self.entry)
             .exists()
         )
