@@ -150,10 +150,14 @@ class _Comparison:
                 if item.spec is not None and self._place(item.spec) in ours:
                     self._drop(item.spec, table)
         for prefix, schema in sorted(gone, key=repr):
-            outbox = (schema, f"{prefix}{OUTBOX}")
-            function = installed_publish(self._connection, outbox, publish_function(prefix))
-            if function is not None and function.fan_out is not None:
-                self.plan.drop_messages(function.fan_out)
+            outbox, function = (schema, f"{prefix}{OUTBOX}"), publish_function(prefix)
+            found = installed_publish(self._connection, outbox, function)
+            if (
+                found is not None
+                and found.fan_out is not None
+                and self._gives_up(outbox, function, "function")
+            ):
+                self.plan.drop_messages(found.fan_out)
 
     def _settle(self, difference: Difference) -> None:
         spec, item = difference.declared, difference.installed
@@ -167,12 +171,13 @@ class _Comparison:
             self._drop(item.spec, (item.schema, item.table))
 
     def _drop(self, spec: TriggerSpec, table: Names) -> None:
-        if self._short(table[0]) not in self._schemas:
-            return
-        stand_in = Table(table[1], MetaData(), schema=table[0])
-        if self._asked(self._tables.get(table, stand_in), spec.trigger, "trigger", reflected=True):
+        if self._short(table[0]) in self._schemas and self._gives_up(table, spec.trigger, "trigger"):
             logger.info("trigger.orphaned: %s on table %r is dropped", spec.operation, spec.source)
             self.plan.drop(spec)
+
+    def _gives_up(self, table: Names, name: str, kind: str) -> bool:
+        stand_in = Table(table[1], MetaData(), schema=table[0])
+        return self._asked(self._tables.get(table, stand_in), name, kind, reflected=True)
 
     def _wants_table(self, table: Table) -> bool:
         parents: Any = {"schema_name": self._short(table.schema)}

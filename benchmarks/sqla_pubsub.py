@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchlib.adapter import PeerBase
 from benchlib.handled import handled
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = Path(__file__).resolve().parent
 
 
-def _declare(ctx: Any) -> tuple[Any, Any, Any]:
-    """Declare models and the listener; return engine factory URL, metadata, producer URL."""
+def _declare(ctx: Any) -> Any:
+    """Declare models and the listener; return the metadata."""
     # The script's own folder holds a file of the package's name.
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != HERE]
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]
     from sqlalchemy import BigInteger
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -68,7 +69,7 @@ def _declare(ctx: Any) -> tuple[Any, Any, Any]:
             handled(new.id)
 
         after_insert(Comment, name="bench", **options)(on_comment)
-    return Base.metadata, Comment, Result
+    return Base.metadata
 
 
 class Peer(PeerBase):
@@ -88,7 +89,7 @@ class Peer(PeerBase):
         """Install outbox and trigger on the harness's tables."""
         from sqlalchemy import create_engine
 
-        metadata, _, _ = _declare(ctx)
+        metadata = _declare(ctx)
         metadata.create_all(create_engine(ctx.sqla_url("psycopg2")))
 
     def producer(self, ctx: Any) -> Any:
@@ -108,5 +109,5 @@ class Peer(PeerBase):
 
         from sqla_pubsub import Listener
 
-        metadata, _, _ = _declare(ctx)
+        metadata = _declare(ctx)
         Listener(create_engine(ctx.sqla_url("psycopg2")), metadata).run()

@@ -69,6 +69,41 @@ class Outcome:
         return mailed and counted and not self.left and not self.dead and self.exit_code == 0
 
 
+def left(engine: Engine) -> int:
+    """Return how many entries are in the outbox."""
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(outbox(Base.metadata).Entry)) or 0
+
+
+def observe(
+    engine: Engine, mailbox: Mailbox, commits: Mapping[int, float], exit_code: int | None
+) -> Outcome:
+    """Look at what is in the tables and in the mailbox.
+
+    Args:
+        engine: The database.
+        mailbox: The mail server.
+        commits: When comments were committed, by id; of those whose latency is wanted.
+        exit_code: How ``sqla-pubsub listen`` ended.
+    """
+    with engine.connect() as connection:
+        committed = list(connection.scalars(select(Comment.id)))
+        counted = connection.scalar(select(func.sum(Article.comment_count))) or 0
+        dead = connection.scalar(select(func.count()).select_from(outbox(Base.metadata).DeadLetter)) or 0
+    mails = list(mailbox.mails)
+    handled = {int(mail["X-Comment"]): float(mail["X-Handled-At"]) for mail in mails}
+    return Outcome(
+        committed=committed,
+        mailed=[int(mail["X-Comment"]) for mail in mails],
+        counted=counted,
+        left=left(engine),
+        dead=dead,
+        workers=Counter(str(mail["X-Worker"]) for mail in mails),
+        latencies=[handled[comment] - at for comment, at in commits.items() if comment in handled],
+        exit_code=exit_code,
+    )
+
+
 def main() -> int:
     """Run the demo and return its exit code: 0 when every number is right, else 1."""
     console = Console(highlight=False)
@@ -102,10 +137,10 @@ def _run(console: Console) -> Outcome:
         _say(console, f"sqla-pubsub listen examples.easy.listeners --processes {PROCESSES}")
         with workplace.listening(PROCESSES) as listening:
             commits = _write(console, engine, mailbox, workplace)
-            wait_until(lambda: listening.poll() is not None or not _left(engine), _DEADLINE)
+            wait_until(lambda: listening.poll() is not None or not left(engine), _DEADLINE)
         if listening.returncode != 0:
             console.print(workplace.log)
-        return _outcome(engine, mailbox, commits, listening.returncode)
+        return observe(engine, mailbox, commits, listening.returncode)
 
 
 def _migrate(console: Console, workplace: Workplace) -> None:
@@ -139,30 +174,6 @@ def _write(console: Console, engine: Engine, mailbox: Mailbox, workplace: Workpl
         f"rolled {ROLLED_BACK} more back."
     )
     return commits
-
-
-def _left(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return connection.scalar(select(func.count()).select_from(outbox(Base.metadata).Entry)) or 0
-
-
-def _outcome(engine: Engine, mailbox: Mailbox, commits: dict[int, float], exit_code: int | None) -> Outcome:
-    with engine.connect() as connection:
-        committed = list(connection.scalars(select(Comment.id)))
-        counted = connection.scalar(select(func.sum(Article.comment_count))) or 0
-        dead = connection.scalar(select(func.count()).select_from(outbox(Base.metadata).DeadLetter)) or 0
-    mails = list(mailbox.mails)
-    handled = {int(mail["X-Comment"]): float(mail["X-Handled-At"]) for mail in mails}
-    return Outcome(
-        committed=committed,
-        mailed=[int(mail["X-Comment"]) for mail in mails],
-        counted=counted,
-        left=_left(engine),
-        dead=dead,
-        workers=Counter(str(mail["X-Worker"]) for mail in mails),
-        latencies=[handled[comment] - at for comment, at in commits.items() if comment in handled],
-        exit_code=exit_code,
-    )
 
 
 def _table(outcome: Outcome) -> Table:

@@ -97,21 +97,23 @@ def walk(project: Project, names: list[str]) -> None:
 
 @pytest.mark.every_server
 @pytest.mark.one_driver
-def test_every_revision_upgrades_to_no_difference_and_downgrades_to_what_was_there(project: Project) -> None:
+def test_inverse_every_revision_upgrades_to_no_difference_and_downgrades_to_what_was_there(
+    project: Project,
+) -> None:
     walk(project, list(STATES))
 
 
 @pytest.mark.slow
 @pytest.mark.one_driver
 @pytest.mark.parametrize("seed", range(10))
-def test_the_states_may_come_in_any_order(project: Project, seed: int) -> None:
+def test_inverse_whatever_the_order_of_the_states(project: Project, seed: int) -> None:
     names = random.Random(seed).sample(list(STATES), len(STATES))
     walk(project, names)
 
 
 @pytest.mark.one_driver
 @pytest.mark.parametrize("name", STATES)
-def test_after_create_all_nothing_differs(project: Project, name: str) -> None:
+def test_convergence_after_create_all_nothing_differs(project: Project, name: str) -> None:
     project.models(STATES[name][0])
     project.create_all()
     assert project.differences() == []

@@ -12,18 +12,12 @@ from tests.alembic_ext.project import COMMENT, INSERT_LISTENER, Project
 
 FIRST = [
     "alembic",
-    "alembic.autogenerate.api",
-    "alembic.command",
     "alembic.op",
     "alembic.operations.ops",
     "alembic.runtime.plugins",
-    "alembic.util",
     "alembic_ext",
     "alembic_ext.compare",
-    "alembic_ext.operations",
     "alembic_ext.plugin",
-    "alembic_ext.publish",
-    "alembic_ext.render",
     "sqla_pubsub",
 ]
 

@@ -30,7 +30,7 @@ def with_outboxes(connection: Connection) -> None:
 
 
 @pytest.mark.every_server
-def test_any_installed_trigger_is_read_back_without_a_fault(engine: Engine) -> None:
+def test_round_trip_any_installed_trigger_is_read_back_without_a_fault(engine: Engine) -> None:
     with engine.connect() as connection:
         with_outboxes(connection)
         connection.commit()
@@ -49,7 +49,7 @@ def test_any_installed_trigger_is_read_back_without_a_fault(engine: Engine) -> N
 
 
 @pytest.mark.one_driver
-def test_any_installed_publish_function_is_read_back_without_a_fault(engine: Engine) -> None:
+def test_round_trip_any_installed_publish_function_is_read_back_without_a_fault(engine: Engine) -> None:
     with engine.connect() as connection:
         with_outboxes(connection)
         connection.commit()

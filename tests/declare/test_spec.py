@@ -17,13 +17,13 @@ SIMPLE = TriggerSpec(table="comment", operation="INSERT", listeners=(CapturedLis
 
 
 @given(some.specs())
-def test_the_plain_form_reads_back_as_the_same_trigger(spec: TriggerSpec) -> None:
+def test_round_trip_the_plain_form_reads_back_as_the_same_trigger(spec: TriggerSpec) -> None:
     assert TriggerSpec.from_dict(spec.as_dict()) == spec
     assert TriggerSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
 
 
 @given(some.specs())
-def test_the_mark_in_the_function_reads_back_as_the_same_trigger(spec: TriggerSpec) -> None:
+def test_round_trip_the_mark_in_the_function_reads_back_as_the_same_trigger(spec: TriggerSpec) -> None:
     assert read_mark(body(spec)) == spec
 
 
