@@ -28,7 +28,12 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/easy/README.md"]
+DOCUMENTS = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "examples/easy/README.md",
+]
 URL = "postgresql+psycopg2://myapp@localhost/myapp"
 """The database of the documents; it stands for the test's own."""
 PROGRAMS = {"alembic": "alembic", "sqla-pubsub": "sqla_pubsub", "pytest": "pytest"}
@@ -218,7 +223,11 @@ def test_a_reader_who_does_what_the_readme_says_gets_what_it_promises(
     engine.dispose()
     listening.terminate()
     assert listening.wait(20) == 0
-    assert sorted(str(mail.get_content()).strip() for mail in mailbox.mails) == ["by SQL", "by the ORM", "in bulk"]
+    assert sorted(str(mail.get_content()).strip() for mail in mailbox.mails) == [
+        "by SQL",
+        "by the ORM",
+        "in bulk",
+    ]
     assert {str(mail["Subject"]) for mail in mailbox.mails} == {"Row by row"}
     assert revisions == ["by the ORM"]
     reader.run("alembic check")
@@ -240,9 +249,11 @@ def test_commands_of_the_other_documents_exist(block: Block) -> None:
 def test_the_table_of_settings_names_every_setting_with_its_default() -> None:
     def shown(value: object) -> str:
         if isinstance(value, timedelta):
-            milliseconds = round(value.total_seconds() * 1000)
-            return f"{milliseconds} ms" if milliseconds < 1000 else f"{value.total_seconds():g} s"
-        return {None: "none", True: "`True`", False: "`False`", "idle": '`"idle"`'}.get(value, str(value))  # type: ignore[arg-type]
+            seconds = value.total_seconds()
+            return f"{1000 * seconds:g} ms" if seconds < 1 else f"{seconds:g} s"
+        if value is None:
+            return "none"
+        return f'`"{value}"`' if isinstance(value, str) else f"`{value}`" if value is True else str(value)
 
     expected = [[f"`{field.name}`", shown(field.default)] for field in dataclasses.fields(ListenerConfig)]
     assert [row[:2] for row in rows("setting")] == expected

@@ -31,8 +31,8 @@ from sqla_pubsub import outbox
 from sqla_pubsub.testing import temporary_postgresql
 
 PROCESSES = 2
-ONE_BY_ONE, BULK, RAW, COPIED, ROLLED_BACK = 100, 200, 200, 200, 100
-_DEADLINE = 30.0
+ONE_BY_ONE, BULK, RAW, COPIED, ROLLED_BACK = 100, 100, 100, 200, 100
+_DEADLINE = 120.0
 _WIDTH = 120
 """Of a line where there is no terminal."""
 
@@ -75,9 +75,7 @@ def left(engine: Engine) -> int:
         return connection.scalar(select(func.count()).select_from(outbox(Base.metadata).Entry)) or 0
 
 
-def observe(
-    engine: Engine, mailbox: Mailbox, commits: Mapping[int, float], exit_code: int | None
-) -> Outcome:
+def observe(engine: Engine, mailbox: Mailbox, commits: Mapping[int, float], exit_code: int | None) -> Outcome:
     """Look at what is in the tables and in the mailbox.
 
     Args:
@@ -119,7 +117,9 @@ def main() -> int:
     console.print(_table(outcome))
     seconds = time.perf_counter() - began
     verdict = "[green]all equal[/]" if outcome.exactly_once else "[red]NOT equal[/]"
-    console.print(f"{verdict}, after {seconds:.1f} s. Look at examples/easy: models.py and listeners.py are all of it.")
+    console.print(
+        f"{verdict}, after {seconds:.1f} s. Look at examples/easy: models.py and listeners.py are all of it."
+    )
     return 0 if outcome.exactly_once else 1
 
 
@@ -161,7 +161,9 @@ def _write(console: Console, engine: Engine, mailbox: Mailbox, workplace: Workpl
     def wait_for_its_mail(comment_id: int, committed_at: float) -> None:
         commits[comment_id] = committed_at
         if not mailbox.wait_for(len(commits), _DEADLINE):
-            raise CommandFailed(f"comment {comment_id} was not mailed within {_DEADLINE:g} s:\n{workplace.log}")
+            raise CommandFailed(
+                f"comment {comment_id} was not mailed within {_DEADLINE:g} s:\n{workplace.log}"
+            )
 
     with console.status("Writing comments ..."):
         one_by_one(engine, ONE_BY_ONE, wait_for_its_mail)

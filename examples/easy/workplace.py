@@ -65,7 +65,9 @@ class Workplace:
             check=False,
         )
         if done.returncode != 0:
-            raise CommandFailed(f"{program} {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}")
+            raise CommandFailed(
+                f"{program} {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}"
+            )
         return done.stdout
 
     def newest_migration(self) -> str:

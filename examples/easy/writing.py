@@ -59,12 +59,14 @@ def by_copy(engine: Engine, count: int) -> None:
     """Write comments by COPY, the way to load a file."""
     rows = "".join("\t".join(map(str, row.values())) + "\n" for row in _comments(count, "by COPY"))
     statement = "COPY comment (content, article_id, user_id) FROM STDIN"
-    with engine.begin() as connection, connection.connection.cursor() as cursor:
-        if engine.driver == "psycopg2":
-            cursor.copy_expert(statement, io.StringIO(rows))
-        else:
-            with cursor.copy(statement) as copy:
-                copy.write(rows)
+    with engine.begin() as connection:
+        driver: Any = connection.connection.driver_connection
+        with driver.cursor() as cursor:
+            if engine.driver == "psycopg2":
+                cursor.copy_expert(statement, io.StringIO(rows))
+            else:
+                with cursor.copy(statement) as copy:
+                    copy.write(rows)
 
 
 def and_roll_back(engine: Engine, count: int) -> None:

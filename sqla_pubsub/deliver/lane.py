@@ -202,12 +202,17 @@ class Lane:
         return outcomes
 
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
+        timeout = self.spec.timeout
+        self._board.take(entries[0].id, None if timeout is None else timeout + self._config.grace)
         try:
-            self._board.take(entries[0].id)
-            self._dispatcher.handle(entries, decoded, store)
+            with deadline(timeout, store.connection, self.spec.name):
+                self._dispatcher.handle(entries, decoded, store)
         except BaseException as error:
+            if isinstance(error, HandlerTimeout):
+                store.close()
             if store.lost:
-                raise
+                self._send_alone(entries, error)
+                raise ConnectionLost(describe(error)) from error
             raise _Alone(entries, error) from error
         finally:
             self._board.put_down()

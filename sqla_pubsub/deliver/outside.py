@@ -31,6 +31,7 @@ class OutsideLane(Lane):
     def __init__(self, *arguments: Any, engine: Engine, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._engine = engine
+        self._taken = False
 
     def step(self, store: Store) -> Step:
         """Work one entry.
@@ -57,8 +58,18 @@ class OutsideLane(Lane):
                 return Step()
             entry = self._take(store, entry_id)
             if entry is not None:
+                self._taken = True
                 return self._work_taken(store, entry)
         return Step(more=len(found) == CANDIDATES or self._start_over())
+
+    def _start_over(self) -> bool:
+        """Return whether to look from the lowest id again: only where this scan found something to do.
+
+        What others have in hand is found by every scan.
+        """
+        self._start = 0
+        taken, self._taken = self._taken, False
+        return taken
 
     def _take(self, store: Store, entry_id: int) -> Entry | None:
         connection, lock = store.connection, _lock(store, entry_id)
@@ -74,9 +85,11 @@ class OutsideLane(Lane):
 
     def _work_taken(self, store: Store, entry: Entry) -> Step:
         outcome = self._decode_and_handle(store, entry)
-        with store.begin():
-            if outcome is not None:
+        if outcome is not None:
+            with store.begin():
                 store.settle([outcome])
+        # Not before that is committed: who took the claim meanwhile would still read the entry.
+        with store.connection.begin():
             store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))
         self._note([] if outcome is None else [outcome])
         if not isinstance(outcome, Acknowledge):
@@ -91,23 +104,22 @@ class OutsideLane(Lane):
             if store.lost:
                 raise
             return self._verdict.unreadable(entry, error)
-        return self._call(store, entry, decoded)
+        return self._call(entry, decoded)
 
-    def _call(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:
+    def _call(self, entry: Entry, decoded: Decoded) -> Outcome | None:
         timeout = self.spec.timeout
-        self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
-        try:
-            with (
-                self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own,
-                deadline(timeout, own, self.spec.name),
-            ):
-                self._dispatcher.handle_outside(entry, decoded, own)
-        except BaseException as error:
-            if self._verdict.uncounted(entry, error):
-                return None
-            return self._verdict.failed(entry, error)
-        finally:
-            self._board.put_down()
+        # Outside of the try: a server that has no connection left is not the event's fault.
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
+            self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
+            try:
+                with deadline(timeout, own, self.spec.name):
+                    self._dispatcher.handle_outside(entry, decoded, own)
+            except BaseException as error:
+                if self._verdict.uncounted(entry, error):
+                    return None
+                return self._verdict.failed(entry, error)
+            finally:
+                self._board.put_down()
         return Acknowledge(id=entry.id)
 
 

@@ -63,7 +63,7 @@ class Entry:
 _FIELDS = tuple(field.name for field in fields(Entry))
 _JSON = ("old", "new", "context")
 # In the text, because a prepared statement with a parameter could not use the partial index on it.
-_TRUNCATE = literal_column("'TRUNCATE'")
+_TRUNCATE: ColumnElement[str] = literal_column("'TRUNCATE'")
 
 
 class Statements:

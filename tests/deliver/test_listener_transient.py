@@ -176,3 +176,18 @@ def test_a_listener_that_lacks_a_right_waits_for_it_without_a_storm_of_connectio
         engine.dispose()
         notes.execute("DROP OWNED BY weak")
         notes.execute("DROP ROLE weak")
+
+
+def test_a_batch_that_breaks_its_connection_is_replayed_one_by_one(notes: Notes) -> None:
+    @after_insert(notes.Note, batch=10, retry=ONCE)
+    def handle(events: list[Insert[Any]], session: Session) -> None:
+        for each in events:
+            session.add(notes.effect("handle", each.new.content))
+            session.flush()
+            if each.new.content == "bad":
+                session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    notes.write("a", "bad", "b")
+    notes.drain()
+    assert notes.effects("handle") == ["a", "b"]
+    assert [letter.id for letter in notes.dead()] == [2]

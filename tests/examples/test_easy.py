@@ -1,5 +1,6 @@
 """The article platform: its stock migrations, its two listeners as programs, and its demo."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +35,11 @@ def test_the_stock_migrations_publish_comments_and_take_it_back(
     assert "listeners=['count_comments', 'email_author']" in upgrade
     assert "op.drop_pubsub_trigger(\n        'comment'," in downgrade
     workplace.run("alembic", "upgrade", "head")
-    assert "No new upgrade operations detected" in workplace.run("alembic", "check")
     workplace.run("alembic", "downgrade", "base")
     assert inspect(engine).get_table_names() == ["alembic_version"]
 
 
+@pytest.mark.one_driver("psycopg")
 def test_two_processes_mail_and_count_every_comment_once_however_it_was_written(
     engine: Engine, url: str, tmp_path: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_two_processes_mail_and_count_every_comment_once_however_it_was_written(
     assert sum(outcome.workers.values()) == 130
 
 
+@pytest.mark.one_driver
 def test_a_comment_is_mailed_to_the_author_of_the_article_and_not_to_its_own(
     engine: Engine, url: str, tmp_path: Path
 ) -> None:
@@ -88,14 +90,17 @@ def test_a_mail_server_that_is_away_puts_the_mail_off_and_not_the_counter(
     write_articles(engine)
     by_raw_sql(engine, 1)
     said = Workplace(tmp_path, url, smtp="127.0.0.1:1").run("sqla_pubsub", "listen", "--drain")
-    assert "1 event handled, 1 failed and waiting for a retry, 0 dead letters" in said
+    # Its first retries may be due at once.
+    assert re.search(
+        r"^1 event handled, \d+ failed and waiting for a retry, 0 dead letters$", said, re.MULTILINE
+    )
     assert left(engine) == 1
 
 
 @pytest.mark.one_driver
 def test_a_command_that_fails_says_what_it_said(url: str, tmp_path: Path) -> None:
     workplace = Workplace(tmp_path, url, smtp="localhost:1025")
-    with pytest.raises(CommandFailed, match=r"(?s)exit code.*Target database is not up to date|No such revision"):
+    with pytest.raises(CommandFailed, match=r"(?s)exit code 255.*Can't locate revision"):
         workplace.run("alembic", "upgrade", "nowhere")
     refused = r"(?s)did not start:.*table 'pubsub_outbox' does not exist"
     with pytest.raises(CommandFailed, match=refused), workplace.listening(processes=2):
@@ -111,6 +116,7 @@ def test_the_demo_ends_with_equal_numbers(
     assert result.exit_code == 0, result.output
     assert "all equal" in result.output
     assert "op.create_pubsub_trigger(" in result.output
+    assert "No new upgrade operations detected" in result.output
 
 
 @pytest.mark.parametrize(
@@ -137,13 +143,15 @@ def test_the_demo_fails_when_the_numbers_differ(outcome: Outcome, monkeypatch: p
     ("missing", "sentence"),
     [
         ("examples.easy.demo", "is part of the source tree .* run there: make demo"),
-        ("aiosmtpd.controller", r"needs 'aiosmtpd.controller', which is not found. .* pip install -e '.\[dev\]'"),
+        (
+            "aiosmtpd.controller",
+            r"needs 'aiosmtpd.controller', which is not found. .* pip install -e '.\[dev\]'",
+        ),
     ],
 )
 def test_the_demo_says_what_it_lacks(missing: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("examples.easy.") and "models" not in name]:
-        if "listeners" not in name:
-            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "examples.easy.demo")
+    monkeypatch.delitem(sys.modules, "examples.easy.mailbox")
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigurationError, match=sentence):
         CliRunner().invoke(cli, ["demo"], catch_exceptions=False)

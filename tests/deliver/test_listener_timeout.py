@@ -1,0 +1,130 @@
+"""``timeout=``: a handler that runs too long is ended, and that try is counted."""
+
+import socket
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from sqla_pubsub import Insert, RetryPolicy, after_insert
+from tests.deliver.notes import Notes
+
+SHORT = timedelta(milliseconds=150)
+ONCE = RetryPolicy(max_attempts=1)
+
+
+def sleep(_: Session) -> None:
+    time.sleep(60)  # noqa: TID251
+
+
+def compute(_: Session) -> None:
+    while True:
+        pass
+
+
+def read_a_socket(_: Session) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.recv(1)
+
+
+def run_a_query(session: Session) -> None:
+    session.execute(text("SELECT pg_sleep(60)"))
+
+
+def wait_for_a_lock(_: Session) -> None:
+    threading.Event().wait()
+
+
+HANGS = {
+    "sleeps": sleep,
+    "computes": compute,
+    "reads a socket": read_a_socket,
+    "runs a query": run_a_query,
+    "waits for a lock": wait_for_a_lock,
+}
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+@pytest.mark.parametrize("how", HANGS)
+def test_a_hanging_handler_is_ended_and_counted(notes: Notes, how: str, transactional: bool) -> None:
+    @after_insert(notes.Note, timeout=SHORT, retry=ONCE, transactional=transactional)
+    def handle(new: Any, session: Session) -> None:
+        if new.content == "bad":
+            HANGS[how](session)
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("a", "bad", "b")
+    began = time.monotonic()
+    notes.drain()
+    assert time.monotonic() - began < 5
+    assert notes.effects("handle") == ["a", "b"]
+    (letter,) = notes.dead()
+    assert (letter.id, letter.attempt) == (2, 1)
+    assert letter.reason == "HandlerTimeout: listener 'handle' ran longer than its timeout of 0:00:00.150000"
+
+
+def test_what_the_hanging_handler_wrote_is_undone_and_the_retry_may_succeed(notes: Notes) -> None:
+    @after_insert(notes.Note, timeout=SHORT, retry=RetryPolicy(initial=timedelta(0)))
+    def handle(event: Insert[Any], session: Session) -> None:
+        session.add(notes.effect("handle", str(event.attempt)))
+        session.flush()
+        if event.attempt == 1:
+            session.execute(text("SELECT pg_sleep(60)"))
+
+    notes.write("a")
+    notes.drain()
+    assert notes.effects("handle") == ["2"]
+    assert notes.left() == 0
+
+
+def test_a_handler_within_its_time_is_left_alone(notes: Notes) -> None:
+    @after_insert(notes.Note, timeout=timedelta(seconds=30))
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("a", "b", "c")
+    assert notes.drain() == 3
+    assert notes.effects("handle") == ["a", "b", "c"]
+
+
+def test_a_listener_with_a_timeout_has_a_transaction_per_event(notes: Notes) -> None:
+    """The time out ends the connection, and with it everything in the transaction."""
+
+    @after_insert(notes.Note, timeout=timedelta(seconds=30))
+    def handle(session: Session) -> None:
+        session.add(notes.effect("handle", str(session.scalar(text("SELECT pg_current_xact_id()")))))
+
+    notes.write(*map(str, range(10)))
+    assert notes.drain(commit_every=timedelta(seconds=10)) == 10
+    assert len(set(notes.effects("handle"))) == 10
+
+
+def test_a_hanging_batch_is_ended_and_its_events_are_tried_one_by_one(notes: Notes) -> None:
+    @after_insert(notes.Note, timeout=SHORT, retry=ONCE, batch=10)
+    def handle(events: list[Insert[Any]], session: Session) -> None:
+        for each in events:
+            if each.new.content == "bad":
+                session.execute(text("SELECT pg_sleep(60)"))
+            session.add(notes.effect("handle", each.new.content))
+
+    notes.write("a", "bad", "b")
+    began = time.monotonic()
+    notes.drain()
+    assert time.monotonic() - began < 5
+    assert notes.effects("handle") == ["a", "b"]
+    assert [letter.id for letter in notes.dead()] == [2]
+
+
+def test_an_ended_handler_leaves_no_alarm_behind(notes: Notes) -> None:
+    @after_insert(notes.Note, timeout=SHORT)
+    def handle(new: Any) -> None: ...
+
+    notes.write("a")
+    notes.drain()
+    # An alarm left behind would raise here.
+    threading.Event().wait(2 * SHORT.total_seconds())
