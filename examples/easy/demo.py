@@ -111,9 +111,10 @@ def main() -> int:
     with _stopped_in_order():
         try:
             outcome = _run(console)
-        except CommandFailed as error:
-            console.print(f"[red]{error}[/]")
+        except (CommandFailed, RuntimeError) as error:
+            console.print(str(error), style="red", markup=False)
             return 1
+    console.print()
     console.print(_table(outcome))
     seconds = time.perf_counter() - began
     verdict = "[green]all equal[/]" if outcome.exactly_once else "[red]NOT equal[/]"
@@ -137,9 +138,10 @@ def _run(console: Console) -> Outcome:
         _say(console, f"sqla-pubsub listen examples.easy.listeners --processes {PROCESSES}")
         with workplace.listening(PROCESSES) as listening:
             commits = _write(console, engine, mailbox, workplace)
-            wait_until(lambda: listening.poll() is not None or not left(engine), _DEADLINE)
+            with console.status("Waiting until the outbox is empty ..."):
+                wait_until(lambda: listening.poll() is not None or not left(engine), _DEADLINE)
         if listening.returncode != 0:
-            console.print(workplace.log)
+            console.print(workplace.log, markup=False)
         return observe(engine, mailbox, commits, listening.returncode)
 
 
@@ -151,7 +153,7 @@ def _migrate(console: Console, workplace: Workplace) -> None:
     _say(console, "alembic upgrade head")
     workplace.run("alembic", "upgrade", "head")
     _say(console, "alembic check")
-    console.print(workplace.run("alembic", "check").strip().splitlines()[-1], style="dim")
+    console.print(workplace.run("alembic", "check").strip().splitlines()[-1], style="dim", markup=False)
 
 
 def _write(console: Console, engine: Engine, mailbox: Mailbox, workplace: Workplace) -> dict[int, float]:
@@ -172,8 +174,8 @@ def _write(console: Console, engine: Engine, mailbox: Mailbox, workplace: Workpl
         by_copy(engine, COPIED)
         and_roll_back(engine, ROLLED_BACK)
     console.print(
-        f"Wrote {ONE_BY_ONE} comments one by one through the ORM, {BULK} in bulk, {RAW} by raw SQL and {COPIED} by COPY; "
-        f"rolled {ROLLED_BACK} more back."
+        f"Wrote {ONE_BY_ONE} comments one by one, {BULK} in bulk, {RAW} by raw SQL, {COPIED} by COPY; "
+        f"rolled {ROLLED_BACK} back."
     )
     return commits
 

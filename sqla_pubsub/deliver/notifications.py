@@ -16,6 +16,7 @@ import select
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
@@ -111,6 +112,7 @@ class Sleeper:
         self._peek = Statements(outbox).peek
         self._connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._driver: Any = self._connection.connection.driver_connection
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         self._heard: list[int] = []
         self._holding = False
         self._since = clock()
@@ -223,8 +225,10 @@ class Sleeper:
     def _wait(self, seconds: float) -> bool:
         """Return whether another session's notification came."""
         if not self._notified():
-            self._stop.wait_for(self._driver.fileno(), max(0.0, seconds))
-            self._read()
+            # A connection that ended here shows as SQLAlchemy's error at the next statement.
+            with suppress(self._driver_error):
+                self._stop.wait_for(self._driver.fileno(), max(0.0, seconds))
+                self._read()
         return self._notified()
 
     def _read(self) -> None:

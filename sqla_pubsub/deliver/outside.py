@@ -19,7 +19,7 @@ from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
 from sqla_pubsub.deliver.statements import LEAVE_ENTRY, TRY_ENTRY, Entry
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import deadline
-from sqla_pubsub.errors import ConfigurationError, UnreadableEntry
+from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, UnreadableEntry
 
 CANDIDATES = 20
 """Entries looked at in one statement, of which the first free one is taken."""
@@ -115,6 +115,9 @@ class OutsideLane(Lane):
                 with deadline(timeout, own, self.spec.name):
                     self._dispatcher.handle_outside(entry, decoded, own)
             except BaseException as error:
+                if isinstance(error, HandlerTimeout):
+                    # Interrupted anywhere: not for the pool.
+                    own.invalidate()
                 if self._verdict.uncounted(entry, error):
                     return None
                 return self._verdict.failed(entry, error)

@@ -128,3 +128,19 @@ def test_an_ended_handler_leaves_no_alarm_behind(notes: Notes) -> None:
     notes.drain()
     # An alarm left behind would raise here.
     threading.Event().wait(2 * SHORT.total_seconds())
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_the_connection_of_an_ended_handler_is_used_no_more(notes: Notes, transactional: bool) -> None:
+    """The handler may have been interrupted in the middle of an answer."""
+    processes: list[Any] = []
+
+    @after_insert(notes.Note, timeout=SHORT, retry=ONCE, transactional=transactional)
+    def handle(new: Any, session: Session) -> None:
+        processes.append(session.scalar(text("SELECT pg_backend_pid()")))
+        if new.content == "bad":
+            sleep(session)
+
+    notes.write("bad", "a")
+    notes.drain()
+    assert len(set(processes)) == 2

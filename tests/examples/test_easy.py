@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from sqlalchemy import Engine, inspect, select
 from sqlalchemy.orm import Session
 
@@ -137,6 +138,16 @@ def test_the_demo_fails_when_the_numbers_differ(outcome: Outcome, monkeypatch: p
     result = CliRunner().invoke(cli, ["demo"])
     assert result.exit_code == 1
     assert "NOT equal" in result.output
+
+
+def test_the_demo_repeats_what_a_failing_command_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(console: Console) -> Outcome:
+        raise CommandFailed("alembic upgrade head: exit code 1\nERROR [alembic] no")
+
+    monkeypatch.setattr(demo, "_run", fail)
+    result = CliRunner().invoke(cli, ["demo"])
+    assert result.exit_code == 1
+    assert "ERROR [alembic] no" in result.output
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,331 @@
+"""Sleeping and waking up: a notification only while somebody sleeps, and a poll whatever goes wrong."""
+
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.orm import Session
+
+from sqla_pubsub import Listener, ListenerConfig, after_insert
+from sqla_pubsub.names import CHANNEL_PREFIX
+from tests.deliver.notes import DEADLINE, Notes, running
+from tests.waiting import wait_until
+
+HOUR = timedelta(hours=1)
+KEY = """hashtextextended('public."pubsub_outbox"', 0)"""
+CHANNEL = f"'{CHANNEL_PREFIX}' || to_hex({KEY})"
+DOORMEN = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+LISTENING = "query LIKE 'LISTEN %' OR query LIKE '%pg_listening_channels%' OR query LIKE '%advisory%'"
+LISTENERS = f"SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND ({LISTENING})"
+
+
+@pytest.fixture
+def recording(notes: Notes) -> Notes:
+    """Notes with a listener that records what it handles."""
+
+    @after_insert(notes.Note)
+    def record(new: Any, session: Session) -> None:
+        session.add(notes.effect("record", new.content))
+
+    notes.install()
+    return notes
+
+
+@contextmanager
+def asleep(notes: Notes, **config: Any) -> Iterator[Listener]:
+    """Run a listener and wait until it sleeps as the doorman."""
+    listener = notes.listener(**{"poll_interval": HOUR, **config})
+    with running(listener):
+        wait_until(lambda: notes.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+        yield listener
+
+
+@contextmanager
+def hearing(notes: Notes) -> Iterator[list[Any]]:
+    """Listen to the channel; what was heard is in the list at the end."""
+    heard: list[Any] = []
+    with notes.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        channel = connection.scalar(text(f"SELECT {CHANNEL}"))
+        driver: Any = connection.connection.driver_connection
+        connection.exec_driver_sql(f'LISTEN "{channel}"')
+        try:
+            yield heard
+        finally:
+            # Our own notification comes after all that were sent before it.
+            connection.exec_driver_sql(f"SELECT pg_notify('{channel}', 'end')")
+            if callable(driver.notifies):
+                heard.extend(driver.notifies(timeout=0.1))
+            else:
+                driver.poll()
+                heard.extend(driver.notifies)
+            assert heard.pop().payload == "end"
+            connection.exec_driver_sql("UNLISTEN *")
+
+
+def handled(notes: Notes, *contents: str) -> bool:
+    return sorted(map(str, notes.effects("record"))) == sorted(contents)
+
+
+def test_a_sleeping_listener_is_woken_at_once(recording: Notes) -> None:
+    with asleep(recording):
+        for number in range(3):
+            wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+            began = time.monotonic()
+            recording.write(str(number))
+            wait_until(lambda: len(recording.effects("record")) == number + 1, DEADLINE, "the effect")  # noqa: B023
+            assert time.monotonic() - began < 2
+
+
+def test_no_notification_is_sent_while_nobody_sleeps(recording: Notes) -> None:
+    """It would take a lock that all commits of the cluster wait for."""
+    with hearing(recording) as heard:
+        recording.write("a", "b")
+    assert heard == []
+
+
+def test_a_writer_notifies_once_while_somebody_sleeps(recording: Notes) -> None:
+    with recording.engine.connect() as other:
+        other.execute(text(f"SELECT pg_advisory_lock({KEY})"))
+        with hearing(recording) as heard:
+            recording.write("a", "b")
+        other.execute(text("SELECT pg_advisory_unlock_all()"))
+        other.rollback()
+    assert [notification.payload for notification in heard] == [""]
+
+
+def test_a_writer_that_turned_notifications_off_sends_none(recording: Notes) -> None:
+    """For two-phase transactions, which may not contain one."""
+    with recording.engine.connect() as other:
+        other.execute(text(f"SELECT pg_advisory_lock({KEY})"))
+        with hearing(recording) as heard, recording.engine.begin() as connection:
+            connection.execute(text("SET LOCAL sqla_pubsub.notify = 'off'"))
+            connection.execute(text("INSERT INTO note (content) VALUES ('a')"))
+        other.execute(text("SELECT pg_advisory_unlock_all()"))
+        other.rollback()
+    assert heard == []
+
+
+def test_a_notification_that_was_lost_costs_a_poll(recording: Notes) -> None:
+    with asleep(recording, poll_interval=timedelta(milliseconds=300)):
+        with recording.engine.begin() as connection:
+            connection.execute(text("SET LOCAL sqla_pubsub.notify = 'off'"))
+            connection.execute(text("INSERT INTO note (content) VALUES ('a')"))
+        wait_until(lambda: handled(recording, "a"), DEADLINE, "the poll")
+
+
+@pytest.mark.parametrize("payload", ["", "x" * 7999])
+def test_forged_notifications_do_no_harm(recording: Notes, payload: str) -> None:
+    with asleep(recording):
+        for _ in range(20):
+            recording.execute(f"SELECT pg_notify({CHANNEL}, :payload)", payload=payload)
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
+        recording.write("a")
+        wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
+
+
+@pytest.mark.parametrize("lock", ["pg_advisory_lock", "pg_advisory_lock_shared"])
+def test_somebody_else_holding_the_lock_costs_a_poll_at_worst(recording: Notes, lock: str) -> None:
+    with recording.engine.connect() as other:
+        other.execute(text(f"SELECT {lock}({KEY})"))
+        with running(recording.listener(poll_interval=timedelta(milliseconds=500))):
+            wait_until(
+                lambda: recording.scalar(f"SELECT count(*) FROM pg_stat_activity WHERE {LISTENING}"),
+                DEADLINE,
+                "it to listen",
+            )
+            for number in range(3):
+                recording.write(str(number))
+                wait_until(lambda: len(recording.effects("record")) == number + 1, DEADLINE, "the effect")  # noqa: B023
+        other.rollback()
+
+
+def test_an_event_whose_writer_probed_the_lock_early_does_not_wait_for_the_poll(recording: Notes) -> None:
+    """It commits after the last look of a listener that fell asleep in between, and cannot know of it."""
+    with recording.engine.connect() as writer:
+        writer.execute(text("INSERT INTO note (content) VALUES ('early')"))
+        with running(recording.listener(poll_interval=HOUR)):
+            wait_until(lambda: recording.scalar(LISTENERS), DEADLINE, "the listener to look")
+            threading.Event().wait(0.3)
+            began = time.monotonic()
+            writer.commit()
+            wait_until(lambda: handled(recording, "early"), DEADLINE, "the effect")
+            assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("which", ["listening", "working", "both"])
+def test_a_terminated_connection_is_replaced_within_a_moment(recording: Notes, which: str) -> None:
+    conditions = {"listening": LISTENING, "working": f"NOT ({LISTENING})", "both": "true"}
+    others = "pid <> pg_backend_pid() AND datname = current_database() AND application_name = 'worker'"
+    engine = create_engine(recording.engine.url.update_query_dict({"application_name": "worker"}))
+    listener = Listener(engine, recording.metadata, ListenerConfig(poll_interval=HOUR))
+    with running(listener):
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+        killed = recording.scalar(
+            f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others} AND ({conditions[which]})"
+        )
+        assert killed == (2 if which == "both" else 1)
+        began = time.monotonic()
+        recording.write("a")
+        wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
+        assert time.monotonic() - began < 3
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
+    engine.dispose()
+    assert recording.left() == 0
+
+
+@pytest.mark.parametrize("which", ["LISTEN", "FOR UPDATE"])
+def test_a_connection_that_ends_without_a_word_is_replaced(recording: Notes, which: str) -> None:
+    """As when a host or a firewall between goes away; the driver notices it while it waits."""
+    engine = create_engine(recording.engine.url)
+    sockets: dict[str, int] = {}
+
+    def note(_: Any, cursor: Any, statement: str, *__: Any) -> None:
+        sockets.update(
+            {word: cursor.connection.fileno() for word in ("LISTEN", "FOR UPDATE") if word in statement}
+        )
+
+    event.listen(engine, "before_cursor_execute", note)
+    with running(Listener(engine, recording.metadata, ListenerConfig(poll_interval=HOUR))):
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+        with socket.socket(fileno=os.dup(sockets[which])) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+        recording.write("a")
+        wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
+    engine.dispose()
+
+
+def test_a_listener_that_was_deafened_listens_again(
+    recording: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its connection may be alive and its registration gone, as behind some poolers."""
+    engine = create_engine(recording.engine.url)
+    deafened: list[str] = []
+
+    def deafen(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "pg_listening_channels" in statement and not deafened:
+            deafened.append(statement)
+            cursor.execute("UNLISTEN *")
+
+    event.listen(engine, "before_cursor_execute", deafen)
+    listener = Listener(engine, recording.metadata, ListenerConfig(poll_interval=HOUR))
+    with running(listener):
+        wait_until(lambda: "listener.deaf" in caplog.text, DEADLINE, "the listener to notice")
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+        recording.write("a")
+        wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
+    engine.dispose()
+
+
+@pytest.mark.parametrize("notify", ["always", "off", "idle"])
+def test_events_are_handled_with_every_setting(recording: Notes, notify: Any) -> None:
+    listener = recording.listener(notify=notify, poll_interval=timedelta(milliseconds=300))
+    with running(listener):
+        for number in range(3):
+            recording.write(str(number))
+            wait_until(lambda: len(recording.effects("record")) == number + 1, DEADLINE, "the effect")  # noqa: B023
+
+
+def test_a_listener_that_only_polls_neither_listens_nor_takes_the_lock(recording: Notes) -> None:
+    statements: list[str] = []
+    engine = create_engine(recording.engine.url)
+    event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    config = ListenerConfig(notify="off", poll_interval=timedelta(milliseconds=20))
+    with running(Listener(engine, recording.metadata, config)):
+        recording.write("a")
+        wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
+        wait_until(lambda: len(statements) > 30, DEADLINE, "some polls")
+    engine.dispose()
+    assert not [s for s in statements if s.startswith("LISTEN") or "advisory" in s]
+
+
+def test_two_listeners_asleep_are_both_woken(recording: Notes) -> None:
+    """Only one of them is the doorman; the other one hears the same notification."""
+    engines = [create_engine(recording.engine.url) for _ in range(2)]
+    config = ListenerConfig(poll_interval=HOUR)
+    begun = threading.Barrier(2)
+
+    @after_insert(recording.Note, name="slow")
+    def slow(new: Any, session: Session) -> None:
+        # Passed only when two workers have an event in hand at once.
+        begun.wait(DEADLINE)
+        session.add(recording.effect("slow", new.content))
+
+    recording.install()
+    with running(*(Listener(engine, recording.metadata, config) for engine in engines)):
+        wait_until(lambda: recording.scalar(LISTENERS) == 2, DEADLINE, "both to listen")
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "one to sleep")
+        recording.write("a", "b")
+        wait_until(lambda: len(recording.effects("slow")) == 2, DEADLINE, "both effects")
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_slow_handler_leaves_the_door_to_a_neighbour(recording: Notes) -> None:
+    """While one worker is busy for long, new events still wake the other one."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    @after_insert(recording.Note, name="slow", when=lambda new: new.content == "slow")
+    def slow() -> None:
+        busy.set()
+        assert go_on.wait(DEADLINE)
+
+    recording.install()
+    engines = [create_engine(recording.engine.url) for _ in range(2)]
+    config = ListenerConfig(poll_interval=HOUR)
+    with running(*(Listener(engine, recording.metadata, config) for engine in engines)):
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "one to sleep")
+        recording.write("slow")
+        assert busy.wait(DEADLINE)
+        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the other one to sleep")
+        began = time.monotonic()
+        recording.write("quick")
+        wait_until(lambda: "quick" in recording.effects("record"), DEADLINE, "the effect")
+        assert time.monotonic() - began < 2
+        go_on.set()
+    for engine in engines:
+        engine.dispose()
+
+
+def test_an_idle_listener_asks_the_database_less_than_once_a_second(recording: Notes) -> None:
+    """Counted over its last sleep before the polls are an hour apart: they double from one to the next."""
+    times: list[float] = []
+    engine = create_engine(recording.engine.url)
+
+    def note(*_: Any) -> None:
+        times.append(time.monotonic())
+
+    event.listen(engine, "before_cursor_execute", note)
+    with running(Listener(engine, recording.metadata)):
+        wait_until(
+            lambda: len(times) > 3 and time.monotonic() - times[-1] > 1.0, DEADLINE, "a second of silence"
+        )
+    engine.dispose()
+    assert len(times) < 40
+
+
+def test_many_open_files_do_not_matter(recording: Notes) -> None:
+    """select() refuses descriptors from 1024 on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("this process may open too few files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        engine: Engine = create_engine(recording.engine.url)
+        with running(Listener(engine, recording.metadata, ListenerConfig(poll_interval=HOUR))):
+            wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+            recording.write("a")
+            wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
+        engine.dispose()
+    finally:
+        for file in files:
+            os.close(file)
