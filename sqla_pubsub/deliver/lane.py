@@ -22,6 +22,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
 from sqla_pubsub.deliver.pace import Pace
+from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.deliver.store import Store, ids
 from sqla_pubsub.deliver.verdict import Verdict
@@ -33,10 +34,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SAVEPOINTS = 50
 """Most savepoints in one transaction: beyond 64 subtransactions every backend's snapshots slow down."""
-RESCAN = 0.2
-"""Seconds after which a claim starts from the lowest id again, for writers that committed late."""
-DUE_EVERY = 1.0
-"""Seconds between two looks for due retries while there is ready work."""
 
 
 class ConnectionLost(Exception):
@@ -80,14 +77,9 @@ class Lane:
         self._stopping = stopping
         self._clock = clock
         self._verdict = Verdict(spec, board, rng or random.Random())
-        self._pace = Pace(
-            0.0 if spec.timeout is not None else config.commit_every.total_seconds(),
-            config.claim_size,
-        )
-        self._start = 0
-        self._rescan_at = 0.0
-        self.due_at = 0.0
-        """Monotonic time of the next look for due retries."""
+        time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
+        self._pace = Pace(time_box, config.claim_size)
+        self._scan = Scan()
         self._alone: deque[int] = deque()
         self._savepoints = spec.batch is None and spec.effects != "database"
         self._broken: Outcome | None = None
@@ -95,9 +87,7 @@ class Lane:
     @property
     def size(self) -> int:
         """How many entries the next group claims: what fits into its time."""
-        if self.spec.batch is not None:
-            return self.spec.batch
-        return self._pace.size
+        return self.spec.batch or self._pace.size
 
     @property
     def slow(self) -> bool:
@@ -106,9 +96,9 @@ class Lane:
 
     def rewind(self, *, due: bool) -> None:
         """Look from the lowest id again, and at the retries too where one is *due*."""
-        self._start = 0
+        self._scan.start_over()
         if due:
-            self.due_at = 0.0
+            self._scan.due(0.0)
 
     def step(self, store: Store) -> Step:
         """Work one group.
@@ -134,7 +124,7 @@ class Lane:
             entries = self._claim(store, size)
             if not entries:
                 store.abandon()
-                return Step(more=bool(self._alone) or self._start_over())
+                return Step(more=bool(self._alone) or self._scan.start_over())
             outcomes = self._work(store, entries)
             store.settle(outcomes)
             transaction.commit()
@@ -149,20 +139,18 @@ class Lane:
             self._send_alone(entries, error)
             return Step(more=True)
         self._note(outcomes)
-        more = len(entries) == size or self._start_over()
+        more = len(entries) == size or self._scan.start_over()
         return Step(settled=len(outcomes), more=more or bool(self._alone) or len(outcomes) < len(entries))
 
     def _claim(self, store: Store, size: int) -> list[Entry]:
         now = self._clock()
-        if now >= self.due_at:
+        if self._scan.is_due(now):
             due = store.claim_due(self.spec, size=size)
             if len(due) < size:
-                self.due_at = now + DUE_EVERY
+                self._scan.no_more_due(now)
             if due:
                 return self._without_crashed(due)
-        if now >= self._rescan_at:
-            self._start, self._rescan_at = 0, now + RESCAN
-        entries = store.claim(self.spec, start=self._start, size=size)
+        entries = store.claim(self.spec, start=self._scan.start(now), size=size)
         return self._without_crashed(entries)
 
     def _without_crashed(self, entries: list[Entry]) -> list[Entry]:
@@ -170,12 +158,6 @@ class Lane:
         crashed = [entry.id for entry in entries if entry.crashes]
         self._alone.extend(entry_id for entry_id in crashed if entry_id not in self._alone)
         return [entry for entry in entries if not entry.crashes]
-
-    def _start_over(self) -> bool:
-        """Return whether the scan began in the middle; then the beginning is still to be looked at."""
-        middle = self._start > 0
-        self._start = 0
-        return middle
 
     def _work(self, store: Store, entries: list[Entry]) -> list[Outcome]:
         try:
@@ -192,7 +174,7 @@ class Lane:
             if outcome is None:
                 break
             outcomes.append(outcome)
-            self._start = max(self._start, entry.id + 1)
+            self._scan.passed(entry.id)
             spent = self._clock() - began
             if spent >= self._pace.time_box or store.opened >= MAX_SAVEPOINTS or self._stopping():
                 break
@@ -309,10 +291,10 @@ class Lane:
         )  # fmt: skip
         self._alone.extend(ids(entry for entry in entries if entry.id not in self._alone))
         # What the group handled before it was thrown back is ready again.
-        self._start = 0
+        self._scan.start_over()
 
     def _note(self, outcomes: Sequence[Outcome]) -> None:
         """Count what was committed, and remember when the next retry of our own making is due."""
         delay = self._verdict.settled(outcomes)
         if delay is not None:
-            self.due_at = min(self.due_at, self._clock() + delay)
+            self._scan.due(self._clock() + delay)

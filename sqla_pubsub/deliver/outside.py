@@ -50,10 +50,14 @@ class OutsideLane(Lane):
         connection = store.connection
         with connection.begin():
             statement = store.statements.candidates(ordered=self.spec.ordered)
-            parameters = {"listener": self.spec.name, "start": self._start, "size": CANDIDATES}
+            parameters = {
+                "listener": self.spec.name,
+                "start": self._scan.start(self._clock()),
+                "size": CANDIDATES,
+            }
             found = list(connection.scalars(statement, parameters))
         for entry_id in found:
-            self._start = entry_id + 1
+            self._scan.passed(entry_id)
             if self._stopping():
                 return Step()
             entry = self._take(store, entry_id)
@@ -67,7 +71,7 @@ class OutsideLane(Lane):
 
         What others have in hand is found by every scan.
         """
-        self._start = 0
+        self._scan.start_over()
         taken, self._taken = self._taken, False
         return taken
 
@@ -93,7 +97,7 @@ class OutsideLane(Lane):
             store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))
         self._note([] if outcome is None else [outcome])
         if not isinstance(outcome, Acknowledge):
-            self._start = 0
+            self._scan.start_over()
         return Step(settled=outcome is not None, more=True)
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | None:

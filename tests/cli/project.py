@@ -95,20 +95,31 @@ class Shop:
             environment["SQLA_PUBSUB_URL"] = url or self.url
         return [sys.executable, "-m", "sqla_pubsub", *arguments], environment
 
-    def run(self, *arguments: str, url: str | None = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, url: str | None = "", folder: str = "."
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         argv, environment = self.command(*arguments, url=url)
         return subprocess.run(
-            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+            argv, cwd=self.folder / folder, env=environment, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
 
-    def start(self, *arguments: str, url: str | None = "") -> subprocess.Popen[str]:
+    def start(self, *arguments: str, url: str | None = "", group: bool = False) -> subprocess.Popen[str]:
         """Start a command; its output goes to ``log``."""
         argv, environment = self.command(*arguments, url=url)
+        return self._start(argv, environment, group=group)
+
+    def script(self, name: str) -> subprocess.Popen[str]:
+        """Start a file of the project; its output goes to ``log``."""
+        return self._start([sys.executable, name], os.environ | {"SQLA_PUBSUB_URL": self.url}, group=False)
+
+    def _start(self, argv: list[str], environment: dict[str, str], *, group: bool) -> subprocess.Popen[str]:
         with (self.folder / "log").open("w") as log:
             process = subprocess.Popen(
-                argv, cwd=self.folder, env=environment, stdout=log, stderr=log, text=True
-            )
+                argv, cwd=self.folder, env=environment, stdout=log, stderr=log, text=True,
+                start_new_session=group,
+            )  # fmt: skip
         self._processes.append(process)
         return process
 
@@ -117,9 +128,9 @@ class Shop:
         """What the started command has printed so far."""
         return (self.folder / "log").read_text()
 
-    def listening(self, *arguments: str, workers: int = 1) -> subprocess.Popen[str]:
+    def listening(self, *arguments: str, workers: int = 1, group: bool = False) -> subprocess.Popen[str]:
         """Start ``listen`` and wait until its workers work."""
-        process = self.start("listen", "shop.listeners", *arguments)
+        process = self.start("listen", "shop.listeners", *arguments, group=group)
         wait_until(
             lambda: self.log.count("listener.started") == workers or process.poll() is not None,
             DEADLINE, f"{workers} workers to start",
