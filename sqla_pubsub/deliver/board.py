@@ -35,6 +35,11 @@ class Board:
         self._slots[IN_HAND] = 0
         self._slots[KILL_AT] = 0
 
+    def clear(self) -> None:
+        """Make room for the next process; what the one before settled stays counted."""
+        self.put_down()
+        self._slots[READY] = 0
+
     def count(self, *, acknowledged: int = 0, retried: int = 0, dead: int = 0) -> None:
         """Add to what was settled."""
         self._slots[ACKNOWLEDGED] += acknowledged

@@ -107,8 +107,8 @@ class Lane:
             ConnectionLost: The connection broke; nothing of the group happened.
         """
         try:
-            if self._broken is not None:
-                self._settle_broken(store)
+            if (broken := self._broken) is not None:
+                self._settle_broken(store, broken)
             if self._alone:
                 return self._run_alone(store, self._alone.popleft())
             return self._run_group(store)
@@ -218,6 +218,7 @@ class Lane:
             if not self._savepoints or not store.intact:
                 raise _Alone([entry], error) from error
             if self._verdict.uncounted(entry, error):
+                self._pace.conflict()
                 self._alone.append(entry.id)
                 return None
             return self._verdict.failed(entry, error)
@@ -276,12 +277,11 @@ class Lane:
                 store.settle([outcome])
         return outcome
 
-    def _settle_broken(self, store: Store) -> None:
-        outcome, self._broken = self._broken, None
-        assert outcome is not None
+    def _settle_broken(self, store: Store, outcome: Outcome) -> None:
         with store.begin():
             if store.claim_one(self.spec, outcome.id) is not None:
                 store.settle([outcome])
+        self._broken = None
         self._note([outcome])
 
     def _send_alone(self, entries: Sequence[Entry], cause: BaseException) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+FIRST_SINGLE, LONGEST_SINGLE = 500, 50_000
+"""Groups of one event after the first conflict, and at most."""
 SLOW = 0.01
 """Seconds of one event from which on a neighbour should rather take the next one."""
 
@@ -19,11 +21,13 @@ class Pace:
         self.limit = largest
         """Most entries to claim next."""
         self._per_event: float | None = None
+        self._single = 0
+        self._next_single = FIRST_SINGLE
 
     @property
     def size(self) -> int:
-        """How many entries to claim next: one as long as nothing is known."""
-        if self._per_event is None or self.time_box == 0.0:
+        """How many entries to claim next: one as long as nothing is known, or after a conflict."""
+        if self._per_event is None or self.time_box == 0.0 or self._single:
             return 1
         return max(1, min(int(self.time_box / max(self._per_event, 1e-6)), self.limit))
 
@@ -32,8 +36,18 @@ class Pace:
         """Whether the next event may take longer than a neighbour should sleep."""
         return self._per_event is None or self._per_event > SLOW
 
+    def conflict(self) -> None:
+        """Take one event at a time for a while, longer after each conflict.
+
+        Two groups that write the same few rows in different order end in a deadlock, which costs the
+        server's ``deadlock_timeout``, a second by default. Events alone in their transactions rarely do.
+        """
+        self._single = self._next_single
+        self._next_single = min(2 * self._next_single, LONGEST_SINGLE)
+
     def measure(self, seconds: float, events: int) -> None:
         """Take in what the last group needed."""
         latest = seconds / max(events, 1)
         known = self._per_event
+        self._single = max(0, self._single - 1)
         self._per_event = latest if known is None else 0.7 * known + 0.3 * latest

@@ -161,7 +161,7 @@ class Supervisor:
             process.pid, process.exitcode, lived, f", entry {entry_id} in hand" if entry_id else "", delay,
             extra={"worker": process.pid, "exit_code": process.exitcode, "entry": entry_id},
         )  # fmt: skip
-        slot.board.put_down()
+        slot.board.clear()
         if entry_id:
             self._count_crash(entry_id)
         if slot.start_failures >= MAX_START_FAILURES:

@@ -12,17 +12,21 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
 from sqlalchemy import Engine, MetaData, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.listener import Listener, chosen
+from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.settings import import_modules
 from sqla_pubsub.subscription import registries, registry_of
 
 logger = logging.getLogger(__name__)
 
+EXIT_LOST = 1
+"""A worker that drains does not wait for a server that went away."""
 EXIT_REFUSED = 2
 """A worker that cannot work as it is configured; starting it again would change nothing."""
 
@@ -109,6 +113,9 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     except ConfigurationError as error:
         logger.error("worker.refused: %s", error)
         sys.exit(EXIT_REFUSED)
+    except DBAPIError as error:
+        logger.error("connection.lost: %s", describe(error))
+        sys.exit(EXIT_LOST)
 
 
 def _listeners(plan: Plan, metadata: MetaData, board: Board) -> list[Listener]:

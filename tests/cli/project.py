@@ -46,7 +46,7 @@ LISTENERS = """
             os._exit(7)
         if new.item == "slow":
             session.execute(Effect.__table__.insert(), {"listener": "begun", "item": "slow", "process": os.getpid()})
-            print("slow begun", flush=True)
+            print("slow begun in", os.getpid(), flush=True)
             time.sleep(1.5)
         session.add(Effect(listener="ship", item=new.item, process=os.getpid()))
 
@@ -95,13 +95,11 @@ class Shop:
             environment["SQLA_PUBSUB_URL"] = url or self.url
         return [sys.executable, "-m", "sqla_pubsub", *arguments], environment
 
-    def run(
-        self, *arguments: str, url: str | None = "", folder: str = "."
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, url: str | None = "") -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         argv, environment = self.command(*arguments, url=url)
         return subprocess.run(
-            argv, cwd=self.folder / folder, env=environment, capture_output=True, text=True, timeout=60,
+            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60,
             check=False,
         )  # fmt: skip
 

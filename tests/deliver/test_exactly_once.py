@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tests.cli.project import DEADLINE, Shop
 from tests.cli.test_listen import children
@@ -71,10 +72,22 @@ LISTENERS = """
             raise RuntimeError("not yet")
 """
 
+
+class Base(DeclarativeBase): ...
+
+
+class Item(Base):
+    """The table as a program sees it that knows nothing of listeners."""
+
+    __tablename__ = "item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[int]
+
+
 FEW = st.integers(1, 12)
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["insert", "bulk", "copy", "roll back", "savepoint"]), FEW),
+        st.tuples(st.sampled_from(["insert", "orm", "bulk", "copy", "roll back", "savepoint"]), FEW),
         st.tuples(st.sampled_from(["update", "touch", "delete"]), FEW),
         st.tuples(st.sampled_from(["kill a worker", "cut a connection"]), st.just(1)),
     ),
@@ -120,6 +133,10 @@ class History:
             if action == "bulk":
                 connection.execute(text("INSERT INTO item SELECT g, 0 FROM generate_series(:a, :b) AS g"),
                                    {"a": ids[0], "b": ids[-1]})  # fmt: skip
+            elif action == "orm":
+                with Session(connection, join_transaction_mode="rollback_only") as session:
+                    session.add_all(Item(**row) for row in rows)
+                    session.flush()
             elif action == "copy":
                 _copy(connection, "".join(f"{number}\t0\n" for number in ids))
             else:
@@ -201,7 +218,10 @@ def history(tmp_path: Path, engine: Engine, url: str) -> Iterator[History]:
 
 
 @pytest.mark.one_driver
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=settings().max_examples // 3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(actions=ACTIONS)
 def test_every_committed_event_has_exactly_one_effect_per_listener(
     history: History, actions: list[tuple[str, int]]
