@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from configparser import ConfigParser, InterpolationError
 from configparser import Error as IniError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from sqla_pubsub.errors import ConfigurationError
 
@@ -22,7 +23,7 @@ LISTENERS_OPTION = "sqla_pubsub.listeners"
 """The option in ``alembic.ini``."""
 
 _SECTION = "[tool.sqla-pubsub]"
-_KEYS = ("url", "listeners")
+_KEYS = ("url", "listeners", "listen")
 _STOCK_URL = "driver://user:pass@localhost/dbname"
 """What ``alembic init`` writes: nobody's database."""
 
@@ -34,10 +35,13 @@ class ProjectSettings:
     Attributes:
         url: SQLAlchemy URL of the database, None where no file gives one.
         listeners: Dotted names of the modules that declare listeners.
+        listen: Settings of the listener process, as they stand in the file: fields of
+            ``ListenerConfig``, durations in seconds.
     """
 
     url: str | None = None
     listeners: tuple[str, ...] = ()
+    listen: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_settings(
@@ -61,7 +65,11 @@ def load_settings(
         project = _from_pyproject(ini.resolve().parent)
     project = project or ProjectSettings()
     fallback = ProjectSettings() if ini is None else _from_ini(ini, section)
-    return ProjectSettings(url=project.url or fallback.url, listeners=project.listeners or fallback.listeners)
+    return ProjectSettings(
+        url=project.url or fallback.url,
+        listeners=project.listeners or fallback.listeners,
+        listen=project.listen,
+    )
 
 
 def module_names(option: str) -> tuple[str, ...]:
@@ -146,7 +154,12 @@ def _checked(section: object, path: Path) -> ProjectSettings:
             f"{path}: listeners of {_SECTION} is {listeners!r}. "
             'Give a list of modules, such as ["myapp.listeners"].'
         )
-    return ProjectSettings(url=url or None, listeners=tuple(listeners))
+    listen = section.get("listen", {})
+    if not isinstance(listen, dict):
+        raise ConfigurationError(
+            f"{path}: listen of {_SECTION} is {listen!r}. Write [tool.sqla-pubsub.listen]."
+        )
+    return ProjectSettings(url=url or None, listeners=tuple(listeners), listen=listen)
 
 
 def _from_ini(path: Path, section: str) -> ProjectSettings:

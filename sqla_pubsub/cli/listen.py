@@ -73,7 +73,7 @@ def listen(
         _refuse_without_capture(project, engine, listeners)
     plan = Plan(
         modules=project.modules, url=project.url, listeners=tuple(listeners), concurrency=concurrency,
-        drain=drain, log_level=level,
+        drain=drain, config=project.config, log_level=level,
     )  # fmt: skip
     sys.exit(_supervise(project, engine, plan, processes))
 

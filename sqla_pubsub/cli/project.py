@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
 from importlib.util import find_spec
+from typing import Any
 
 import click
 from sqlalchemy import Engine, MetaData, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.deliver.worker import find_metadata, make_engine
 from sqla_pubsub.errors import ConfigurationError
@@ -38,6 +41,7 @@ class Project:
     url: str
     modules: tuple[str, ...]
     metadata: MetaData
+    config: ListenerConfig
 
     def engine(self) -> Engine:
         """Return an engine for the database."""
@@ -65,7 +69,38 @@ def open_project(url: str | None, modules: Sequence[str], listeners: Sequence[st
             f"no database URL is given. Use --url, {URL_VARIABLE}, url under [tool.sqla-pubsub] in pyproject.toml, "
             "or sqlalchemy.url in alembic.ini."
         )
-    return Project(url=with_driver(found), modules=names, metadata=metadata)
+    config = listener_config(settings.listen)
+    return Project(url=with_driver(found), modules=names, metadata=metadata, config=config)
+
+
+def listener_config(settings: Mapping[str, Any]) -> ListenerConfig:
+    """Return the settings of ``[tool.sqla-pubsub.listen]``: durations in seconds, the rest as it is.
+
+    Raises:
+        ConfigurationError: One is unknown, of a wrong type or out of range.
+    """
+    known = {field.name: field.type for field in fields(ListenerConfig)}
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise ConfigurationError(
+                f"[tool.sqla-pubsub.listen] has an unknown setting {name!r}. Allowed are: {', '.join(known)}."
+            )
+        kind = known[name]
+        if kind == "timedelta":
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigurationError(
+                    f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a number of seconds."
+                )
+            value = timedelta(seconds=value)  # noqa: PLW2901
+        elif (kind == "bool") != isinstance(value, bool) or (kind == "int") != (type(value) is int):
+            raise ConfigurationError(
+                f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a value of type {kind}."
+            )
+        values[name] = value
+    if isinstance(values.get("direct_url"), str):
+        values["direct_url"] = with_driver(values["direct_url"])
+    return ListenerConfig(**values)
 
 
 def with_driver(url: str) -> str:
