@@ -4,8 +4,6 @@ Loaded by the harness with ``BENCH_ADAPTERS=benchmarks``. ``--opt effects=databa
 ``--opt batch=500`` choose the two declarations that spare savepoints.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
