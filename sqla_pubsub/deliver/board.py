@@ -15,58 +15,70 @@ _MILLISECONDS = 1000
 
 
 class Board:
-    """Numbers of one worker: the entry in hand, when to give it up, and how many were settled.
+    """Numbers of one listener: the entry in hand, when to give it up, and how many were settled.
 
     Args:
-        slots: `SLOTS` integers, in shared memory where a supervisor reads them.
+        slots: Integers in shared memory, where a supervisor reads them, `SLOTS` for each thread.
+        thread: Which of them are ours.
     """
 
-    def __init__(self, slots: MutableSequence[int] | None = None) -> None:
+    def __init__(self, slots: MutableSequence[int] | None = None, thread: int = 0) -> None:
         self._slots = [0] * SLOTS if slots is None else slots
+        self._first = thread * SLOTS
+
+    def _read(self, slot: int) -> int:
+        return self._slots[self._first + slot]
+
+    def _write(self, slot: int, value: int) -> None:
+        self._slots[self._first + slot] = value
 
     def take(self, entry_id: int, limit: timedelta | None = None) -> None:
         """Say that *entry_id* is being handled, and after what time the process may be killed for it."""
         if limit is not None:
-            self._slots[KILL_AT] = int((time.monotonic() + limit.total_seconds()) * _MILLISECONDS)
-        self._slots[IN_HAND] = entry_id
+            self._write(KILL_AT, int((time.monotonic() + limit.total_seconds()) * _MILLISECONDS))
+        self._write(IN_HAND, entry_id)
 
     def put_down(self) -> None:
         """Say that nothing is being handled."""
-        self._slots[IN_HAND] = 0
-        self._slots[KILL_AT] = 0
+        self._write(IN_HAND, 0)
+        self._write(KILL_AT, 0)
 
     def clear(self) -> None:
         """Make room for the next process; what the one before settled stays counted."""
         self.put_down()
-        self._slots[READY] = 0
+        self._write(READY, 0)
 
     def count(self, *, acknowledged: int = 0, retried: int = 0, dead: int = 0) -> None:
         """Add to what was settled."""
-        self._slots[ACKNOWLEDGED] += acknowledged
-        self._slots[RETRIED] += retried
-        self._slots[DEAD] += dead
+        for slot, number in ((ACKNOWLEDGED, acknowledged), (RETRIED, retried), (DEAD, dead)):
+            self._write(slot, self._read(slot) + number)
 
     def ready(self) -> None:
         """Say that the worker is connected and works."""
-        self._slots[READY] = 1
+        self._write(READY, 1)
 
     @property
     def is_ready(self) -> bool:
         """Whether the worker was connected once."""
-        return bool(self._slots[READY])
+        return bool(self._read(READY))
 
     @property
     def in_hand(self) -> int:
         """Id of the entry being handled, 0 if none."""
-        return self._slots[IN_HAND]
+        return self._read(IN_HAND)
 
     @property
     def overdue(self) -> bool:
         """Whether the handler has outrun its timeout and its grace."""
-        kill_at = self._slots[KILL_AT]
+        kill_at = self._read(KILL_AT)
         return kill_at != 0 and time.monotonic() * _MILLISECONDS > kill_at
 
     @property
     def settled(self) -> tuple[int, int, int]:
         """How many were acknowledged, put off and given up."""
-        return self._slots[ACKNOWLEDGED], self._slots[RETRIED], self._slots[DEAD]
+        return self._read(ACKNOWLEDGED), self._read(RETRIED), self._read(DEAD)
+
+
+def boards(slots: MutableSequence[int]) -> list[Board]:
+    """Return the boards of all threads of a worker."""
+    return [Board(slots, thread) for thread in range(len(slots) // SLOTS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -30,6 +31,8 @@ from sqla_pubsub.subscription import ListenerSpec, registry_of
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
+
+_IMPORTED_IN = os.getpid()
 
 # What connects but cannot work, for want of a right say, would connect again without end.
 _backoff = RetryPolicy(
@@ -175,6 +178,9 @@ class Listener:
 
     def _open_lanes(self) -> None:
         configure_mappers()
+        if os.getpid() != _IMPORTED_IN:
+            # After a fork the pool may hold sockets that the parent uses too; they stay the parent's.
+            self._engine.dispose(close=False)
         self._more = False
         self._lanes = [self._lane(spec) for spec in self._specs]
 

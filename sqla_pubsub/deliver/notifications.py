@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 FIRST_POLL = 0.005
 WRITERS_POLL = 0.05
 """Longest sleep, in seconds, while open transactions of writers keep the lock from us."""
+TAKE_OVER_POLL = 1.0
+"""Longest sleep, in seconds, while others have work in hand: no notification tells that they died."""
 BLIND_POLL = 0.5
 """Longest sleep, in seconds, where no notification can come at all."""
 
@@ -178,21 +180,25 @@ class Sleeper:
         while not self._stop():
             longest = self._longest()
             ready, due_in, listening = self._look()
-            if (ready and not self._fruitless) or (due_in is not None and due_in <= 0):
+            ready = ready or (due_in is not None and due_in <= 0)
+            if ready and not self._fruitless:
                 # Once: if it is in the hands of others, looking again at once would spin.
                 self._fruitless = True
                 return due_in
+            self._fruitless = ready
             if not listening and not self.blind:
                 logger.warning("listener.deaf: the LISTEN registration was gone; listening again")
                 self._connection.execute(text(f"LISTEN {self._quoted_channel()}"))
                 continue
             elapsed = self._clock() - self._since
-            timeout = min(longest, max(FIRST_POLL, elapsed))
-            if self._wait(timeout if due_in is None else min(timeout, due_in)):
+            timeout = min(longest, max(FIRST_POLL, elapsed), TAKE_OVER_POLL if ready else longest)
+            if due_in is not None and due_in > 0:
+                timeout = min(timeout, due_in)
+            if self._wait(timeout):
                 self._fruitless = False
                 return due_in
             if ready:
-                return due_in
+                return None if due_in is None else due_in - timeout
         return None
 
     def _look(self) -> tuple[bool, float | None, bool]:

@@ -7,12 +7,15 @@ next event in one round trip. A handler that never touches the database opens no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Connection, NestedTransaction
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
+from sqla_pubsub.context import FORGET_CONTEXT
 from sqla_pubsub.errors import SessionOwnershipError
+from sqla_pubsub.names import CONTEXT_SETTING
 
 
 class HandlerSession(Session):
@@ -40,6 +43,12 @@ class HandlerSession(Session):
             self._enter()
         return self._connection
 
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """Open a savepoint; anything else is refused, because the listener has begun."""
+        if not nested:
+            raise self._refuse("begin")
+        return super().begin(nested=True)
+
     def commit(self) -> None:
         """Refuse: the listener commits."""
         raise self._refuse("commit")
@@ -66,18 +75,26 @@ class HandlerSession(Session):
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
         self.flush()
+        for own in self._left_open():
+            own.commit()
+        if self.info.pop(CONTEXT_SETTING, False):
+            # The next event is handled in the same transaction, and knows nothing of this context.
+            self._connection.execute(FORGET_CONTEXT)
         self.expunge_all()
         self._entered = False
 
     def undo(self) -> None:
         """Go back to where the event began, whatever state the handler left."""
         self._violated = None
+        self.info.pop(CONTEXT_SETTING, None)
         if self._savepoints and not self._entered:
             # It wrote nothing, and the savepoint is still that of an earlier event, whose work stays.
             while (open_one := self.get_nested_transaction()) is not None:
                 open_one.close()
             self.expunge_all()
             return
+        for own in self._left_open():
+            own.rollback()
         nested, self._nested, self._entered = self._nested, None, False
         try:
             super().rollback()
@@ -92,6 +109,12 @@ class HandlerSession(Session):
         if self._nested is not None:
             self._nested.commit()
         super().close()
+
+    def _left_open(self) -> Iterator[NestedTransaction]:
+        """Yield the savepoints inside that of the event, the innermost first, each to be ended at once."""
+        while (inner := self._connection.get_nested_transaction()) not in (None, self._nested):
+            assert inner is not None
+            yield inner
 
     def _enter(self) -> None:
         self._entered = True

@@ -19,9 +19,9 @@ from multiprocessing.sharedctypes import RawArray
 from types import FrameType
 from typing import Any
 
-from sqla_pubsub.deliver.board import SLOTS, Board
+from sqla_pubsub.deliver.board import SLOTS, boards
 from sqla_pubsub.deliver.notifications import StopSignal
-from sqla_pubsub.deliver.worker import EXIT_REFUSED, Plan, work
+from sqla_pubsub.deliver.worker import EXIT_LOST, EXIT_REFUSED, Plan, work
 from sqla_pubsub.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,10 @@ _backoff = RetryPolicy(
 class _Slot:
     """The place of one worker, kept while the processes in it come and go."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, threads: int) -> None:
         self.number = number
-        self.slots: Any = RawArray("q", SLOTS)
-        self.board = Board(self.slots)
+        self.slots: Any = RawArray("q", SLOTS * threads)
+        self.boards = boards(self.slots)
         self.process: BaseProcess | None = None
         self.started = 0.0
         self.start_at = 0.0
@@ -57,6 +57,11 @@ class _Slot:
     @property
     def alive(self) -> bool:
         return self.process is not None
+
+    @property
+    def settled(self) -> Counts:
+        done, retried, dead = (sum(column) for column in zip(*(b.settled for b in self.boards), strict=True))
+        return done, retried, dead
 
 
 class Supervisor:
@@ -79,23 +84,24 @@ class Supervisor:
     ) -> None:
         self._plan = plan
         self._context = multiprocessing.get_context("spawn")
-        self._slots = [_Slot(number) for number in range(processes)]
+        # The main thread, and those for listeners that work outside of a transaction.
+        self._slots = [_Slot(number, 1 + plan.concurrency) for number in range(processes)]
         self._count_crash = count_crash
         self._on_progress = on_progress
         self._signals = 0
         self._stop = StopSignal()
-        self._gave_up = False
+        self._exit_code = 0
 
     @property
     def counts(self) -> list[Counts]:
         """What was settled so far, per worker."""
-        return [slot.board.settled for slot in self._slots]
+        return [slot.settled for slot in self._slots]
 
     def run(self) -> int:
-        """Return the exit code: 0 when done or stopped, 1 when the workers could not be kept alive."""
+        """Return the exit code: 0 when done or stopped, 1 when the workers could not be kept alive, 2 refused."""
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            while not self._signals and not self._gave_up:
+            while not self._signals and self._exit_code == 0:
                 self._start_due()
                 self._wait()
                 self._reap()
@@ -107,7 +113,7 @@ class Supervisor:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return 1 if self._gave_up else 0
+        return self._exit_code
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals += 1
@@ -127,7 +133,7 @@ class Supervisor:
         sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
         wait([*sentinels, self._stop.descriptor], timeout=TICK)
         for slot in self._slots:
-            if slot.process is not None and slot.board.overdue:
+            if slot.process is not None and any(board.overdue for board in slot.boards):
                 logger.error(
                     "worker.overdue: worker %s outran the timeout of its handler; killed", slot.process.pid
                 )
@@ -143,26 +149,28 @@ class Supervisor:
             if process.exitcode == 0 and self._plan.drain:
                 slot.start_at = float("inf")
             elif process.exitcode == EXIT_REFUSED:
-                self._gave_up = True
+                self._exit_code = EXIT_REFUSED
             elif not self._signals:
                 self._replace(slot, process)
 
     def _replace(self, slot: _Slot, process: BaseProcess) -> None:
         """Plan the successor of a dead worker, later the more often it died."""
         now = time.monotonic()
-        entry_id, lived = slot.board.in_hand, now - slot.started
+        in_hand, lived = [board.in_hand for board in slot.boards if board.in_hand], now - slot.started
         slot.deaths = 1 if lived > STEADY else slot.deaths + 1
-        slot.start_failures = 0 if slot.board.is_ready else slot.start_failures + 1
+        ready = any(board.is_ready for board in slot.boards)
+        slot.start_failures = 0 if ready else slot.start_failures + 1
         delay = _backoff.delay(slot.deaths, _NO_JITTER)
         assert delay is not None
         slot.start_at = now + delay.total_seconds()
         logger.warning(
             "worker.died: worker %s, exit code %s, after %.1f s%s; next in %s",
-            process.pid, process.exitcode, lived, f", entry {entry_id} in hand" if entry_id else "", delay,
-            extra={"worker": process.pid, "exit_code": process.exitcode, "entry": entry_id},
+            process.pid, process.exitcode, lived, f", entry {_listed(in_hand)} in hand" if in_hand else "", delay,
+            extra={"worker": process.pid, "exit_code": process.exitcode, "entries": in_hand},
         )  # fmt: skip
-        slot.board.clear()
-        if entry_id:
+        for board in slot.boards:
+            board.clear()
+        for entry_id in in_hand:
             self._count_crash(entry_id)
         if slot.start_failures >= MAX_START_FAILURES:
             logger.error(
@@ -170,7 +178,7 @@ class Supervisor:
                 slot.number,
                 slot.start_failures,
             )
-            self._gave_up = True
+            self._exit_code = EXIT_LOST
 
     def _shut_down(self) -> None:
         """Let every worker finish the event in hand; at a second signal, or after the grace time, kill."""
@@ -188,6 +196,10 @@ class Supervisor:
                 if slot.process is not None and not slot.process.is_alive():
                     slot.process.join()
                     slot.process = None
+
+
+def _listed(entries: Sequence[int]) -> str:
+    return ", ".join(map(str, entries))
 
 
 class _NoJitter:

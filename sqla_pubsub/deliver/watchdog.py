@@ -18,6 +18,9 @@ from sqlalchemy import Connection
 
 from sqla_pubsub.errors import HandlerTimeout
 
+AGAIN = 1.0
+"""Seconds until the alarm is repeated: Python drops one that hits a finalizer, and a handler may swallow it."""
+
 
 @contextmanager
 def deadline(limit: timedelta | None, connection: Connection, name: str) -> Iterator[None]:
@@ -48,7 +51,7 @@ def deadline(limit: timedelta | None, connection: Connection, name: str) -> Iter
     previous = signal.signal(signal.SIGALRM, alarm) if in_main else None
     watchdog.start()
     if in_main:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     except Exception as raised:

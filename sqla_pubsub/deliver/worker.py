@@ -15,7 +15,7 @@ from sqlalchemy import Engine, MetaData, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from sqla_pubsub.deliver.board import Board
+from sqla_pubsub.deliver.board import Board, boards
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.listener import Listener, chosen
 from sqla_pubsub.deliver.outcome import describe
@@ -107,7 +107,7 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     try:
         import_modules(plan.modules)
         metadata = find_metadata(plan.modules, plan.listeners)
-        running.extend(_listeners(plan, metadata, Board(slots)))
+        running.extend(_listeners(plan, metadata, boards(slots)))
         if not stopped.is_set():
             _run(running, drain=plan.drain)
     except ConfigurationError as error:
@@ -118,40 +118,47 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
         sys.exit(EXIT_LOST)
 
 
-def _listeners(plan: Plan, metadata: MetaData, board: Board) -> list[Listener]:
+def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Board]) -> list[Listener]:
     """The main one first; the others are threads for the ``transactional=False`` listeners."""
     specs = chosen(registry_of(metadata).listeners, plan.listeners)
     outside = [spec.name for spec in specs if not spec.transactional]
     inside = [spec.name for spec in specs if spec.transactional]
-    if plan.concurrency == 1 or not outside:
-        return [Listener(make_engine(plan.url), metadata, plan.config, listeners=plan.listeners, board=board)]
-    groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
+    groups = [[spec.name for spec in specs]]
+    if plan.concurrency > 1 and outside:
+        groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
     return [
-        Listener(
-            make_engine(plan.url), metadata, plan.config, listeners=names, board=board if not i else None
-        )
-        for i, names in enumerate(groups)
+        Listener(make_engine(plan.url), metadata, plan.config, listeners=names, board=board)
+        for names, board in zip(groups, shown_on, strict=False)
     ]
 
 
 def _run(listeners: list[Listener], *, drain: bool) -> None:
-    threads = [
-        threading.Thread(target=listener.drain if drain else listener.run, daemon=False)
-        for listener in listeners[1:]
-    ]
+    failed: list[BaseException] = []
+
+    def run(listener: Listener) -> None:
+        try:
+            if drain:
+                listener.drain()
+            else:
+                listener.run()
+        except BaseException as error:
+            failed.append(error)
+            stop()
+
+    def stop() -> None:
+        for listener in listeners:
+            listener.stop()
+
+    threads = [threading.Thread(target=run, args=(listener,)) for listener in listeners[1:]]
     for thread in threads:
         thread.start()
-    try:
-        if drain:
-            listeners[0].drain()
-        else:
-            listeners[0].run()
-    finally:
-        if not drain:
-            for listener in listeners[1:]:
-                listener.stop()
-        for thread in threads:
-            thread.join()
+    run(listeners[0])
+    if not drain:
+        stop()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _watch_parent(stop: object) -> None:

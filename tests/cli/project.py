@@ -73,10 +73,10 @@ class Shop:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(content))
 
-    def install(self) -> None:
-        """Create tables and triggers."""
+    def install(self, module: str = "shop.listeners") -> None:
+        """Create tables and the triggers of a module's listeners."""
         code = (
-            "import sys, sqlalchemy, shop.listeners;"
+            f"import sys, sqlalchemy, {module};"
             "from shop.models import Base; Base.metadata.create_all(sqlalchemy.create_engine(sys.argv[1]))"
         )
         subprocess.run([sys.executable, "-c", code, self.url], cwd=self.folder, check=True)

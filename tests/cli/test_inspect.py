@@ -84,3 +84,16 @@ def test_an_unknown_dead_letter_is_refused(shop: Shop) -> None:
     result = shop.run("dead", "show", "4711", "--module", "shop.listeners")
     assert result.returncode == 2
     assert "there is no dead letter 4711" in result.stderr
+
+
+def test_health_is_well_while_an_order_waits_for_its_retry(shop: Shop) -> None:
+    """However old it is: a probe that failed for it would restart the listener again and again."""
+    shop.order("one")
+    with shop.engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE pubsub_outbox SET occurred_at = occurred_at - interval '1 day',"
+                " due_at = clock_timestamp() + interval '1 hour'"
+            )
+        )
+    assert shop.run("health", "shop.listeners").returncode == 0

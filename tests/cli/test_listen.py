@@ -249,3 +249,11 @@ def test_url_and_modules_come_from_pyproject_or_alembic_ini(shop: Shop) -> None:
     result = shop.run("listen", "--drain", url=None)
     assert result.returncode == 2
     assert "URL cannot be read" in result.stderr
+
+
+@pytest.mark.one_driver
+def test_what_only_a_worker_can_see_is_refused_with_code_2_too(bare_shop: Shop) -> None:
+    result = bare_shop.run("listen", "shop.listeners", "--no-check")
+    assert result.returncode == 2
+    assert "outbox table 'pubsub_outbox' does not exist" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,6 +1,7 @@
 """``ordered=True``: the events of one row one at a time and in commit order; other rows in parallel."""
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -198,3 +199,26 @@ def test_the_ordered_claim_finds_predecessors_by_index(notes: Notes) -> None:
     assert plan.count("Index Scan using pubsub_outbox_key") == 2
     assert plan.count("Index Scan using pubsub_outbox_old_key") == 2
     assert "using pubsub_outbox_truncate" in plan
+
+
+def test_a_retry_is_made_when_it_is_due_although_its_successors_look_ready(notes: Notes) -> None:
+    """They are claimed by nobody, and a listener that kept asking for them would not look at the clock."""
+    times: list[float] = []
+
+    @after_update(
+        notes.Note, ordered=True, retry=RetryPolicy(initial=timedelta(milliseconds=300), jitter=False)
+    )
+    def handle(new: Any, event: Update[Any], session: Session) -> None:
+        if new.content == "bad":
+            times.append(time.monotonic())
+            if event.attempt == 1:
+                raise ValueError
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("a")
+    for content in ("bad", "next", "last"):
+        notes.execute("UPDATE note SET content = :content", content=content)
+    with workers(notes, 1):
+        wait_until(lambda: notes.left() == 0, DEADLINE, "an empty outbox")
+    assert notes.effects("handle") == ["bad", "next", "last"]
+    assert times[1] - times[0] < 0.8

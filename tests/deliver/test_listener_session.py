@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from sqla_pubsub import RetryPolicy, after_insert
+from sqla_pubsub import PubSub, RetryPolicy, after_insert, set_context
 from sqla_pubsub.errors import SessionOwnershipError
 from tests.deliver.notes import Notes
 
@@ -254,3 +254,60 @@ def test_a_handler_without_a_session_touches_no_savepoint(notes: Notes) -> None:
     event.listen(notes.engine, "before_cursor_execute", note)
     notes.drain(commit_every=timedelta(milliseconds=1))
     assert not [s for s in statements if "SAVEPOINT" in s]
+
+
+def test_a_begin_block_is_refused_from_the_first_event_on(notes: Notes) -> None:
+    """The transaction is the listener's and has begun; SQLAlchemy itself would see that in the second event."""
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(session: Session) -> None:
+        with session.begin():
+            session.add(notes.effect("handle", "x"))
+
+    notes.write("a", "b")
+    assert notes.drain() == 2
+    assert notes.effects("handle") == []
+    assert [letter.reason.partition(" in ")[0] for letter in notes.dead()] == [
+        "SessionOwnershipError: session.begin()"
+    ] * 2
+
+
+def test_a_savepoint_opened_on_the_connection_and_left_open_harms_nobody(notes: Notes) -> None:
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        session.connection().begin_nested()
+        session.add(notes.effect("handle", new.content))
+        session.flush()
+        if new.content == "bad":
+            raise ValueError
+
+    notes.write("a", "bad", "b", "bad", "c")
+    assert notes.drain() == 5
+    assert notes.effects("handle") == ["a", "b", "c"]
+    assert [letter.id for letter in notes.dead()] == [2, 4]
+
+
+@pytest.mark.parametrize("effects", ["any", "database"])
+def test_the_context_that_a_handler_sets_is_gone_with_its_event(notes: Notes, effects: Any) -> None:
+    """Although the next event of the group is handled in the same transaction."""
+    contexts: list[Any] = []
+
+    class Order(PubSub, notes.Base):  # type: ignore[name-defined]
+        __tablename__ = "order"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        item: Mapped[str]
+
+    @after_insert(notes.Note, effects=effects)
+    def handle(new: Any, session: Session) -> None:
+        if new.content == "b":
+            set_context(session, tenant="ann")
+        session.add(Order(item=new.content))
+
+    @after_insert(Order)
+    def collect(new: Order, context: Any) -> None:
+        contexts.append((new.item, dict(context)))
+
+    notes.write("a", "b", "c", "d")
+    assert notes.drain("handle", commit_every=timedelta(seconds=10)) == 4
+    assert notes.drain("collect") == 4
+    assert contexts == [("a", {}), ("b", {"tenant": "ann"}), ("c", {}), ("d", {})]

@@ -13,6 +13,9 @@ from sqlalchemy.orm import Session
 from sqla_pubsub import Insert, RetryPolicy, after_insert
 from tests.deliver.notes import Notes
 
+# An alarm may hit a finalizer that the garbage collector just runs, where Python drops the error.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 SHORT = timedelta(milliseconds=150)
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -144,3 +147,38 @@ def test_the_connection_of_an_ended_handler_is_used_no_more(notes: Notes, transa
     notes.write("bad", "a")
     notes.drain()
     assert len(set(processes)) == 2
+
+
+class Lingering:
+    def __del__(self) -> None:
+        time.sleep(60)  # noqa: TID251
+
+
+def test_an_alarm_that_was_lost_in_a_finalizer_comes_again(notes: Notes) -> None:
+    """Python drops what is raised there, and the handler would go on as if nothing had happened."""
+
+    @after_insert(notes.Note, timeout=SHORT, retry=ONCE)
+    def handle(session: Session) -> None:
+        Lingering()
+        sleep(session)
+
+    notes.write("a")
+    began = time.monotonic()
+    notes.drain()
+    assert time.monotonic() - began < 10
+    assert len(notes.dead()) == 1
+
+
+def test_a_handler_that_swallows_the_alarm_gets_another(notes: Notes) -> None:
+    @after_insert(notes.Note, timeout=SHORT, retry=ONCE)
+    def handle(session: Session) -> None:
+        try:
+            sleep(session)
+        except Exception:
+            sleep(session)
+
+    notes.write("a")
+    began = time.monotonic()
+    notes.drain()
+    assert time.monotonic() - began < 10
+    assert len(notes.dead()) == 1

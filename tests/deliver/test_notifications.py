@@ -329,3 +329,40 @@ def test_many_open_files_do_not_matter(recording: Notes) -> None:
     finally:
         for file in files:
             os.close(file)
+
+
+@pytest.mark.one_driver
+def test_what_another_worker_gives_up_is_taken_over_within_two_seconds(recording: Notes) -> None:
+    """However long that one had it in hand: no notification tells of a killed worker."""
+    recording.write("a")
+    with recording.engine.connect() as other:
+        other.execute(text("SELECT FROM pubsub_outbox FOR UPDATE"))
+        with running(recording.listener(poll_interval=HOUR)):
+            wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+            # The polls double: this long after the first one, the next would be as long away.
+            threading.Event().wait(3.0)
+            began = time.monotonic()
+            other.rollback()
+            wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
+            assert time.monotonic() - began < 2
+
+
+@pytest.mark.one_driver
+@pytest.mark.parametrize("due", ["NULL", "clock_timestamp() - interval '1 hour'"])
+def test_a_listener_does_not_spin_over_what_another_one_has_in_hand(recording: Notes, due: str) -> None:
+    """Neither over new events nor over retries that are due."""
+    statements: list[str] = []
+    engine = create_engine(recording.engine.url)
+    event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    recording.write("a")
+    recording.execute(f"UPDATE pubsub_outbox SET due_at = {due}")
+    with recording.engine.connect() as other:
+        other.execute(text("SELECT FROM pubsub_outbox FOR UPDATE"))
+        with running(Listener(engine, recording.metadata)):
+            wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+            before = len(statements)
+            threading.Event().wait(0.5)
+            assert len(statements) - before < 60
+            other.rollback()
+            wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
+    engine.dispose()

@@ -1,0 +1,62 @@
+"""``--concurrency``: several threads for listeners that work outside of a transaction."""
+
+import pytest
+
+from tests.cli.project import Shop
+
+pytestmark = pytest.mark.one_driver
+
+MAILING = """
+    import threading
+    from sqla_pubsub import RetryPolicy, after_insert
+    from shop.models import Effect, Order
+
+    two = threading.Barrier(2)
+
+    @after_insert(Order, transactional=False, retry=RetryPolicy(max_attempts=1))
+    def mail(new, session):
+        # Passed only by two threads that each have an order in hand.
+        two.wait(10)
+        session.add(Effect(listener="mail", item=new.item, process=threading.get_ident() % 2**31))
+
+    @after_insert(Order)
+    def count(new, session):
+        assert threading.current_thread() is threading.main_thread()
+        session.add(Effect(listener="count", item=new.item, process=0))
+"""
+
+
+def test_as_many_orders_are_in_hand_as_there_are_threads(bare_shop: Shop) -> None:
+    shop = bare_shop
+    shop.write("mailing.py", MAILING)
+    shop.install("mailing")
+    shop.order("one", "two", "three", "four")
+    result = shop.run("listen", "mailing", "--drain", "--concurrency", "2")
+    assert result.returncode == 0
+    assert shop.effects("mail") == shop.effects("count") == ["four", "one", "three", "two"]
+    assert shop.scalar("SELECT count(DISTINCT process) FROM effect WHERE listener = 'mail'") == 2
+    assert "8 events handled, 0 failed and waiting for a retry, 0 dead letters" in result.stderr
+
+
+def test_an_order_that_kills_its_process_is_counted_in_every_thread(bare_shop: Shop) -> None:
+    shop = bare_shop
+    shop.write(
+        "mailing.py",
+        """
+        import os
+        from sqla_pubsub import after_insert
+        from shop.models import Effect, Order
+
+        @after_insert(Order, transactional=False)
+        def mail(new, session):
+            if new.item == "fatal":
+                os._exit(7)
+            session.add(Effect(listener="mail", item=new.item, process=0))
+        """,
+    )
+    shop.install("mailing")
+    shop.order("fatal", *(f"good {number}" for number in range(5)))
+    result = shop.run("listen", "mailing", "--drain", "--concurrency", "2")
+    assert result.returncode == 0
+    assert len(shop.effects("mail")) >= 5
+    assert shop.scalar("SELECT count(*) FROM pubsub_dead_letter WHERE new->>'item' = 'fatal'") == 1
