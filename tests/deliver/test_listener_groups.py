@@ -13,9 +13,6 @@ from sqla_pubsub import Insert, RetryPolicy, Update, after_delete, after_insert,
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
-# One driver, to save time: groups are a matter of the lane.
-pytestmark = pytest.mark.one_driver("psycopg2")
-
 ONCE = RetryPolicy(max_attempts=1)
 LONG = timedelta(seconds=20)
 

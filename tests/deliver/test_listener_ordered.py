@@ -27,9 +27,6 @@ from sqla_pubsub.deliver.statements import Statements
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
-# One driver, to save time: order is a matter of the statements.
-pytestmark = pytest.mark.one_driver("psycopg")
-
 SOON = RetryPolicy(initial=timedelta(milliseconds=30), jitter=False)
 HOUR = RetryPolicy(initial=timedelta(hours=1), jitter=False)
 
