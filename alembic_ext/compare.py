@@ -129,6 +129,9 @@ class _Comparison:
         difference = compare_fan_out(self._connection, metadata)
         if difference is None:
             return
+        if difference.by_hand is not None:
+            logger.warning("messages.%s: %s", difference.kind, difference)
+            return
         registry = registry_of(metadata)
         entry = registry.outbox.Entry.__table__
         table = self._tables.get((entry.schema, entry.name))
@@ -161,12 +164,12 @@ class _Comparison:
 
     def _settle(self, difference: Difference) -> None:
         spec, item = difference.declared, difference.installed
-        if spec is not None:
+        if difference.by_hand is not None:
+            logger.warning("trigger.%s: %s", difference.kind, difference)
+        elif spec is not None:
             logger.info("trigger.%s: %s", difference.kind, difference.detail)
             moved = item is not None and item.spec is not None and self._home(item.spec) != self._home(spec)
             self.plan.settle(difference, self._changed(spec.schema, spec.table), moved=moved)
-        elif item is not None and item.spec is None:
-            logger.warning("trigger.foreign: %s. It is left alone: it is not ours", difference.detail)
         elif item is not None and item.spec is not None and self._place(item.spec) in self._outboxes:
             self._drop(item.spec, (item.schema, item.table))
 

@@ -93,12 +93,13 @@ class Plan:
         elif current is None or moved:
             # What was there cannot be written down, so the downgrade leaves what is declared.
             self.tail.append(CreateTriggerOp(wanted, previous=wanted))
-        elif difference.kind == "damaged":
-            self.tail.append(CreateTriggerOp(wanted, previous=self._relax(current, changed)))
         elif difference.same_trigger:
             relaxed = self._relax(current, changed)
-            if relaxed != wanted:
+            if relaxed != wanted or difference.kind == "damaged":
                 self.tail.append(ReplaceFunctionOp(wanted, previous=relaxed))
+        elif difference.same_function:
+            # Replacing a trigger lets readers of the table pass; a drop would not.
+            self.tail.append(CreateTriggerOp(wanted, previous=self._relax(current, changed)))
         else:
             self.drop(current)
             self.tail.append(CreateTriggerOp(wanted))

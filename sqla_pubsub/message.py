@@ -12,13 +12,13 @@ from functools import cache
 from typing import Any, ClassVar, dataclass_transform
 
 import msgspec
-from sqlalchemy import JSON, Connection, MetaData, Select, Text, bindparam, cast, func, select
+from sqlalchemy import Connection, MetaData, TextClause, text
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.functions import Function
 
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import MAX_BYTES, publish_function
-from sqla_pubsub.subscription import Registry, registry_of
+from sqla_pubsub.quoting import qualified
+from sqla_pubsub.subscription import registry_of
 
 
 @dataclass_transform()
@@ -81,7 +81,10 @@ def publish(session: Session | Connection, message: Message) -> None:
         ) from error
     if isinstance(session, Session):
         session.flush()
-    statement = _publish_statement(registry_of(message.__message_metadata__))
+    connection = session if isinstance(session, Connection) else session.connection()
+    registry = registry_of(message.__message_metadata__)
+    schema = connection.schema_for_object(registry.outbox.Entry.__table__)
+    statement = _publish_statement(schema, registry.settings.prefix)
     session.execute(statement, {"name": message.__message_name__, "payload": payload})
 
 
@@ -123,11 +126,7 @@ def _register(cls: type[Message]) -> None:
 
 
 @cache
-def _publish_statement(registry: Registry) -> Select[Any]:
-    function: Any = func
-    if registry.settings.schema is not None:
-        function = getattr(function, registry.settings.schema)
-    call: Function[Any] = getattr(function, publish_function(registry.settings.prefix))(
-        cast(bindparam("name"), Text), cast(bindparam("payload", type_=Text), JSON)
-    )
-    return select(call)
+def _publish_statement(schema: str | None, prefix: str) -> TextClause:
+    # As text, because SQLAlchemy leaves the schema of a function unquoted where only its case needs quotes.
+    function = qualified(schema, publish_function(prefix)).replace(":", "\\:")
+    return text(f"SELECT {function}(CAST(:name AS text), CAST(:payload AS json))")

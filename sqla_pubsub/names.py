@@ -16,6 +16,8 @@ Operation = Literal["INSERT", "UPDATE", "DELETE", "TRUNCATE"]
 OPERATIONS: tuple[Operation, ...] = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 MESSAGE = "MESSAGE"
 """The operation of entries that `publish` wrote: it comes from no trigger."""
+BACKFILL = "BACKFILL"
+"""The operation of rows in the outbox that are no entries: what an open backfill remembers there."""
 
 MAX_BYTES = 63
 DEFAULT_PREFIX = "pubsub_"
@@ -66,6 +68,16 @@ def capture_function(prefix: str, schema: str | None, table: str, operation: Ope
 def capture_trigger(prefix: str, operation: Operation) -> str:
     """Name the trigger of *operation*: once per table, so the table takes no part."""
     return bounded(f"{prefix}{operation.lower()}")
+
+
+def outbox_table(prefix: str) -> str:
+    """Name the outbox: its entries are what all captures of a prefix write."""
+    return bounded(f"{prefix}outbox")
+
+
+def backfill_function(prefix: str, listener: str, table: str) -> str:
+    """Name what marks new rows while a backfill is open, the function as well as its trigger."""
+    return bounded(f"{prefix}backfill_{_digest(repr((listener, table)))}")
 
 
 def publish_function(prefix: str) -> str:

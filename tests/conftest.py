@@ -14,15 +14,14 @@ from hypothesis import settings
 from sqlalchemy import Engine, create_engine
 
 from sqla_pubsub.testing.binaries import found_servers
+from tests.lengths import length
 from tests.servers import Driver, Server, Servers
-
-FULL_LENGTH = os.environ.get("PUBSUB_TEST_FULL", "") not in ("", "0")
 
 _DEFAULT_VERSION = 18
 
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("full", max_examples=500, deadline=None)
-settings.load_profile("full" if FULL_LENGTH else "quick")
+settings.load_profile(length(short="quick", full="full"))
 
 
 @pytest.fixture(scope="session")

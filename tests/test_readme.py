@@ -34,6 +34,8 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "examples/easy/README.md",
 ]
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+"""Each is read from its beginning, in a project folder and a database of its own."""
 URL = "postgresql+psycopg2://myapp@localhost/myapp"
 """The database of the documents; it stands for the test's own."""
 PROGRAMS = {"alembic": "alembic", "sqla-pubsub": "sqla_pubsub", "pytest": "pytest"}
@@ -114,6 +116,7 @@ class Reader:
             "toml": self.toml,
             "ini": self.ini,
             "console": self.console,
+            "sql": self.sql,
         }
         assert block.language in actions, f"{block}: nobody knows how to run a block of {block.language!r}"
         actions[block.language](block)
@@ -124,7 +127,7 @@ class Reader:
             exec(compile("\n" * block.line + source, str(block.document), "exec"), vars(self.namespace))
             return
         path = self.folder / block.file
-        if path.exists():
+        if path.name == "env.py":
             stock = path.read_text()
             assert stock.count("target_metadata = None\n") == 1
             source = stock.replace("target_metadata = None\n", source)
@@ -132,7 +135,16 @@ class Reader:
         path.write_text(source, encoding="utf-8")
         if path.parent.name == "myapp":
             importlib.invalidate_caches()
+            if path.stem == "models":
+                # Models declared anew belong to a new metadata.
+                forget_modules()
             importlib.import_module(f"myapp.{path.stem}")
+
+    def sql(self, block: Block) -> None:
+        engine = create_engine(self.url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(block.source.replace("%", "%%"))
+        engine.dispose()
 
     def toml(self, block: Block) -> None:
         tomllib.loads(block.source)
@@ -152,7 +164,7 @@ class Reader:
                 assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), f"{block}: no such target"
             elif program == "pip":
                 self.installable(block, arguments)
-            elif program == "sqla-pubsub" and arguments[0] == "listen":
+            elif program == "sqla-pubsub" and arguments[0] == "listen" and "--drain" not in arguments:
                 self.listen(arguments)
             else:
                 self.run(command)
@@ -202,6 +214,10 @@ def reader(tmp_path: Path, url: str, mailbox: Mailbox, monkeypatch: pytest.Monke
     with ExitStack() as stack:
         stack.callback(reader.close)
         yield reader
+    forget_modules()
+
+
+def forget_modules() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "myapp"]:
         del sys.modules[name]
 
@@ -233,9 +249,16 @@ def test_a_reader_who_does_what_the_readme_says_gets_what_it_promises(
     reader.run("alembic check")
 
 
+@pytest.mark.one_driver
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_a_reader_who_does_what_a_guide_says_gets_no_error(reader: Reader, guide: Path) -> None:
+    for block in blocks(guide):
+        reader.read(block)
+
+
 @pytest.mark.parametrize(
     "block",
-    [block for document in DOCUMENTS if document != README for block in blocks(document)],
+    [block for document in DOCUMENTS if document not in (README, *GUIDES) for block in blocks(document)],
     ids=str,
 )
 def test_commands_of_the_other_documents_exist(block: Block) -> None:

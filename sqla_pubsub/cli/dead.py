@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.inspect import json_option
-from sqla_pubsub.cli.project import module_option, open_project, unreachable, url_option
+from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
 from sqla_pubsub.deliver.maintenance import Letters, Maintenance
 from sqla_pubsub.errors import ConfigurationError
 
@@ -47,7 +47,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(Maintenance(project.engine(), project.metadata), letters, **others)
         except DBAPIError as error:
-            raise unreachable(project.url, error) from error
+            raise failed(project, error, "operator") from error
 
     return run
 

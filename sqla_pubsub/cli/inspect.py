@@ -13,9 +13,18 @@ from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
-from sqla_pubsub.cli.project import modules_argument, open_project, unreachable, url_option
+from sqla_pubsub.cli.project import (
+    DENIED,
+    failed,
+    modules_argument,
+    open_project,
+    refuse_without_rights,
+    unreachable,
+    url_option,
+)
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
+from sqla_pubsub.deliver.outcome import sqlstate
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
@@ -28,6 +37,8 @@ def check_command(modules: Sequence[str], url: str | None) -> None:
     project = open_project(url, modules)
     try:
         with project.engine().connect() as connection:
+            # Without the right on its schema a table would only seem to be missing.
+            refuse_without_rights(connection, project.metadata, "monitor")
             differences = check(connection, project.metadata)
     except DBAPIError as error:
         raise unreachable(project.url, error) from error
@@ -48,7 +59,7 @@ def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> No
     try:
         rows = Maintenance(project.engine(), project.metadata).status()
     except DBAPIError as error:
-        raise unreachable(project.url, error) from error
+        raise failed(project, error, "monitor") from error
     if as_json:
         click.echo(json.dumps([row.as_json() for row in rows], indent=2))
     else:
@@ -71,8 +82,8 @@ def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) 
     try:
         rows = Maintenance(project.engine(), project.metadata).status()
     except DBAPIError as error:
-        click.echo(str(unreachable(project.url, error)), err=True)
-        sys.exit(1)
+        click.echo(str(failed(project, error, "monitor")), err=True)
+        sys.exit(2 if sqlstate(error) == DENIED else 1)
     late = [row for row in rows if row.declared and row.oldest is not None and row.oldest > max_age]
     for row in late:
         click.echo(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import click
@@ -17,9 +18,17 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, nap, retry_if_exception_type, wait_random_exponential
 
-from sqla_pubsub.cli.project import Project, modules_argument, open_project, unreachable, url_option
+from sqla_pubsub.cli.project import (
+    Project,
+    modules_argument,
+    open_project,
+    refuse_without_rights,
+    unreachable,
+    url_option,
+)
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
+from sqla_pubsub.deliver.health import HealthServer
 from sqla_pubsub.deliver.listener import chosen, say_waiting
 from sqla_pubsub.deliver.maintenance import Maintenance
 from sqla_pubsub.deliver.supervisor import Counts, Supervisor
@@ -44,6 +53,10 @@ logger = logging.getLogger(__name__)
 )
 @click.option("--drain", is_flag=True, help="Handle what is due, then exit.")
 @click.option("--no-check", is_flag=True, help="Do not compare the installed triggers first.")
+@click.option("--health-port", type=click.IntRange(1, 65535), help="Answer GET /health and /live here.")
+@click.option(
+    "--health-host", default="127.0.0.1", show_default=True, help="Address for that; 0.0.0.0 for all."
+)
 @click.option("--exit-on-error", is_flag=True, help="Exit when the server cannot be reached at the start.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every step.")
 @url_option
@@ -56,51 +69,68 @@ def listen(
     drain: bool,
     no_check: bool,
     exit_on_error: bool,
+    health_port: int | None,
+    health_host: str,
     verbose: bool,
     url: str | None,
 ) -> None:
     """Handle the events of the listeners declared in MODULES, such as myapp.listeners."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+    _on_signals(_stop_at_once)
     level = logging.DEBUG if verbose else logging.WARNING if drain else logging.INFO
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(message)s"
     )
     project = open_project(url, modules, listeners)
     engine = project.engine()
-    _await_server(project, engine, patient=not (drain or exit_on_error))
-    if not no_check:
-        _refuse_without_capture(project, engine, listeners)
+    # Before the server is waited for: that takes as long as it takes, and a probe wants to know.
+    health = None if health_port is None else HealthServer(health_host, health_port)
+    differences = _differences(project, engine, patient=not (drain or exit_on_error), comparing=not no_check)
+    _refuse_without_capture(project, differences, listeners)
     plan = Plan(
         modules=project.modules, url=project.url, listeners=tuple(listeners), concurrency=concurrency,
         drain=drain, config=project.config, log_level=level,
     )  # fmt: skip
-    sys.exit(_supervise(project, engine, plan, processes))
+    code = _supervise(project, engine, plan, processes, health)
+    _on_signals(signal.SIG_IGN)
+    sys.exit(code)
 
 
-def _await_server(project: Project, engine: Engine, *, patient: bool) -> None:
-    def connect() -> None:
-        with engine.connect():
-            pass
+def _stop_at_once(_signal: int, _frame: FrameType | None) -> None:
+    # Python gives signals back to the system before it ends, and the next one would decide the exit code.
+    _on_signals(signal.SIG_IGN)
+    sys.exit(0)
+
+
+def _on_signals(handler: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _differences(project: Project, engine: Engine, *, patient: bool, comparing: bool) -> list[Difference]:
+    """Compare the installed triggers with the declared ones, as soon as the server lets us."""
+
+    def compare() -> list[Difference]:
+        with engine.connect() as connection:
+            refuse_without_rights(connection, project.metadata, "listener")
+            return check(connection, project.metadata) if comparing else []
 
     try:
         if not patient:
-            connect()
-            return
-        Retrying(
+            return compare()
+        return Retrying(
             retry=retry_if_exception_type(DBAPIError),
             wait=wait_random_exponential(multiplier=0.2, max=5.0),
             sleep=nap.sleep,
             before_sleep=say_waiting,
-        )(connect)
+        )(compare)
     except DBAPIError as error:
         raise unreachable(project.url, error) from error
 
 
-def _refuse_without_capture(project: Project, engine: Engine, listeners: Sequence[str]) -> None:
+def _refuse_without_capture(
+    project: Project, differences: Sequence[Difference], listeners: Sequence[str]
+) -> None:
     wanted = {spec.name for spec in chosen(registry_of(project.metadata).listeners, listeners)}
-    with engine.connect() as connection:
-        differences = check(connection, project.metadata)
     fatal = [d for d in differences if d.kind == "table" or wanted & _uncaptured(d)]
     if fatal:
         raise ConfigurationError("\n".join(str(difference) for difference in fatal))
@@ -113,7 +143,9 @@ def _uncaptured(difference: Difference) -> set[str]:
     return set(difference.listeners) - set(difference.captured)
 
 
-def _supervise(project: Project, engine: Engine, plan: Plan, processes: int) -> int:
+def _supervise(
+    project: Project, engine: Engine, plan: Plan, processes: int, health: HealthServer | None
+) -> int:
     maintenance = Maintenance(engine, project.metadata)
     bar: AbstractContextManager[Any] = nullcontext()
     on_progress = None
@@ -122,6 +154,8 @@ def _supervise(project: Project, engine: Engine, plan: Plan, processes: int) -> 
         bar, on_progress = _progress_bar(maintenance.pending(names))
     with bar:
         supervisor = Supervisor(plan, processes, count_crash=maintenance.count_crash, on_progress=on_progress)
+        if health is not None:
+            health.report = supervisor.health
         code = supervisor.run()
     if plan.drain:
         click.echo(summary(supervisor.counts), err=True)

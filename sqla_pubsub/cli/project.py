@@ -10,14 +10,17 @@ from importlib.util import find_spec
 from typing import Any
 
 import click
-from sqlalchemy import Engine, MetaData, make_url
+from sqlalchemy import Connection, Engine, MetaData, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.outcome import describe
-from sqla_pubsub.deliver.worker import find_metadata, make_engine
+from sqla_pubsub.deliver.connect import make_engine
+from sqla_pubsub.deliver.outcome import describe, sqlstate
+from sqla_pubsub.deliver.worker import find_metadata
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.settings import import_modules, load_settings
+from sqla_pubsub.privileges import DUTIES, Duty, missing, needed
+from sqla_pubsub.settings import ProjectSettings, import_modules, load_settings
+from sqla_pubsub.subscription import registries
 
 URL_VARIABLE = "SQLA_PUBSUB_URL"
 
@@ -31,6 +34,10 @@ module_option = click.option(
     metavar="MODULE",
     help="Listener module. Default: those of the settings files.",
 )
+DENIED = "42501"
+_HIDDEN = (DENIED, "42P01", "3F000")
+"""Permission denied; and a table or schema that is not there for a role without the right on its schema."""
+
 modules_argument = click.argument("modules", nargs=-1)
 
 
@@ -54,6 +61,26 @@ def open_project(url: str | None, modules: Sequence[str], listeners: Sequence[st
     Raises:
         ConfigurationError: Something is missing, unknown or cannot be imported.
     """
+    settings, names = _imported(modules)
+    return _project(url, settings, names, find_metadata(names, listeners))
+
+
+def open_projects(url: str | None, modules: Sequence[str]) -> list[Project]:
+    """Do the same for every metadata that has an outbox.
+
+    Raises:
+        ConfigurationError: As above, or none has.
+    """
+    settings, names = _imported(modules)
+    found = [registry.metadata for registry in registries() if registry.in_use]
+    if not found:
+        raise ConfigurationError(
+            f"nothing publishes in {', '.join(names)}. Add the PubSub mixin to a model, or declare a Message."
+        )
+    return [_project(url, settings, names, metadata) for metadata in found]
+
+
+def _imported(modules: Sequence[str]) -> tuple[ProjectSettings, tuple[str, ...]]:
     settings = load_settings()
     names = tuple(modules) or settings.listeners
     if not names:
@@ -62,7 +89,12 @@ def open_project(url: str | None, modules: Sequence[str], listeners: Sequence[st
             'or put listeners = ["myapp.listeners"] under [tool.sqla-pubsub] in pyproject.toml.'
         )
     import_modules(names)
-    metadata = find_metadata(names, listeners)
+    return settings, names
+
+
+def _project(
+    url: str | None, settings: ProjectSettings, names: tuple[str, ...], metadata: MetaData
+) -> Project:
     found = url or os.environ.get(URL_VARIABLE) or settings.url
     if not found:
         raise ConfigurationError(
@@ -122,6 +154,34 @@ def with_driver(url: str) -> str:
         driver = "psycopg2" if find_spec("psycopg2") else "psycopg"
         parsed = parsed.set(drivername=f"postgresql+{driver}")
     return parsed.render_as_string(hide_password=False)
+
+
+def refuse_without_rights(connection: Connection, metadata: MetaData, duty: Duty) -> None:
+    """Refuse to go on where the role of *connection* lacks a right that *duty* needs.
+
+    Raises:
+        ConfigurationError: It does; names the rights and the command that prints what gives them.
+    """
+    role, lacking = missing(connection, needed(connection, metadata, duty))
+    if lacking:
+        rights = ", ".join(f"{right} on {right.object}" for right in lacking)
+        raise ConfigurationError(
+            f"role {role!r} lacks {rights}, which {DUTIES[duty]} needs. As the owner of the tables, execute what "
+            f"this prints: sqla-pubsub grants --{duty} {role}"
+        )
+
+
+def failed(project: Project, error: DBAPIError, duty: Duty) -> ConfigurationError:
+    """Return the sentence for a command whose statement failed: a missing right, or a server that is away."""
+    if sqlstate(error) in _HIDDEN:
+        try:
+            with project.engine().connect() as connection:
+                refuse_without_rights(connection, project.metadata, duty)
+        except ConfigurationError as refusal:
+            return refusal
+        except DBAPIError:
+            pass
+    return unreachable(project.url, error)
 
 
 def unreachable(url: str, error: DBAPIError) -> ConfigurationError:

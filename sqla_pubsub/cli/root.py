@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from sqla_pubsub import __version__
+from sqla_pubsub.cli.backfill import backfill
 from sqla_pubsub.cli.dead import dead
 from sqla_pubsub.cli.demo import demo
+from sqla_pubsub.cli.grants import grants
 from sqla_pubsub.cli.inspect import check_command, health_command, status_command
 from sqla_pubsub.cli.listen import listen
 
@@ -22,4 +24,6 @@ cli.add_command(check_command)
 cli.add_command(status_command)
 cli.add_command(health_command)
 cli.add_command(dead)
+cli.add_command(backfill)
+cli.add_command(grants)
 cli.add_command(demo)

@@ -12,7 +12,7 @@ https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTI
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import String
@@ -23,12 +23,16 @@ from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import CHANNEL_PREFIX, CONTEXT_SETTING, MESSAGE, NOTIFY_SETTING
+from sqla_pubsub.outbox import FORMAT
 
 T = TypeVar("T")
 MARK = "-- sqla-pubsub "
 OUTBOX = "\0outbox\0"
 OUTBOX_LITERAL = "\0literal\0"
 """Stand for the qualified outbox in a body; PostgreSQL allows no NUL, so no name can contain them."""
+
+UPDATE_ROWS = frozenset(("pubsub_old", "pubsub_new"))
+"""What the capture of updates calls whole rows; a column of that name would be taken in their place."""
 
 _NO_CHANGE = "(old.*) OPERATOR(pg_catalog.*<>) (new.*)"
 _dialect = body_dialect()
@@ -50,14 +54,18 @@ def body(spec: TriggerSpec) -> str:
     """Return the body of the capture function, with `OUTBOX` and `OUTBOX_LITERAL` in it.
 
     Its first line is the specification itself, which is how a later comparison reads it back.
+
+    Raises:
+        ConfigurationError: The format is that of a newer release.
     """
+    _refuse_newer(spec.format)
     mark = json.dumps(spec.as_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return "\n".join(
         (
             MARK + mark,
             "#variable_conflict use_column",
             "BEGIN",
-            _insert(spec),
+            f"{_insert(spec)};",
             WAKE_UP,
             "  RETURN NULL;",
             "END",
@@ -69,7 +77,11 @@ def publish_body(fan_out: FanOut) -> str:
     """Return the body of the publish function: its arguments are the message's name and its payload.
 
     A name that no message has is refused: the publishing process is ahead of the migrations.
+
+    Raises:
+        ConfigurationError: The format is that of a newer release.
     """
+    _refuse_newer(fan_out.format)
     mark = json.dumps(fan_out.as_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     names = ", ".join(literal(name) for name, _ in fan_out.messages)
     rows = ",\n    ".join(
@@ -100,6 +112,16 @@ BEGIN
 END"""
 
 
+def insert_from(spec: TriggerSpec, rows: str, conditions: Sequence[str]) -> str:
+    """Return the INSERT that writes for *rows*, which are called ``new``, what the capture would write now."""
+    return _insert(spec, [rows], conditions)
+
+
+def row_key(columns: Sequence[str], side: str) -> str:
+    """Return the key of a row as entries carry it; a column that was renamed is null in it."""
+    return f"pg_catalog.jsonb_build_array({', '.join(_value(side, column) for column in columns)})"
+
+
 def resolve(text: str, outbox: str) -> str:
     """Return *text* with the qualified, quoted name of the outbox in place of the marks."""
     return text.replace(OUTBOX_LITERAL, literal(outbox)).replace(OUTBOX, outbox)
@@ -113,6 +135,13 @@ def read_mark(source: str) -> TriggerSpec | None:
 def read_publish_mark(source: str) -> FanOut | None:
     """Return the fan-out in the first line of an installed publish function, None if there is none."""
     return _read_mark(source, FanOut.from_dict)
+
+
+def _refuse_newer(number: int) -> None:
+    if not 1 <= number <= FORMAT:
+        raise ConfigurationError(
+            f"capture format {number} is unknown to this release, which knows {FORMAT}. Upgrade sqla-pubsub."
+        )
 
 
 def _read_mark(source: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
@@ -139,8 +168,13 @@ WAKE_UP = f"""\
     END IF;
   END IF;"""
 
+WAKE = f"""\
+SELECT pg_catalog.pg_notify({literal(CHANNEL_PREFIX)} || pg_catalog.to_hex({_KEY}), '')
+WHERE NOT pg_catalog.pg_try_advisory_xact_lock_shared({_KEY})"""
+"""The same for an INSERT that no function makes."""
 
-def _insert(spec: TriggerSpec) -> str:
+
+def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence[str] = ()) -> str:
     sides = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUNCATE": ()}[spec.operation]
     single = spec.listeners[0] if len(spec.listeners) == 1 else None
     name = literal(single.name) if single else "pubsub_listener.name"
@@ -153,27 +187,28 @@ def _insert(spec: TriggerSpec) -> str:
         "pg_catalog.clock_timestamp()",
         str(spec.format),
     ]
-    conditions = [_NO_CHANGE] if spec.operation == "UPDATE" else []
+    conditions = [*more, *([_NO_CHANGE] if spec.operation == "UPDATE" else [])]
     if single is None:
         conditions.append("pubsub_listener.holds")
-    elif _condition(single) != "true":
-        conditions.append(_condition(single))
+    elif condition_of(single) != "true":
+        conditions.append(condition_of(single))
     lines = [
         f"  INSERT INTO {OUTBOX}",
         "    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)",
         "  SELECT " + ",\n    ".join(values),
-        *_from(spec, with_listeners=single is None),
+        *_from(spec, rows, with_listeners=single is None),
     ]
     if conditions:
         lines.append("  WHERE " + "\n    AND ".join(conditions))
-    return "\n".join(lines) + ";"
+    return "\n".join(lines)
 
 
-def _from(spec: TriggerSpec, *, with_listeners: bool) -> list[str]:
-    sources = [] if spec.per_row else _ROWS[spec.operation]
+def _from(spec: TriggerSpec, rows: Sequence[str] | None, *, with_listeners: bool) -> list[str]:
+    captured = [] if spec.per_row else _ROWS[spec.operation]
+    sources = captured if rows is None else list(rows)
     if with_listeners:
         rows = ",\n    ".join(
-            f"({literal(item.name)}, {_condition(item)}, {str(item.ordered).lower()})"
+            f"({literal(item.name)}, {condition_of(item)}, {str(item.ordered).lower()})"
             for item in spec.listeners
         )
         listeners = f"(VALUES\n    {rows}\n  ) AS pubsub_listener (name, holds, ordered)"
@@ -221,12 +256,12 @@ def _key(spec: TriggerSpec, single: CapturedListener | None, side: str) -> str:
     ordered = [item for item in spec.listeners if item.ordered]
     if not ordered or not side:
         return "NULL"
-    parts = ", ".join(_value(side, column) for column in spec.key)
-    built = f"pg_catalog.jsonb_build_array({parts})"
+    built = row_key(spec.key, side)
     return built if single is not None else f"CASE WHEN pubsub_listener.ordered THEN {built} END"
 
 
-def _condition(listener: CapturedListener) -> str:
+def condition_of(listener: CapturedListener) -> str:
+    """Return which rows the listener gets, as SQL on ``old`` and ``new``."""
     parts = []
     if listener.of:
         changed = " OR ".join(

@@ -17,7 +17,8 @@ from sqla_pubsub.declare.capture import body, identifier, publish_body, read_mar
 from sqla_pubsub.declare.ddl import FIXED, qualified
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
-from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger
+from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger, outbox_table
+from sqla_pubsub.outbox import FORMAT
 
 _BITS: dict[Operation, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 
@@ -28,7 +29,11 @@ _TRIGGERS = text(
            t.tgqual IS NULL AND t.tgnargs = 0 AS plain, p.proname, p.prosrc, p.prosecdef, p.proconfig,
            quote_ident(pn.nspname) AS place,
            EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-                   WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS open
+                   WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS open,
+           (SELECT 'GRANT INSERT ON ' || c.oid::regclass || ' TO ' || p.proowner::regrole
+            FROM pg_catalog.pg_class AS c
+            WHERE c.relnamespace = p.pronamespace AND c.relname = :outbox
+              AND NOT has_table_privilege(p.proowner, c.oid, 'INSERT')) AS owed
     FROM unnest(:tables) WITH ORDINALITY AS u (name, position)
     JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = to_regclass(u.name)
     JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
@@ -66,7 +71,7 @@ Names = tuple[str | None, str]
 def existing(connection: Connection, tables: Iterable[Names]) -> dict[Names, str]:
     """Return which of *tables* are there, with their kind: ``r`` plain, ``p`` partitioned."""
     asked = list(tables)
-    rows = connection.execute(_TABLES, {"tables": [qualified(*table) for table in asked]})
+    rows = connection.execute(_TABLES, {"tables": [_place(connection, table) for table in asked]})
     return {asked[position]: _character(kind) for position, kind in rows}
 
 
@@ -76,7 +81,11 @@ def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> l
     operations = {capture_trigger(prefix, operation): operation for operation in OPERATIONS}
     rows = connection.execute(
         _TRIGGERS,
-        {"tables": [qualified(*table) for table in asked], "names": list(operations)},
+        {
+            "tables": [_place(connection, table) for table in asked],
+            "names": list(operations),
+            "outbox": outbox_table(prefix),
+        },
     )
     return [_read(row, asked[row.position], operations[row.tgname]) for row in rows]
 
@@ -91,16 +100,26 @@ class InstalledFanOut:
 
 def installed_publish(connection: Connection, outbox: Names, function: str) -> InstalledFanOut | None:
     """Read the publish function beside *outbox*, None if there is none of that name."""
-    row = connection.execute(_PUBLISH, {"outbox": qualified(*outbox), "name": function}).one_or_none()
+    place = _place(connection, outbox)
+    row = connection.execute(_PUBLISH, {"outbox": place, "name": function}).one_or_none()
     if row is None:
         return None
     fan_out = read_publish_mark(row.prosrc)
     faults = []
+    if fan_out is not None and fan_out.format > FORMAT:
+        return InstalledFanOut(fan_out=fan_out, faults=())
     if fan_out is not None and row.prosrc != resolve(
         publish_body(fan_out), f"{row.place}.{identifier(outbox[1])}"
     ):
         faults.append("its body was edited")
     return InstalledFanOut(fan_out=fan_out, faults=(*faults, *_function_faults(row)))
+
+
+def _place(connection: Connection, names: Names) -> str:
+    """Return the qualified name of a table where ``schema_translate_map`` of the connection puts it."""
+    schema, name = names
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    return qualified(translated.get(schema, schema), name)
 
 
 def _read(row: Any, names: Names, operation: Operation) -> Installed:
@@ -111,15 +130,18 @@ def _read(row: Any, names: Names, operation: Operation) -> Installed:
             table=table, schema=schema, operation=operation, spec=None,
             faults=(f"it calls {row.place}.{row.proname}(), which is not a capture of ours",),
         )  # fmt: skip
+    if spec.format > FORMAT:
+        # What it should look like, only that release knows.
+        return Installed(table=table, schema=schema, operation=operation, spec=spec)
+    edited = row.prosrc != resolve(body(spec), f"{row.place}.{identifier(spec.outbox)}")
     return Installed(
-        table=table, schema=schema, operation=operation, spec=spec, faults=tuple(_faults(row, spec))
-    )
+        table=table, schema=schema, operation=operation, spec=spec, faults=tuple(_faults(row, spec)),
+        function_faults=(*(["the body of its function was edited"] if edited else ()), *_function_faults(row)),
+        grant=row.owed,
+    )  # fmt: skip
 
 
 def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:
-    if row.prosrc != resolve(body(spec), f"{row.place}.{identifier(spec.outbox)}"):
-        yield "the body of its function was edited"
-    yield from _function_faults(row)
     if _character(row.tgenabled) != "O":
         yield "it is disabled, or enabled for replicas only"
     level = 1 if spec.per_row else 0

@@ -6,6 +6,7 @@ migration runs. A body contains no ``%``, tab or CR: ``upgrade --sql`` changes t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,6 +18,8 @@ from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import TriggerSpec
 
 PUBLISH_ARGUMENTS = "name text, payload json"
+SINCE = "sqla-pubsub since "
+"""Begins the comment of a capture of inserts; the system identifier and the transaction ids follow."""
 
 _ESCAPES = {"\\": "\\\\", "%": "\\045", "\t": "\\011", "\r": "\\015", "$": "\\044"}
 
@@ -80,47 +83,79 @@ def qualified(schema: str | None, name: str) -> str:
 
 @compiles(CreateCapture)
 def _create_capture(element: CreateCapture, compiler: Any, **_: Any) -> str:
-    return _create_function(element.spec, body(element.spec), "", "trigger")
+    return _create_function(compiler, element.spec, body(element.spec), "", "trigger")
 
 
 @compiles(CreatePublish)
 def _create_publish(element: CreatePublish, compiler: Any, **_: Any) -> str:
-    return _create_function(element.fan_out, publish_body(element.fan_out), PUBLISH_ARGUMENTS, "void")
+    source = publish_body(element.fan_out)
+    return _create_function(compiler, element.fan_out, source, PUBLISH_ARGUMENTS, "void")
 
 
 @compiles(DropPublish)
 def _drop_publish(element: DropPublish, compiler: Any, **_: Any) -> str:
     spec = element.fan_out
-    function = f"{qualified(spec.outbox_schema, spec.function)}({PUBLISH_ARGUMENTS})"
+    function = f"{_translated(compiler, spec.outbox_schema, spec.function)}({PUBLISH_ARGUMENTS})"
     return _for_driver(compiler, f"DROP FUNCTION IF EXISTS {function}")
 
 
-def _create_function(spec: TriggerSpec | FanOut, source: str, arguments: str, returns: str) -> str:
+def _create_function(
+    compiler: Any, spec: TriggerSpec | FanOut, source: str, arguments: str, returns: str
+) -> str:
     signature = _escaped(f".{identifier(spec.function)}({arguments})")
     settings = "".join(f" SET {name} = ''{value}''" for name, value in FIXED)
+    noted = isinstance(spec, TriggerSpec) and spec.operation == "INSERT"
     return f"""\
 DO $pubsub$
 DECLARE
   place text := (
     SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = pg_catalog.to_regclass({_escaped(qualified(spec.outbox_schema, spec.outbox))})::oid);
+    WHERE c.oid = pg_catalog.to_regclass({_escaped(_translated(compiler, spec.outbox_schema, spec.outbox))})::oid);
   outbox text := place || {_escaped("." + identifier(spec.outbox))};
   path text := (
     SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s::text) || ', ', '' ORDER BY i)
     FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p (s, i)
     WHERE s <> 'pg_catalog' AND NOT pg_catalog.starts_with(s::text, 'pg_temp_'));
-BEGIN
+{_BEFORE.format(signature=signature) if noted else ""}BEGIN
   IF place IS NULL THEN
     RAISE EXCEPTION USING MESSAGE = {_escaped(_missing(spec))};
   END IF;
   EXECUTE 'CREATE OR REPLACE FUNCTION ' || place || {signature}
     || ' RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER'
-    || ' SET search_path = pg_catalog, ' || coalesce(path, '') || 'pg_temp'
+    || ' SET search_path = pg_catalog, ' || {_tenant(compiler, spec)}coalesce(path, '') || 'pg_temp'
     || '{settings} AS ' || pg_catalog.quote_literal({_body_expression(source)});
   EXECUTE 'REVOKE ALL ON FUNCTION ' || place || {signature} || ' FROM PUBLIC';
-END
+{_note(spec.listener_names, signature) if noted else ""}END
 $pubsub$"""
+
+
+# Since when a listener gets an entry for every new row: the oldest transaction that was running then. A comment,
+# because the function's text is compared; where it got lost nobody knows, and no listener gets a later time.
+_BEFORE = """\
+  before oid := pg_catalog.to_regprocedure(place || {signature})::oid;
+  head text;
+  note text;
+"""
+
+
+def _note(listeners: Sequence[str], signature: str) -> str:
+    names = ", ".join(map(_escaped, listeners))
+    return f"""\
+  IF pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') THEN
+    head := '{SINCE}' || (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c) || ' ';
+    note := pg_catalog.obj_description(before, 'pg_proc');
+    IF note IS NOT NULL AND NOT pg_catalog.starts_with(note, head) THEN
+      note := NULL;
+    END IF;
+    note := head || (
+      (SELECT pg_catalog.jsonb_object_agg(l.name, CASE WHEN before IS NULL OR note IS NOT NULL
+        THEN pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text END)
+      FROM pg_catalog.unnest(ARRAY[{names}]::text[]) AS l (name))
+      || coalesce(pg_catalog.substr(note, pg_catalog.length(head) + 1), '{{}}')::jsonb)::text;
+  END IF;
+  EXECUTE 'COMMENT ON FUNCTION ' || place || {signature} || ' IS ' || pg_catalog.quote_nullable(note);
+"""
 
 
 @compiles(CreateTrigger)
@@ -136,23 +171,36 @@ def _create_trigger(element: CreateTrigger, compiler: Any, **_: Any) -> str:
     return _for_driver(
         compiler,
         f"CREATE OR REPLACE TRIGGER {identifier(spec.trigger)} AFTER {spec.operation} "
-        f"ON {qualified(spec.schema, spec.table)}{level} "
-        f"EXECUTE FUNCTION {qualified(spec.outbox_schema, spec.function)}()",
+        f"ON {_translated(compiler, spec.schema, spec.table)}{level} "
+        f"EXECUTE FUNCTION {_translated(compiler, spec.outbox_schema, spec.function)}()",
     )
 
 
 @compiles(DropTrigger)
 def _drop_trigger(element: DropTrigger, compiler: Any, **_: Any) -> str:
     spec = element.spec
-    return _for_driver(
-        compiler, f"DROP TRIGGER IF EXISTS {identifier(spec.trigger)} ON {qualified(spec.schema, spec.table)}"
-    )
+    table = _translated(compiler, spec.schema, spec.table)
+    return _for_driver(compiler, f"DROP TRIGGER IF EXISTS {identifier(spec.trigger)} ON {table}")
 
 
 @compiles(DropCapture)
 def _drop_capture(element: DropCapture, compiler: Any, **_: Any) -> str:
     spec = element.spec
-    return _for_driver(compiler, f"DROP FUNCTION IF EXISTS {qualified(spec.outbox_schema, spec.function)}()")
+    function = _translated(compiler, spec.outbox_schema, spec.function)
+    return _for_driver(compiler, f"DROP FUNCTION IF EXISTS {function}()")
+
+
+def _translated(compiler: Any, schema: str | None, name: str) -> str:
+    """Return the qualified name as ``schema_translate_map`` of the connection has it."""
+    return qualified((compiler.schema_translate_map or {}).get(schema, schema), name)
+
+
+def _tenant(compiler: Any, spec: TriggerSpec | FanOut) -> str:
+    """Add the translated schemas, whose types a condition may name, to the function's search path."""
+    translated = compiler.schema_translate_map or {}
+    declared = [spec.schema] if isinstance(spec, TriggerSpec) else []
+    found = dict.fromkeys(translated.get(schema) for schema in (*declared, spec.outbox_schema))
+    return "".join(f"{_escaped(identifier(schema) + ', ')} || " for schema in found if schema is not None)
 
 
 def _for_driver(compiler: Any, text: str) -> str:

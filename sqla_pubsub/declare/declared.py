@@ -9,6 +9,7 @@ from sqlalchemy import MetaData, Table
 from sqlalchemy.orm import Mapper
 
 from sqla_pubsub.attributes import column_names, local_table
+from sqla_pubsub.declare.capture import UPDATE_ROWS
 from sqla_pubsub.declare.conditions import compile_condition
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
@@ -64,6 +65,9 @@ def _trigger(
         )
     mapper = cast("Mapper[object]", pairs[0][1].mapper)
     publish = registry.published[table]
+    capture = _capture(table, publish.capture)
+    if operation == "UPDATE" and capture == "statement":
+        _refuse_names_of_ours(table)
     key = tuple(column.name for column in table.primary_key.columns)
     columns = None if publish.columns is None else _own(mapper, publish.columns, "__pubsub__ columns")
     exclude = tuple(name for name in _own(mapper, publish.exclude, "__pubsub__ exclude") if name not in key)
@@ -76,7 +80,7 @@ def _trigger(
         key=key if narrowed else (),
         columns=columns,
         exclude=exclude,
-        capture=_capture(table, publish.capture),
+        capture=capture,
         prefix=registry.settings.prefix,
         outbox_schema=registry.settings.schema,
     )
@@ -114,6 +118,15 @@ def _listener(pairs: list[tuple[ListenerSpec, Subscription]]) -> CapturedListene
     if when is not None and len(set(conditions)) == 1:
         when = conditions[0]
     return CapturedListener(name=spec.name, of=columns[0], when=when, ordered=spec.ordered)
+
+
+def _refuse_names_of_ours(table: Table) -> None:
+    taken = sorted(UPDATE_ROWS & {column.name for column in table.columns})
+    if taken:
+        raise ConfigurationError(
+            f"updates of table {table.fullname!r} cannot be captured per statement, because it has a column "
+            f"{taken[0]!r}, which the capture needs for itself. Rename it, or set __pubsub__ = Publish(capture='row')."
+        )
 
 
 def _capture(table: Table, wanted: Capture | None) -> Capture:

@@ -8,9 +8,14 @@ from typing import Literal
 
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
+from sqla_pubsub.outbox import FORMAT
 
 Kind = Literal["missing", "changed", "damaged", "orphaned", "table"]
 REMEDY = "Run: alembic revision --autogenerate, then alembic upgrade head"
+_RENAME = (
+    "It is left alone, because it is not ours. Rename it, or choose other names with configure(prefix=...)"
+)
+_UPGRADE = "It is left alone. Upgrade sqla-pubsub here to the release that installed it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +29,7 @@ class Difference:
         installed: What the database has.
         fan_out, installed_fan_out: The same for the publish function of messages.
         detail: What was found, for people.
+        by_hand: What to do about it where no migration can.
     """
 
     kind: Kind
@@ -32,6 +38,7 @@ class Difference:
     installed: Installed | None = None
     fan_out: FanOut | None = None
     installed_fan_out: FanOut | None = None
+    by_hand: str | None = None
 
     @property
     def listeners(self) -> tuple[str, ...]:
@@ -48,18 +55,19 @@ class Difference:
     @property
     def same_trigger(self) -> bool:
         """Whether replacing the function mends it, without a lock on the table."""
-        if self.kind != "changed" or self.installed is None or self.declared is None:
+        return self.same_function and self.installed is not None and not self.installed.faults
+
+    @property
+    def same_function(self) -> bool:
+        """Whether what is there calls the function that is wanted, at the level that is wanted."""
+        old, new = None if self.installed is None else self.installed.spec, self.declared
+        if old is None or new is None:
             return False
-        spec = self.installed.spec
-        return (
-            spec is not None
-            and not self.installed.faults
-            and (spec.function, spec.per_row, spec.outbox_schema)
-            == (self.declared.function, self.declared.per_row, self.declared.outbox_schema)
-        )
+        places = [(spec.outbox_schema, spec.function, spec.per_row) for spec in (old, new)]
+        return places[0] == places[1]
 
     def __str__(self) -> str:
-        return f"{self.detail}. {REMEDY}"
+        return f"{self.detail}. {self.by_hand or REMEDY}"
 
 
 def diff(installed: Iterable[Installed], declared: Iterable[TriggerSpec]) -> list[Difference]:
@@ -80,15 +88,17 @@ def diff_fan_out(
 ) -> Difference | None:
     """Compare the publish function; *exists* says whether a function of its name is there at all."""
     if declared is None:
-        if installed is None:
-            return None
-        detail = f"function {installed.function!r} publishes messages, which this program does not declare"
-        return Difference(kind="orphaned", detail=detail, installed_fan_out=installed)
+        return None if installed is None else _orphaned_messages(installed)
     name = declared.function
     if not exists:
         return Difference(
             kind="missing", detail=f"function {name!r} for messages is not installed", fan_out=declared
         )
+    if installed is not None and installed.format > declared.format:
+        return Difference(
+            kind="changed", detail=f"function {name!r} was {_by(installed.format)}",
+            fan_out=declared, installed_fan_out=installed, by_hand=_UPGRADE,
+        )  # fmt: skip
     if installed is None or (faults and installed == declared):
         words = "; ".join(faults) or "it is not one of ours"
         return Difference(
@@ -111,21 +121,46 @@ def _compare(item: Installed | None, spec: TriggerSpec) -> Difference | None:
         return Difference(
             kind="missing", declared=spec, detail=f"trigger for {word} {names} is not installed: {where}"
         )
-    if item.spec is None or (item.faults and item.spec == spec):
+    if item.spec is not None and item.spec.format > spec.format:
+        return Difference(
+            kind="changed", declared=spec, installed=item, by_hand=_UPGRADE,
+            detail=f"trigger for {where} was {_by(item.spec.format)}",
+        )  # fmt: skip
+    faults = "; ".join((*item.faults, *item.function_faults))
+    if item.spec is None or (faults and item.spec == spec):
         return Difference(
             kind="damaged", declared=spec, installed=item,
-            detail=f"trigger for {where} ({names}) is not as installed: {'; '.join(item.faults)}",
+            detail=f"trigger for {where} ({names}) is not as installed: {faults}",
         )  # fmt: skip
     if item.spec != spec:
         return Difference(
             kind="changed", declared=spec, installed=item,
             detail=f"trigger for {where} differs: {_words(item.spec, spec)}",
         )  # fmt: skip
+    if item.grant is not None:
+        return Difference(
+            kind="damaged", declared=spec, installed=item, by_hand=f"Run: {item.grant}",
+            detail=f"every write fails that trigger for {where} ({names}) captures: its function may not write entries",
+        )  # fmt: skip
     return None
 
 
+def _orphaned_messages(installed: FanOut) -> Difference:
+    detail = f"function {installed.function!r} publishes messages, which this program does not declare"
+    return Difference(kind="orphaned", detail=detail, installed_fan_out=installed)
+
+
+def _by(number: int) -> str:
+    return f"installed by a newer sqla-pubsub (capture format {number}, this one knows {FORMAT})"
+
+
 def _orphan(item: Installed) -> Difference:
-    names = "unknown listeners" if item.spec is None else ", ".join(map(repr, item.spec.listener_names))
+    if item.spec is None:
+        return Difference(
+            kind="orphaned", installed=item, by_hand=_RENAME,
+            detail=f"trigger for {item.operation} on table {item.table!r} has a name of ours, but {'; '.join(item.faults)}",
+        )  # fmt: skip
+    names = ", ".join(map(repr, item.spec.listener_names))
     return Difference(
         kind="orphaned", installed=item,
         detail=f"trigger for {item.operation} on table {item.table!r} serves {names}, which this program does not declare",

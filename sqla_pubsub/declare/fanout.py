@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import DEFAULT_PREFIX, bounded, publish_function
+from sqla_pubsub.names import DEFAULT_PREFIX, outbox_table, publish_function
 from sqla_pubsub.outbox import FORMAT
 
 _FIRST_FORMAT = 1
@@ -39,7 +39,7 @@ class FanOut:
     @property
     def outbox(self) -> str:
         """Name of the outbox table, without schema."""
-        return bounded(f"{self.prefix}outbox")
+        return outbox_table(self.prefix)
 
     @property
     def listener_names(self) -> tuple[str, ...]:
@@ -78,6 +78,8 @@ class FanOut:
         try:
             # As in TriggerSpec: without its format it is of the first one, not of this release's.
             values = {"format": _FIRST_FORMAT, **plain}
+            if values["format"] > FORMAT:
+                values = {name: value for name, value in values.items() if name in cls.__slots__}
             messages = tuple(
                 (name, tuple(sorted(_listener(item) for item in listeners)))
                 for name, listeners in sorted(values.pop("messages").items())
@@ -88,4 +90,4 @@ class FanOut:
 
 
 def _listener(plain: str | Mapping[str, str]) -> tuple[str, str | None]:
-    return (plain, None) if isinstance(plain, str) else (plain["name"], plain["ordered_by"])
+    return (plain, None) if isinstance(plain, str) else (plain["name"], plain.get("ordered_by"))

@@ -90,6 +90,8 @@ def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
     tables = [(d.declared.schema, d.declared.table) for d in differences if d.declared is not None]
     there = existing(connection, tables)
     for difference in differences:
+        if difference.by_hand is not None and not set(difference.listeners) - set(difference.captured):
+            continue
         if difference.fan_out is not None:
             _refuse_to_replace(difference, "messages")
             connection.execute(CreatePublish(difference.fan_out))
@@ -105,6 +107,8 @@ def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
 
 def _refuse_to_replace(difference: Difference, what: str) -> None:
     """create_all only adds: another program's listeners must not vanish because it was not imported."""
+    if difference.by_hand is not None:
+        raise ConfigurationError(str(difference))
     lost = sorted(set(difference.captured) - set(difference.listeners))
     if lost:
         raise ConfigurationError(

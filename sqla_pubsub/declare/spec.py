@@ -15,9 +15,9 @@ from sqla_pubsub.names import (
     DEFAULT_PREFIX,
     OPERATIONS,
     Operation,
-    bounded,
     capture_function,
     capture_trigger,
+    outbox_table,
 )
 from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import Capture
@@ -83,7 +83,7 @@ class TriggerSpec:
         capture: Fired per statement or per row.
         prefix, outbox_schema: Where outbox and function live; None is the first schema of the
             search path when the migration runs.
-        format: Version of the capture SQL.
+        format: Version of the capture SQL; that of a newer release can be read and not written.
     """
 
     table: str
@@ -106,10 +106,6 @@ class TriggerSpec:
         if not self.listeners:
             raise ConfigurationError(
                 f"a trigger on {self.table!r} without listeners captures nothing. Name one."
-            )
-        if self.format != FORMAT:
-            raise ConfigurationError(
-                f"capture format {self.format} is unknown to this release, which knows {FORMAT}. Upgrade sqla-pubsub."
             )
 
     @property
@@ -135,7 +131,7 @@ class TriggerSpec:
     @property
     def outbox(self) -> str:
         """Name of the outbox table, without schema."""
-        return bounded(f"{self.prefix}outbox")
+        return outbox_table(self.prefix)
 
     @property
     def per_row(self) -> bool:
@@ -192,6 +188,8 @@ class TriggerSpec:
         try:
             # Without its format, a migration or a mark is of the first one and not of this release's.
             values = {"format": _DEFAULTS["format"], **plain}
+            if values["format"] > FORMAT:
+                values = _readable(values)
             listeners = tuple(CapturedListener.from_plain(item) for item in values.pop("listeners"))
             for name in ("key", "columns", "exclude"):
                 if values.get(name) is not None:
@@ -209,7 +207,9 @@ class Installed:
         table, schema: The table as declared.
         operation: What its name says it captures.
         spec: The specification it was made from; None where the function is not ours.
-        faults: What somebody changed since, in words.
+        faults: What somebody changed on the trigger since, in words.
+        function_faults: The same for its function.
+        grant: The privilege that somebody took from the function's owner, as the statement that gives it back.
     """
 
     table: str
@@ -217,6 +217,15 @@ class Installed:
     operation: Operation
     spec: TriggerSpec | None
     faults: tuple[str, ...] = ()
+    function_faults: tuple[str, ...] = ()
+    grant: str | None = None
+
+
+def _readable(newer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a newer release's plain form what this release understands: enough to know whom it serves."""
+    known = {name: value for name, value in newer.items() if name in TriggerSpec.__slots__}
+    names = [item if isinstance(item, str) else item["name"] for item in newer["listeners"]]
+    return known | {"listeners": names}
 
 
 _DEFAULTS: dict[str, Any] = {

@@ -9,8 +9,8 @@ import time
 from collections.abc import MutableSequence
 from datetime import timedelta
 
-IN_HAND, KILL_AT, ACKNOWLEDGED, RETRIED, DEAD, READY = range(6)
-SLOTS = 6
+IN_HAND, KILL_AT, ACKNOWLEDGED, RETRIED, DEAD, READY, CONNECTED, ANSWERED = range(8)
+SLOTS = 8
 _MILLISECONDS = 1000
 
 
@@ -46,7 +46,8 @@ class Board:
     def clear(self) -> None:
         """Make room for the next process; what the one before settled stays counted."""
         self.put_down()
-        self._write(READY, 0)
+        for slot in (READY, CONNECTED, ANSWERED):
+            self._write(slot, 0)
 
     def count(self, *, acknowledged: int = 0, retried: int = 0, dead: int = 0) -> None:
         """Add to what was settled."""
@@ -56,11 +57,32 @@ class Board:
     def ready(self) -> None:
         """Say that the worker is connected and works."""
         self._write(READY, 1)
+        self._write(CONNECTED, 1)
+        self.answered()
+
+    def disconnected(self) -> None:
+        """Say that the worker has no connection."""
+        self._write(CONNECTED, 0)
+
+    def answered(self) -> None:
+        """Say that the database has just answered."""
+        self._write(ANSWERED, int(time.monotonic() * _MILLISECONDS))
 
     @property
     def is_ready(self) -> bool:
         """Whether the worker was connected once."""
         return bool(self._read(READY))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the worker is connected now, as far as it knows."""
+        return bool(self._read(CONNECTED))
+
+    @property
+    def unanswered(self) -> float | None:
+        """Seconds since the database last answered, None before it did."""
+        answered = self._read(ANSWERED)
+        return time.monotonic() - answered / _MILLISECONDS if answered else None
 
     @property
     def in_hand(self) -> int:

@@ -22,6 +22,7 @@ from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import UnreadableEntry
 from sqla_pubsub.event import EVENT_TYPES, Event
 from sqla_pubsub.message import decoder
+from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import ListenerSpec, Registry, Subscription
 
 Decoded = dict[tuple[int, str], tuple[Any, ...]]
@@ -115,6 +116,11 @@ class Dispatcher:
         return self._route(entry)[1]
 
     def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder | None]:
+        if entry.format > FORMAT:
+            raise UnreadableEntry(
+                f"outbox entry {entry.id} for {self._spec.name!r} has format {entry.format}, and this release reads "
+                f"up to {FORMAT}. Upgrade sqla-pubsub where listeners run, then retry the dead letter."
+            )
         route = self._routes.get((entry.operation, entry.source))
         if route is None:
             # The table was renamed since: with one candidate there is no doubt.

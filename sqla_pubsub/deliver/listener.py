@@ -10,14 +10,14 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 
-from sqlalchemy import Engine, MetaData, create_engine
+from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import configure_mappers
-from sqlalchemy.pool import NullPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.connect import make_engine
 from sqla_pubsub.deliver.dispatch import Dispatcher
 from sqla_pubsub.deliver.lane import ConnectionLost, Lane
 from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
@@ -128,8 +128,7 @@ class Listener:
                 "listener.started: %s", ", ".join(spec.name for spec in self._specs),
                 extra={"listeners": [spec.name for spec in self._specs]},
             )  # fmt: skip
-            while not self._stop():
-                self._connected()
+            while not self._stop() and self._connected():
                 try:
                     self._work_until_idle_or_lost()
                 except ConnectionLost:
@@ -170,6 +169,7 @@ class Listener:
             if self._stop():
                 break
             step = lane.step(self._store_of(lane))
+            self._board.answered()
             settled += step.settled
             self._more = self._more or step.more
             if step.settled and progress is not None:
@@ -215,8 +215,8 @@ class Listener:
         assert store is not None
         return store
 
-    def _connected(self) -> None:
-        """Open what is not open, trying until it succeeds or the listener is stopped."""
+    def _connected(self) -> bool:
+        """Open what is not open, trying until it succeeds; return False when stopped before that."""
         retrying = Retrying(
             retry=retry_if_exception_type(DBAPIError),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
@@ -230,18 +230,20 @@ class Listener:
         except DBAPIError:
             if not self._stop():
                 raise
+            return False
+        return True
 
     def _open(self) -> None:
-        if self._stop():
-            return
         self._disconnect()
         self._open_stores()
         self._sleeper = Sleeper(
             self._direct_engine,
             self._registry.outbox,
             self._config,
-            [s.name for s in self._specs],
+            # An old worker may still give back what it took under an earlier name.
+            [name for spec in self._specs for name in (spec.name, *spec.previous_names)],
             self._stop,
+            answered=self._board.answered,
         )
         for lane in self._lanes:
             lane.rewind(due=True)
@@ -250,9 +252,12 @@ class Listener:
     def _direct_engine(self) -> Engine:
         if self._config.direct_url is None:
             return self._engine
-        return create_engine(self._config.direct_url, poolclass=NullPool)
+        direct = make_engine(self._config.direct_url)
+        # Past the pooler is the same tenant: its schema_translate_map stands in the options.
+        return direct.execution_options(**self._engine.get_execution_options())
 
     def _disconnect(self) -> None:
+        self._board.disconnected()
         for part in (self._store, self._direct_store, self._sleeper):
             if part is not None:
                 with suppress(DBAPIError):

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Delete, Engine, MetaData, and_, delete, func, insert, select, true
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from sqla_pubsub.deliver.outcome import DeadLetter, describe
+from sqla_pubsub.deliver.outcome import DeadLetter, describe, is_transient
 from sqla_pubsub.deliver.statements import WAKE, Statements, lock_parameters
+from sqla_pubsub.names import BACKFILL
 from sqla_pubsub.outbox import STORED_COLUMNS
 from sqla_pubsub.subscription import outbox, registry_of
 
@@ -72,12 +72,16 @@ class Maintenance:
     def status(self) -> list[ListenerStatus]:
         """Return the backlog per listener, declared or not, in order of name."""
         e, d = self._statements.entry.c, self._statements.letter.c
-        entries = select(
-            e.listener,
-            func.count().filter(e.due_at.is_(None)),
-            func.count().filter(e.due_at.is_not(None)),
-            func.clock_timestamp() - func.min(e.occurred_at).filter(e.due_at.is_(None)),
-        ).group_by(e.listener)
+        entries = (
+            select(
+                e.listener,
+                func.count().filter(e.due_at.is_(None)),
+                func.count().filter(e.due_at.is_not(None)),
+                func.clock_timestamp() - func.min(e.occurred_at).filter(e.due_at.is_(None)),
+            )
+            .where(e.operation != BACKFILL)
+            .group_by(e.listener)
+        )
         letters = select(d.listener, func.count()).group_by(d.listener)
         with self._engine.connect() as connection:
             waiting = {row[0]: row[1:] for row in connection.execute(entries)}
@@ -102,23 +106,27 @@ class Maintenance:
         with self._engine.connect() as connection:
             return connection.scalar(select(func.count()).where(e.listener.in_(listeners), due)) or 0
 
-    def count_crash(self, entry_id: int) -> None:
-        """Record that a process died with *entry_id* in hand; at the limit it becomes a dead letter."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(DBAPIError),
-            wait=wait_random_exponential(multiplier=0.1, max=1.0),
-            stop=stop_after_delay(10),
-            reraise=True,
-        )
+    def count_crash(self, entry_id: int) -> bool:
+        """Record that a process died with *entry_id* in hand; at the limit it becomes a dead letter.
+
+        Returns:
+            False where it has to be tried again: another worker has the entry, or the server is away.
+        """
         try:
-            retrying(self._count_crash, entry_id)
+            self._count_crash(entry_id)
         except DBAPIError as error:
-            logger.error(
-                "crash.uncounted: entry %s: %s", entry_id, describe(error), extra={"entry": entry_id}
-            )
+            level = logging.DEBUG if is_transient(error) else logging.WARNING
+            logger.log(
+                level, "crash.uncounted: entry %s, for now: %s", entry_id, describe(error),
+                extra={"entry": entry_id},
+            )  # fmt: skip
+            return False
+        return True
 
     def _count_crash(self, entry_id: int) -> None:
         with self._engine.begin() as connection:
+            # Without waiting: the supervisor has workers to look after.
+            connection.execute(self._statements.lock_entry, {"b_id": entry_id})
             row = connection.execute(self._statements.count_crash, {"b_id": entry_id}).one_or_none()
             # The first one came from a group and only sends the entry into a transaction of its own.
             if row is None or row.crashes <= MAX_CRASHES:
@@ -149,8 +157,11 @@ class Maintenance:
         letter, entry = self._statements.letter, self._statements.entry
         kept = [name for name in STORED_COLUMNS if name not in ("attempt", "crashes")]
         back = self._delete(letters, limit).returning(*(letter.c[name] for name in kept)).cte("back")
+        moved = insert(entry).from_select(kept, select(*back.c)).cte("moved")
+        # Counted by the server: psycopg has forgotten the row count of an INSERT when SQLAlchemy asks.
+        count = select(func.count()).select_from(back).add_cte(moved)
         with self._engine.begin() as connection:
-            revived = int(connection.execute(insert(entry).from_select(kept, select(*back.c))).rowcount)
+            revived = connection.scalar(count) or 0
             connection.execute(WAKE, lock_parameters(entry, connection))
         return revived
 

@@ -106,11 +106,13 @@ class Sleeper:
         stop: StopSignal,
         *,
         clock: Callable[[], float] = time.monotonic,
+        answered: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._listeners = list(listeners)
         self._stop = stop
         self._clock = clock
+        self._answered = answered
         self._peek = Statements(outbox).peek
         self._connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._driver: Any = self._connection.connection.driver_connection
@@ -205,6 +207,7 @@ class Sleeper:
         row = self._connection.execute(
             self._peek, {"listeners": self._listeners, "channel": self._channel}
         ).one()
+        self._answered()
         return bool(row.ready), None if row.due_in is None else float(row.due_in), bool(row.listening)
 
     def _longest(self) -> float:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.lane import ConnectionLost, Lane, Step
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
-from sqla_pubsub.deliver.statements import LEAVE_ENTRY, TRY_ENTRY, Entry
+from sqla_pubsub.deliver.statements import LEAVE_ENTRY, TRY_ENTRY, Entry, lock_parameters
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import deadline
 from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, UnreadableEntry
@@ -147,4 +147,4 @@ def refuse_pooler(connection: Connection, name: str) -> None:
 
 
 def _lock(store: Store, entry_id: int) -> dict[str, Any]:
-    return {"outbox": store.statements.entry.fullname, "id": entry_id}
+    return {"outbox": lock_parameters(store.statements.entry, store.connection)["outbox"], "id": entry_id}

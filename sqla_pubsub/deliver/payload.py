@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Column, Connection, Select, bindparam, cast, column, func, select, types
+from sqlalchemy import Column, Connection, Select, bindparam, cast, column, func, select, type_coerce, types
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapper, make_transient_to_detached
@@ -101,13 +101,30 @@ class RowDecoder:
 
 
 def _statement(columns: Sequence[Column[Any]]) -> Select[Any]:
-    typed = [column(str(own.name), _record_type(own.type)) for own in columns]
+    kinds = {str(own.name): _record_type(own.type) for own in columns}
+    typed = [column(name, _written_type(kind)) for name, kind in kinds.items()]
     rows = (
         func.json_to_recordset(cast(bindparam("payloads", type_=types.Text), postgresql.JSON))
         .table_valued(*typed)
         .render_derived(name="r", with_types=True)
     )
-    return select(*rows.c)
+    return select(*(type_coerce(own, kinds[own.name]).label(own.name) for own in rows.c))
+
+
+def _written_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:
+    """Return what a value is read as: a type of the user's own may be out of sight here.
+
+    Its schema may be a tenant's, off the search path, or one that the listener has no right to use.
+    """
+    if isinstance(kind, types.ARRAY):
+        inner = _written_type(kind.item_type)
+        return kind if inner is kind.item_type else postgresql.ARRAY(inner, dimensions=kind.dimensions)
+    if isinstance(kind, postgresql.DOMAIN):
+        return _written_type(types.to_instance(kind.data_type))
+    if isinstance(kind, types.TypeDecorator):
+        inner = _written_type(kind.impl_instance)
+        return kind if inner is kind.impl_instance else inner
+    return types.Text() if isinstance(kind, types.Enum) and kind.native_enum else kind
 
 
 def _record_type(kind: types.TypeEngine[Any]) -> types.TypeEngine[Any]:

@@ -42,6 +42,7 @@ from sqlalchemy import (
 
 from sqla_pubsub.names import CHANNEL_PREFIX
 from sqla_pubsub.outbox import STORED_COLUMNS, Outbox
+from sqla_pubsub.quoting import identifier, qualified
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +202,23 @@ class Statements:
         )
 
     def adopt(self, table: Table) -> Update:
-        """Give entries or dead letters of earlier names to their listener. Parameters: listener, previous."""
+        """Give entries or dead letters of earlier names to their listener. Parameters: listener, previous.
+
+        What a worker that knows the listener by its earlier name has in hand is left to it.
+        """
         previous = bindparam("previous", type_=ARRAY(Text))
+        free = select(table.c.id).where(table.c.listener == any_(previous)).with_for_update(skip_locked=True)
         return (
             update(table)
-            .where(table.c.listener == any_(previous))
+            .where(table.c.id.in_(free))
             .values(listener=bindparam("listener_name", type_=Text))
         )
+
+    @cached_property
+    def lock_entry(self) -> Select[Any]:
+        """Lock one entry, or fail at once where another one has it. Parameter: b_id."""
+        c = self.entry.c
+        return select(c.id).where(c.id == bindparam("b_id")).with_for_update(nowait=True)
 
     @cached_property
     def count_crash(self) -> Update:
@@ -265,13 +276,16 @@ WAKE = text(
 
 def lock_parameters(entry: Table, connection: Connection) -> dict[str, str]:
     """Return the parameters that name the outbox *entry* in `LOCK_KEY` and `WAKE`."""
-    preparer = connection.dialect.identifier_preparer
-    names = [preparer.quote_identifier(str(part)) for part in (entry.schema, entry.name) if part is not None]
-    return {"suffix": f".{names[-1]}", "outbox": ".".join(names)}
+    schema = connection.schema_for_object(entry)
+    return {"suffix": f".{identifier(entry.name)}", "outbox": qualified(schema, entry.name)}
 
 
-TRY_ENTRY = text("SELECT pg_try_advisory_lock(hashtextextended(:outbox || ':' || CAST(:id AS text), 1))")
-LEAVE_ENTRY = text("SELECT pg_advisory_unlock(hashtextextended(:outbox || ':' || CAST(:id AS text), 1))")
+# By oid, because outboxes of one name in two schemas count their entries alike.
+_ENTRY_KEY = (
+    "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
+)
+TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({_ENTRY_KEY})")
+LEAVE_ENTRY = text(f"SELECT pg_advisory_unlock({_ENTRY_KEY})")
 """The claim of one entry that outlives transactions and dies with its connection. Parameters: outbox, id."""
 
 TRY_DOOR = text("SELECT pg_try_advisory_lock(:key)")

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from sqla_pubsub.deliver.board import SLOTS, boards
+from sqla_pubsub.deliver.health import Health, State, WorkerHealth
 from sqla_pubsub.deliver.notifications import StopSignal
 from sqla_pubsub.deliver.worker import EXIT_LOST, EXIT_REFUSED, Plan, work
 from sqla_pubsub.retry import RetryPolicy
@@ -31,10 +32,18 @@ MAX_START_FAILURES = 5
 STEADY = 5.0
 """Seconds after which a worker counts as having been well."""
 TICK = 0.2
+STUCK = 300.0
+"""Seconds without a turn of the supervisor's loop after which it is stuck; a turn takes some tenths of one,
+or as long as it takes to fail to count crashes in a database that does not answer."""
+CRASHING = 3
+"""Deaths in a row, each soon after the start, from which on a new process is no sign of health."""
+COUNT_AGAIN = 1.0
+"""Seconds until a crash that could not be counted is tried to be counted again."""
 
 Counts = tuple[int, int, int]
 """Acknowledged, put off for a retry, given up as dead letters."""
-CrashCounter = Callable[[int], None]
+CrashCounter = Callable[[int], bool]
+"""Takes the id of an entry; returns False where it has to be called again later."""
 
 _backoff = RetryPolicy(
     max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=15), jitter=False
@@ -59,6 +68,24 @@ class _Slot:
         return self.process is not None
 
     @property
+    def health(self) -> WorkerHealth:
+        answers = [board.unanswered for board in self.boards]
+        answered = min((seconds for seconds in answers if seconds is not None), default=None)
+        return WorkerHealth(
+            worker=self.number,
+            alive=self.alive,
+            connected=self.alive and any(board.is_connected for board in self.boards),
+            busy=any(board.in_hand for board in self.boards),
+            deaths=self.deaths,
+            answered=None if answered is None else round(answered, 3),
+        )
+
+    @property
+    def crashing(self) -> bool:
+        """Whether its processes die one after the other."""
+        return self.deaths >= CRASHING and not (self.alive and time.monotonic() - self.started > STEADY)
+
+    @property
     def settled(self) -> Counts:
         done, retried, dead = (sum(column) for column in zip(*(b.settled for b in self.boards), strict=True))
         return done, retried, dead
@@ -70,7 +97,7 @@ class Supervisor:
     Args:
         plan: What each worker does.
         processes: How many.
-        count_crash: Called with the id of the entry that a dead worker had in hand.
+        count_crash: Called with the id of the entry that a dead worker had in hand, until it succeeds.
         on_progress: Called now and then with what was settled so far, per worker.
     """
 
@@ -87,10 +114,28 @@ class Supervisor:
         # The main thread, and those for listeners that work outside of a transaction.
         self._slots = [_Slot(number, 1 + plan.concurrency) for number in range(processes)]
         self._count_crash = count_crash
+        self._uncounted: list[int] = []
+        self._count_at = 0.0
         self._on_progress = on_progress
         self._signals = 0
         self._stop = StopSignal()
         self._exit_code = 0
+        self._turned = time.monotonic()
+
+    def health(self) -> Health:
+        """Return what a probe may know; called from another thread."""
+        workers = [slot.health for slot in self._slots]
+        working = any(w.connected and not slot.crashing for w, slot in zip(workers, self._slots, strict=True))
+        state: State = "waiting"
+        if self._signals or self._exit_code:
+            state = "stopping"
+        elif time.monotonic() - self._turned > STUCK:
+            state = "stuck"
+        elif working:
+            state = "working"
+        elif any(slot.crashing for slot in self._slots):
+            state = "crashing"
+        return Health(state=state, workers=workers)
 
     @property
     def counts(self) -> list[Counts]:
@@ -102,9 +147,11 @@ class Supervisor:
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             while not self._signals and self._exit_code == 0:
+                self._turned = time.monotonic()
                 self._start_due()
                 self._wait()
                 self._reap()
+                self._count_crashes()
                 if self._on_progress is not None:
                     self._on_progress(self.counts)
                 if self._plan.drain and all(slot.start_at == float("inf") for slot in self._slots):
@@ -170,8 +217,8 @@ class Supervisor:
         )  # fmt: skip
         for board in slot.boards:
             board.clear()
-        for entry_id in in_hand:
-            self._count_crash(entry_id)
+        self._uncounted += in_hand
+        self._count_at = now
         if slot.start_failures >= MAX_START_FAILURES:
             logger.error(
                 "supervisor.gave_up: worker %s died %s times before it could work",
@@ -179,6 +226,13 @@ class Supervisor:
                 slot.start_failures,
             )
             self._exit_code = EXIT_LOST
+
+    def _count_crashes(self) -> None:
+        """Count at once, before a successor starts; what that cannot be done for, again later."""
+        now = time.monotonic()
+        if self._uncounted and now >= self._count_at:
+            self._uncounted = [entry_id for entry_id in self._uncounted if not self._count_crash(entry_id)]
+            self._count_at = now + COUNT_AGAIN if self._uncounted else now
 
     def _shut_down(self) -> None:
         """Let every worker finish the event in hand; at a second signal, or after the grace time, kill."""

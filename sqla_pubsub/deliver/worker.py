@@ -11,12 +11,12 @@ from collections.abc import Collection, MutableSequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
-from sqlalchemy import Engine, MetaData, create_engine
+from sqlalchemy import MetaData
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from sqla_pubsub.deliver.board import Board, boards
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.connect import make_engine
 from sqla_pubsub.deliver.listener import Listener, chosen
 from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
@@ -30,19 +30,6 @@ EXIT_LOST = 1
 EXIT_REFUSED = 2
 """A worker that cannot work as it is configured; starting it again would change nothing."""
 
-KEEPALIVE = {
-    "keepalives": 1,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-    "connect_timeout": 10,
-}
-"""Within 15 s a connection whose other end vanished is noticed.
-
-Source: https://www.postgresql.org/docs/current/libpq-connect.html
-"""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -55,11 +42,6 @@ class Plan:
     drain: bool = False
     config: ListenerConfig = field(default_factory=ListenerConfig)
     log_level: int = logging.INFO
-
-
-def make_engine(url: str) -> Engine:
-    """Return an engine for *url* whose connections notice a server that went away."""
-    return create_engine(url, poolclass=NullPool, connect_args=dict(KEEPALIVE))
 
 
 def find_metadata(modules: Collection[str], listeners: Collection[str]) -> MetaData:

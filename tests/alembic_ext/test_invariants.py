@@ -5,8 +5,6 @@ is empty and an insert publishes to whom it should. Then all the way down and up
 database has to look at every revision as it did the first time.
 """
 
-import random
-
 import pytest
 from sqlalchemy import text
 
@@ -101,14 +99,6 @@ def test_inverse_every_revision_upgrades_to_no_difference_and_downgrades_to_what
     project: Project,
 ) -> None:
     walk(project, list(STATES))
-
-
-@pytest.mark.slow
-@pytest.mark.one_driver
-@pytest.mark.parametrize("seed", range(10))
-def test_inverse_whatever_the_order_of_the_states(project: Project, seed: int) -> None:
-    names = random.Random(seed).sample(list(STATES), len(STATES))
-    walk(project, names)
 
 
 @pytest.mark.one_driver

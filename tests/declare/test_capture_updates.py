@@ -9,7 +9,7 @@ from sqlalchemy.exc import NotSupportedError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import UserDefinedType
 
-from sqla_pubsub import Publish, PubSub, after_update
+from sqla_pubsub import ConfigurationError, Publish, PubSub, after_update
 from tests.declare.entries import changes, entries, nothing, run
 
 pytestmark = pytest.mark.one_driver
@@ -164,3 +164,27 @@ def test_a_large_value_that_is_stored_apart_is_compared_by_its_content(engine: E
     assert changes(engine, metadata) == []
     run(engine, "UPDATE comment SET content = overlay(content PLACING 'X' FROM 100000)")
     assert len(changes(engine, metadata)) == 1
+
+
+@pytest.mark.parametrize("column", ["pubsub_old", "pubsub_new"])
+def test_a_column_with_a_name_of_the_capture_is_refused_where_it_would_be_taken_for_the_row(
+    column: str, engine: Engine
+) -> None:
+    def odd(capture: Any) -> MetaData:
+        class Base(DeclarativeBase): ...
+
+        class Odd(PubSub, Base):
+            __tablename__ = "odd"
+            __pubsub__ = Publish(capture=capture)
+            id: Mapped[int] = mapped_column(primary_key=True)
+            value: Mapped[str] = mapped_column(column)
+
+        after_update(Odd, name="note")(nothing)
+        return Base.metadata
+
+    with pytest.raises(ConfigurationError, match=rf"'odd' .* has a column '{column}', .*capture='row'"):
+        odd("statement").create_all(engine)
+    metadata = odd("row")
+    metadata.create_all(engine)
+    run(engine, "INSERT INTO odd VALUES (1, 'a')", f"UPDATE odd SET {column} = 'b'")
+    assert changes(engine, metadata) == [("UPDATE", {"id": 1, column: "a"}, {"id": 1, column: "b"})]

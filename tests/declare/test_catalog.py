@@ -43,7 +43,7 @@ def test_round_trip_any_installed_trigger_is_read_back_without_a_fault(engine: E
             create(connection, spec)
             (item,) = installed(connection, [(None, table)], spec.prefix)
             connection.rollback()
-            assert (item.spec, item.faults) == (spec, ())
+            assert (item.spec, item.faults, item.function_faults) == (spec, (), ())
 
         round_trip()
 

@@ -7,14 +7,20 @@ import pytest
 from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, Installed, TriggerSpec
+from sqla_pubsub.outbox import FORMAT
 
 SPEC = TriggerSpec(table="comment", operation="INSERT", listeners=(CapturedListener(name="email_author"),))
 OTHER = replace(SPEC, listeners=(CapturedListener(name="audit"),))
 FAN_OUT = FanOut(messages=(("viewed", (("count", None),)),))
 
 
-def there(spec: TriggerSpec | None = SPEC, *faults: str) -> Installed:
-    return Installed(table="comment", schema=None, operation="INSERT", spec=spec, faults=faults)
+def there(
+    spec: TriggerSpec | None = SPEC, *faults: str, function: tuple[str, ...] = (), grant: str | None = None
+) -> Installed:
+    return Installed(
+        table="comment", schema=None, operation="INSERT",
+        spec=spec, faults=faults, function_faults=function, grant=grant,
+    )  # fmt: skip
 
 
 def only(installed: list[Installed], declared: list[TriggerSpec]) -> Difference:
@@ -56,11 +62,42 @@ def test_another_condition_is_a_change_that_says_so() -> None:
     assert "listener 'email_author' has another condition" in only([there()], [narrowed]).detail
 
 
-@pytest.mark.parametrize("item", [there(SPEC, "it is disabled"), there(None, "it calls mine()")])
+@pytest.mark.parametrize(
+    "item",
+    [
+        there(SPEC, "it is disabled"),
+        there(None, "it calls mine()"),
+        there(function=("its body was edited",)),
+        there(SPEC, "it is disabled", function=("its body was edited",), grant="GRANT"),
+    ],
+)
 def test_the_same_specification_with_faults_is_damaged_and_they_are_named(item: Installed) -> None:
     difference = only([item], [SPEC])
-    assert difference.kind == "damaged"
-    assert item.faults[0] in difference.detail
+    assert (difference.kind, difference.by_hand) == ("damaged", None)
+    assert "; ".join(item.faults + item.function_faults) in difference.detail
+
+
+def test_a_trigger_that_is_not_ours_is_no_business_of_a_migration() -> None:
+    assert str(only([there(None, "it calls public.mine(), which is not a capture of ours")], [])) == (
+        "trigger for INSERT on table 'comment' has a name of ours, but it calls public.mine(), which is not a "
+        "capture of ours. It is left alone, because it is not ours. Rename it, or choose other names with "
+        "configure(prefix=...)"
+    )
+
+
+def test_a_privilege_is_given_back_by_hand() -> None:
+    difference = only([there(grant="GRANT INSERT ON pubsub_outbox TO owner")], [SPEC])
+    assert (difference.kind, difference.captured) == ("damaged", ("email_author",))
+    assert str(difference).endswith("Run: GRANT INSERT ON pubsub_outbox TO owner")
+
+
+def test_what_a_newer_release_installed_is_left_to_it() -> None:
+    difference = only([there(replace(OTHER, format=FORMAT + 1))], [SPEC])
+    assert (difference.kind, difference.captured) == ("changed", ("audit",))
+    assert "Upgrade sqla-pubsub here" in str(difference)
+    newer = diff_fan_out(replace(FAN_OUT, format=FORMAT + 1), (), exists=True, declared=FAN_OUT)
+    assert newer is not None
+    assert "Upgrade sqla-pubsub here" in str(newer)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +105,8 @@ def test_the_same_specification_with_faults_is_damaged_and_they_are_named(item: 
     [
         (there(OTHER), True),
         (there(OTHER, "it is disabled"), False),
+        (there(OTHER, function=("its body was edited",)), True),
+        (there(SPEC, function=("its body was edited",)), True),
         (there(replace(SPEC, capture="row")), False),
         (there(replace(SPEC, outbox_schema="events")), False),
         (there(replace(SPEC, table="renamed")), False),

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, MetaData, delete, func, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_pubsub import DeadLetter, Listener, ListenerConfig, OutboxEntry, PubSub, outbox
+from sqla_pubsub.subscription import registry_of
 
 DEADLINE = 15.0
 """Seconds that anything awaited may take on a busy machine."""
@@ -40,10 +41,17 @@ class Notes:
         self.Base: type[Any] = Base
         self.Note: type[Any] = Note
         self.Effect: type[Any] = Effect
+        self._installed: object = None
 
     def install(self) -> None:
-        """Create the tables and the triggers of the listeners declared so far."""
-        self.metadata.create_all(self.engine)
+        """Create the tables and the triggers of the listeners declared so far, unless that is done."""
+        declared = (
+            sorted(self.metadata.tables),
+            [(spec.name, len(spec.subscriptions)) for spec in registry_of(self.metadata).listeners.values()],
+        )
+        if declared != self._installed:
+            self.metadata.create_all(self.engine)
+            self._installed = declared
 
     def write(self, *contents: str | None) -> None:
         """Insert one note per content, in one transaction, with ids 1, 2, 3 and so on."""

@@ -16,7 +16,7 @@ ONCE = RetryPolicy(max_attempts=1)
 AT_ONCE = RetryPolicy(initial=timedelta(0))
 OTHERS = "pid <> pg_backend_pid() AND datname = current_database()"
 SLEEPING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
-CLAIM = "SELECT pg_try_advisory_lock(hashtextextended('pubsub_outbox:' || :id, 1))"
+CLAIM = "SELECT pg_try_advisory_lock(hashtextextended('pubsub_outbox'::regclass::oid || ':' || :id, 1))"
 
 
 def test_no_transaction_is_open_while_the_handler_runs(notes: Notes) -> None:
@@ -184,7 +184,7 @@ def test_a_claim_dies_with_its_connection_and_is_not_acknowledged_late(notes: No
         assert first.wait(DEADLINE)
         notes.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid ="
-            " (hashtextextended('pubsub_outbox:1', 1) & x'ffffffff'::bigint)::oid"
+            " (hashtextextended('pubsub_outbox'::regclass::oid || '\\:1', 1) & x'ffffffff'::bigint)::oid"
         )
         notes.execute("UPDATE pubsub_outbox SET attempt = 5")
         go_on.set()

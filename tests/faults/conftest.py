@@ -4,29 +4,39 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from tests.cli.project import Shop
+from tests.servers import Driver, Server
 
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run them with ``make test-all``: they measure times, which a busy machine stretches."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.slow)
-
-
-LISTENERS = """
+HOLDING = """
     import os
     import signal
     import threading
+    from pathlib import Path
+
+    def hold():
+        before = signal.getsignal(signal.SIGTERM)
+
+        def told(number, frame):
+            before(number, frame)
+            print("told to stop", flush=True)
+
+        signal.signal(signal.SIGTERM, told)
+        print("holding in", os.getpid(), flush=True)
+        while not Path("go").exists():
+            threading.Event().wait(0.01)
+        signal.signal(signal.SIGTERM, before)
+"""
+LISTENERS = """
+    import os
+    import signal
     from datetime import timedelta
     from pathlib import Path
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
     from sqla_pubsub import RetryPolicy, after_insert
+    from shop.holding import hold
     from shop.models import Effect, Order
 
     soon = RetryPolicy(max_attempts=50, initial=timedelta(milliseconds=50), max_delay=timedelta(milliseconds=200))
@@ -52,9 +62,7 @@ LISTENERS = """
         session.flush()
         die_once("handling")
         if new.item == "held":
-            print("holding in", os.getpid(), flush=True)
-            while not Path("go").exists():
-                threading.Event().wait(0.01)
+            hold()
 
     @after_insert(Order, retry=soon)
     def count(new, session):
@@ -65,8 +73,7 @@ LISTENERS = """
 @pytest.fixture
 def bare_shop(tmp_path: Path, engine: Engine, url: str) -> Iterator[Shop]:
     """A project whose database is empty."""
-    shop = Shop(tmp_path, engine, url)
-    shop.write("shop/listeners.py", LISTENERS)
+    shop = _shop(tmp_path, engine, url)
     yield shop
     shop.close()
 
@@ -76,3 +83,23 @@ def shop(bare_shop: Shop) -> Shop:
     """A project with tables and triggers installed."""
     bare_shop.install()
     return bare_shop
+
+
+@pytest.fixture
+def another_shop(tmp_path: Path, server: Server, driver: Driver) -> Iterator[Shop]:
+    """A second project, with an empty database of its own on the same server."""
+    database = server.clone()
+    url = server.url(database, driver)
+    engine = create_engine(url)
+    shop = _shop(tmp_path / "another", engine, url)
+    yield shop
+    shop.close()
+    engine.dispose()
+    server.drop(database)
+
+
+def _shop(folder: Path, engine: Engine, url: str) -> Shop:
+    shop = Shop(folder, engine, url)
+    shop.write("shop/holding.py", HOLDING)
+    shop.write("shop/listeners.py", LISTENERS)
+    return shop

@@ -42,14 +42,15 @@ class Proxy:
         self._clients: list[socket.socket] = []
         self._servers: list[socket.socket] = []
         self._pumps: list[threading.Thread] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
                 self._clients.append(client)
+                server = socket.create_connection(("127.0.0.1", self._target))
                 self._servers.append(server)
                 for ends in ((client, server), (server, client)):
                     pump = threading.Thread(target=_pump, args=ends, daemon=True)
@@ -66,6 +67,8 @@ class Proxy:
 
     def close(self) -> None:
         """End all connections."""
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(DEADLINE)
         self._listening.close()
         for end in (*self._clients, *self._servers):
             with suppress(OSError):
@@ -83,24 +86,38 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-def test_a_connection_whose_packets_are_swallowed_is_given_up_within_15_seconds(shop: Shop) -> None:
-    """Row 8: half-open TCP."""
-    direct = shop.url
-    proxy = Proxy(make_url(direct).port or 5432)
+@contextmanager
+def proxied(url: str) -> Iterator[tuple[Proxy, str]]:
+    """Give a proxy before the server of *url*, and the URL through it."""
+    proxy = Proxy(make_url(url).port or 5432)
     try:
-        shop.url = make_url(direct).set(port=proxy.port).render_as_string(hide_password=False)
-        shop.listening()
-        wait_until(lambda: doorman_asleep(shop), DEADLINE, "the worker to sleep")
-        proxy.swallow()
-        cut = time.monotonic()
-        wait_until(lambda: "connection.lost" in shop.log, DEADLINE, "the worker to notice")
-        took = time.monotonic() - cut
-        print(f"row 8: noticed after {took:.1f} s")
-        assert took < 16
-        shop.order("after")
-        check_exactly_once(shop)
+        yield proxy, make_url(url).set(port=proxy.port).render_as_string(hide_password=False)
     finally:
         proxy.close()
+
+
+def test_a_connection_whose_packets_are_swallowed_is_given_up_within_15_seconds(
+    shop: Shop, another_shop: Shop
+) -> None:
+    """Row 8: half-open TCP, of all connections and of the direct one past a pooler."""
+    another_shop.install()
+    with proxied(shop.url) as (proxy, through), proxied(another_shop.url) as (direct_proxy, direct):
+        shop.url = through
+        another_shop.write("pyproject.toml", f'[tool.sqla-pubsub.listen]\ndirect_url = "{direct}"\n')
+        for each in (shop, another_shop):
+            each.listening()
+            wait_until(lambda each=each: doorman_asleep(each), DEADLINE, "the worker to sleep")
+        for each in (proxy, direct_proxy):
+            each.swallow()
+        cut = time.monotonic()
+        for each in (shop, another_shop):
+            wait_until(lambda each=each: "connection.lost" in each.log, DEADLINE, "the worker to notice")
+        took = time.monotonic() - cut
+        print(f"row 8: noticed after {took:.1f} s")
+        assert took < 15
+        for each in (shop, another_shop):
+            each.order("after")
+            check_exactly_once(each)
 
 
 @pytest.mark.parametrize("lock", ["pg_advisory_lock", "pg_advisory_lock_shared"])

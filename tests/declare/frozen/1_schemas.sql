@@ -9,6 +9,9 @@ DECLARE
     SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s::text) || ', ', '' ORDER BY i)
     FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p (s, i)
     WHERE s <> 'pg_catalog' AND NOT pg_catalog.starts_with(s::text, 'pg_temp_'));
+  before oid := pg_catalog.to_regprocedure(place || E'."shop_shop_comment_insert_fe25bf86"()')::oid;
+  head text;
+  note text;
 BEGIN
   IF place IS NULL THEN
     RAISE EXCEPTION USING MESSAGE = E'outbox table events.shop_outbox is not there, so nothing can be captured. Create it before the triggers.';
@@ -42,6 +45,19 @@ BEGIN
   RETURN NULL;
 END');
   EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."shop_shop_comment_insert_fe25bf86"()' || ' FROM PUBLIC';
+  IF pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') THEN
+    head := 'sqla-pubsub since ' || (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c) || ' ';
+    note := pg_catalog.obj_description(before, 'pg_proc');
+    IF note IS NOT NULL AND NOT pg_catalog.starts_with(note, head) THEN
+      note := NULL;
+    END IF;
+    note := head || (
+      (SELECT pg_catalog.jsonb_object_agg(l.name, CASE WHEN before IS NULL OR note IS NOT NULL
+        THEN pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text END)
+      FROM pg_catalog.unnest(ARRAY[E'email_author']::text[]) AS l (name))
+      || coalesce(pg_catalog.substr(note, pg_catalog.length(head) + 1), '{}')::jsonb)::text;
+  END IF;
+  EXECUTE 'COMMENT ON FUNCTION ' || place || E'."shop_shop_comment_insert_fe25bf86"()' || ' IS ' || pg_catalog.quote_nullable(note);
 END
 $pubsub$;
 

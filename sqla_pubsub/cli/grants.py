@@ -1,0 +1,63 @@
+"""``sqla-pubsub grants``: the rights of a deployment whose roles have no more than they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+import click
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub.cli.project import modules_argument, open_projects, unreachable, url_option
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.privileges import DUTIES, Duty, needed, statements
+from sqla_pubsub.quoting import quoted
+from sqla_pubsub.subscription import outbox
+
+
+@click.command()
+@modules_argument
+@click.option(
+    "--listener", multiple=True, metavar="ROLE", help="Runs listen; may be repeated, as the others."
+)
+@click.option("--operator", multiple=True, metavar="ROLE", help="Runs dead.")
+@click.option("--monitor", multiple=True, metavar="ROLE", help="Runs status, health and check.")
+@click.option("--writer", multiple=True, metavar="ROLE", help="Calls publish(); changing rows needs nothing.")
+@url_option
+def grants(modules: Sequence[str], url: str | None, **chosen: Sequence[str]) -> None:
+    """Print GRANT statements for roles that listen, look after the outbox, watch it or publish.
+
+    They are for psql, run by the owner of the tables. Nothing is granted here.
+    """
+    roles: list[tuple[Duty, str]] = [(duty, role) for duty in get_args(Duty) for role in chosen[duty]]
+    if not roles:
+        raise ConfigurationError(
+            "no role is given. Name at least one with --listener, --operator, --monitor or --writer."
+        )
+    for _, role in roles:
+        if not role or not role.isprintable():
+            raise ConfigurationError(f"role {role!r} is no name. Give that of a role of the database.")
+    for project in open_projects(url, modules):
+        try:
+            with project.engine().connect() as connection:
+                lines = list(_lines(connection, project.metadata, roles))
+        except DBAPIError as error:
+            raise unreachable(project.url, error) from error
+        click.echo("\n".join(lines))
+
+
+def _lines(connection: Connection, metadata: MetaData, roles: Sequence[tuple[Duty, str]]) -> Iterator[str]:
+    entry = outbox(metadata).Entry.__table__
+    if not needed(connection, metadata, "listener"):
+        raise ConfigurationError(
+            f"outbox table {entry.fullname!r} does not exist in this database. Run: alembic upgrade head"
+        )
+    for duty, role in roles:
+        rights = needed(connection, metadata, duty)
+        yield f"-- {quoted(role)} runs {DUTIES[duty]}"
+        if duty == "listener":
+            yield "-- Its handlers need rights of their own: SELECT on tables whose rows they load, and so on."
+        if not rights:
+            yield "-- It needs no right of ours: captures run as their owner, and there are no messages."
+        yield from statements(rights, role)

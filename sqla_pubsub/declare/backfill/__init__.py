@@ -1,0 +1,1 @@
+"""Events for the rows that were there before a listener."""

@@ -1,0 +1,39 @@
+"""Quoted identifiers for SQL that is written as text.
+
+Those of an engine's own dialect double every ``%`` for the driver, which is right in a statement and
+wrong in a value; and ``text()`` doubles it once more.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.elements import quoted_name
+
+_preparer = postgresql.dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
+
+
+def identifier(name: str) -> str:
+    """Return *name* quoted always, so that equal names give equal text.
+
+    >>> identifier("comment")
+    '"comment"'
+    """
+    return str(_preparer.quote_identifier(str(quoted_name(name, quote=None))))
+
+
+def quoted(name: str) -> str:
+    """Return *name* as people write it: quoted where PostgreSQL needs it.
+
+    >>> quoted("comment"), quoted("Comment")
+    ('comment', '"Comment"')
+    """
+    return str(_preparer.quote(name))
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """Return *name*, quoted, with its schema where there is one.
+
+    >>> qualified("Shop %", "comment")
+    '"Shop %"."comment"'
+    """
+    return identifier(name) if schema is None else f"{identifier(schema)}.{identifier(name)}"

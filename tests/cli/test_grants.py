@@ -1,0 +1,234 @@
+"""Roles that have no more than ``sqla-pubsub grants`` prints do their work, and nothing else.
+
+They connect as themselves, to a server that checks every statement they run.
+"""
+
+import itertools
+import signal
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from tests.cli.project import DEADLINE, Shop
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.one_driver
+
+MODELS = """
+    from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+    from sqla_pubsub import Message, PubSub, configure
+
+    class Base(DeclarativeBase): ...
+
+    configure(Base.metadata, schema="pubsub")
+
+    class Order(PubSub, Base):
+        __tablename__ = "order"
+        __table_args__ = {"schema": "app"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        item: Mapped[str]
+
+    class Effect(Base):
+        __tablename__ = "effect"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        listener: Mapped[str]
+        item: Mapped[str]
+
+    class Viewed(Message, metadata=Base.metadata, name="viewed"):
+        item: str
+"""
+LISTENERS = """
+    from datetime import timedelta
+    from sqlalchemy.orm import Session
+    from sqla_pubsub import RetryPolicy, after_insert, on_message
+    from shop.models import Effect, Order, Viewed
+
+    def note(listener, item, session):
+        if item == listener:
+            raise ValueError("as asked")
+        session.add(Effect(listener=listener, item=item))
+
+    @after_insert(Order, retry=RetryPolicy(max_attempts=1))
+    def fails(new: Order, session: Session) -> None:
+        note("fails", new.item, session)
+
+    @after_insert(Order, retry=RetryPolicy(initial=timedelta(hours=1), jitter=False))
+    def retries(new: Order, session: Session) -> None:
+        note("retries", new.item, session)
+
+    @after_insert(Order, ordered=True, timeout=timedelta(seconds=9), previous_names=["formerly"])
+    def ordered(new: Order, session: Session) -> None:
+        note("ordered", new.item, session)
+
+    @after_insert(Order, transactional=False)
+    def outside(new: Order, session: Session) -> None:
+        note("outside", new.item, session)
+
+    @after_insert(Order, batch=10)
+    def batch(events: list, session: Session) -> None:
+        for event in events:
+            note("batch", event.new.item, session)
+
+    @on_message(Viewed)
+    def viewed(new: Viewed, session: Session) -> None:
+        note("viewed", new.item, session)
+"""
+_numbers = itertools.count(1)
+
+
+class Roles:
+    """A shop with its outbox in a schema of its own, and one role for each duty."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        shop.write("shop/models.py", MODELS)
+        shop.write("shop/listeners.py", LISTENERS)
+        self.execute("CREATE SCHEMA app", "CREATE SCHEMA pubsub")
+        shop.install()
+        number = next(_numbers)
+        self.names = {duty: f"The {duty} {number}" for duty in ("listener", "operator", "monitor", "writer")}
+        for name in self.names.values():
+            self.execute(f'CREATE ROLE "{name}" LOGIN')
+        self.execute(
+            f'GRANT USAGE ON SCHEMA app TO "{self.names["writer"]}"',
+            f'GRANT INSERT ON app."order" TO "{self.names["writer"]}"',
+            f'GRANT USAGE ON SEQUENCE app.order_id_seq TO "{self.names["writer"]}"',
+            f'GRANT INSERT, SELECT ON effect TO "{self.names["listener"]}"',
+            f'GRANT USAGE ON SEQUENCE effect_id_seq TO "{self.names["listener"]}"',
+        )
+
+    def execute(self, *statements: str) -> None:
+        """Run statements as the owner."""
+        with self.shop.engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def printed(self, *duties: str) -> list[str]:
+        """Return what ``grants`` prints for the roles of these duties."""
+        options = [part for duty in duties for part in (f"--{duty}", self.names[duty])]
+        result = self.shop.run("grants", "shop.listeners", *options)
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout.splitlines()
+
+    def grant(self, *duties: str) -> None:
+        """Execute what ``grants`` prints."""
+        self.execute(*(line for line in self.printed(*duties) if not line.startswith("--")))
+
+    def url(self, duty: str) -> str:
+        """Return the URL of a role."""
+        return self.shop.engine.url.set(username=self.names[duty]).render_as_string(hide_password=False)
+
+    def run(self, duty: str, *arguments: str) -> tuple[int, str]:
+        """Run a command as a role; return its exit code and what it printed."""
+        result = self.shop.run(*arguments, url=self.url(duty))
+        return result.returncode, result.stdout + result.stderr
+
+    def denied(self, duty: str, *statements: str) -> None:
+        """Try each statement as a role, to be refused."""
+        engine = create_engine(self.url(duty))
+        for statement in statements:
+            with pytest.raises(DBAPIError, match="permission denied"), engine.begin() as connection:
+                connection.exec_driver_sql(statement)
+        engine.dispose()
+
+    def write(self, *items: str) -> None:
+        """Insert orders and publish a message for each, as the writer."""
+        engine: Engine = create_engine(self.url("writer"))
+        with engine.begin() as connection:
+            for item in items:
+                connection.execute(text('INSERT INTO app."order" (item) VALUES (:item)'), {"item": item})
+                payload = text(
+                    "SELECT pubsub.pubsub_publish('viewed', json_build_object('item', CAST(:item AS text)))"
+                )
+                connection.execute(payload, {"item": item})
+        engine.dispose()
+
+    def left(self) -> int:
+        """Return how many entries are in the outbox."""
+        return self.shop.scalar("SELECT count(*) FROM pubsub.pubsub_outbox")
+
+
+@pytest.fixture
+def roles(bare_shop: Shop) -> Iterator[Roles]:
+    roles = Roles(bare_shop)
+    yield roles
+    for name in roles.names.values():
+        roles.execute(f'DROP OWNED BY "{name}"', f'DROP ROLE "{name}"')
+
+
+FORGED = (
+    "INSERT INTO pubsub.pubsub_outbox (listener, operation, source) VALUES ('fails', 'INSERT', 'app.order')"
+)
+
+
+def test_every_role_does_its_work_with_what_is_printed_and_nothing_else(roles: Roles) -> None:
+    roles.grant("listener", "operator", "monitor", "writer")
+    roles.write("a", "fails", "retries")
+    roles.execute("UPDATE pubsub.pubsub_outbox SET listener = 'formerly' WHERE listener = 'ordered'")
+    assert roles.run("monitor", "check", "shop.listeners") == (0, "All declared triggers are installed.\n")
+    code, output = roles.run("listener", "listen", "shop.listeners", "--drain")
+    assert (code, "1 failed and waiting for a retry, 1 dead letter" in output) == (0, True), output
+    assert roles.left() == 1
+    assert [len(roles.shop.effects(name)) for name in ("ordered", "outside", "batch", "viewed")] == [3] * 4
+    assert roles.run("monitor", "status", "shop.listeners", "--json")[0] == 0
+    assert roles.run("monitor", "health", "shop.listeners") == (0, "healthy\n")
+    module = ("--module", "shop.listeners")
+    assert roles.run("operator", "dead", "list", *module)[0] == 0
+    assert (
+        roles.run("operator", "dead", "retry", "--all", "--yes", *module)[1]
+        == "1 dead letter back in the outbox.\n"
+    )
+    assert roles.run("listener", "listen", "shop.listeners", "--drain")[0] == 0
+    assert "1 dead letter discarded" in roles.run("operator", "dead", "discard", "--all", "--yes", *module)[1]
+    roles.denied("writer", "SELECT id FROM pubsub.pubsub_outbox", "DELETE FROM pubsub.pubsub_outbox", FORGED)
+    roles.denied(
+        "monitor", "SELECT new FROM pubsub.pubsub_outbox", "DELETE FROM pubsub.pubsub_outbox", FORGED
+    )
+    roles.denied("operator", "SELECT new FROM pubsub.pubsub_outbox", "DELETE FROM pubsub.pubsub_outbox")
+    roles.denied(
+        "listener",
+        FORGED,
+        "UPDATE pubsub.pubsub_outbox SET new = '{}'",
+        "DELETE FROM pubsub.pubsub_dead_letter",
+    )
+
+
+def test_a_running_listener_is_woken_and_stopped_with_what_is_printed(roles: Roles) -> None:
+    roles.grant("listener", "writer")
+    process = roles.shop.start("listen", "shop.listeners", url=roles.url("listener"))
+    wait_until(lambda: "listener.started" in roles.shop.log, DEADLINE, "the worker to start")
+    roles.write("a")
+    wait_until(lambda: roles.left() == 0, DEADLINE, "the events to be handled")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE) == 0, roles.shop.log
+
+
+COMMANDS = {
+    "listener": ("listen", "shop.listeners", "--drain"),
+    "monitor": ("status", "shop.listeners"),
+    "operator": ("dead", "list", "--module", "shop.listeners"),
+}
+
+
+@pytest.mark.parametrize("duty", COMMANDS)
+def test_a_role_without_its_rights_is_refused_with_their_names_and_the_command(
+    duty: str, roles: Roles
+) -> None:
+    code, output = roles.run(duty, *COMMANDS[duty])
+    assert code == 2, output
+    assert f"role '{roles.names[duty]}' lacks USAGE on SCHEMA pubsub, " in output
+    assert "on TABLE pubsub.pubsub_outbox" in output
+    assert f"sqla-pubsub grants --{duty} {roles.names[duty]}" in output
+    assert "Traceback" not in output
+
+
+def test_without_a_role_there_is_nothing_to_print(roles: Roles) -> None:
+    result = roles.shop.run("grants", "shop.listeners")
+    assert (result.returncode, "no role is given" in result.stderr) == (2, True)
+
+
+def test_without_the_outbox_there_is_nothing_to_grant(bare_shop: Shop) -> None:
+    result = bare_shop.run("grants", "shop.listeners", "--monitor", "me")
+    assert (result.returncode, "Run: alembic upgrade head" in result.stderr) == (2, True)
