@@ -129,7 +129,7 @@ def _of_listener(entry: Table, letter: Table, *, adopts: bool) -> _Needs:
         (letter, "INSERT", ()),
     ]
     if adopts:
-        needs += [(letter, "SELECT", ("listener",)), (letter, "UPDATE", ("listener",))]
+        needs += [(letter, "SELECT", ("id", "listener")), (letter, "UPDATE", ("listener",))]
     return needs
 
 
@@ -140,7 +140,10 @@ def _of_operator(entry: Table, letter: Table) -> _Needs:
 
 
 def _of_monitor(entry: Table, letter: Table) -> _Needs:
-    return [(entry, "SELECT", ("listener", "occurred_at", "due_at")), (letter, "SELECT", ("listener",))]
+    return [
+        (entry, "SELECT", ("listener", "operation", "occurred_at", "due_at")),
+        (letter, "SELECT", ("listener",)),
+    ]
 
 
 def _homes(connection: Connection, metadata: MetaData) -> dict[Table, str]:

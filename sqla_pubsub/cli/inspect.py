@@ -10,6 +10,7 @@ from datetime import timedelta
 import click
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import MetaData
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
@@ -25,6 +26,7 @@ from sqla_pubsub.cli.project import (
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
 from sqla_pubsub.deliver.outcome import sqlstate
+from sqla_pubsub.subscription import registry_of
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
@@ -33,20 +35,39 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 @modules_argument
 @url_option
 def check_command(modules: Sequence[str], url: str | None) -> None:
-    """Compare what MODULES declare with what is installed. Exit code 1 when they differ."""
+    """Compare what MODULES declare with what is installed. Exit code 1 when they differ.
+
+    The same code when entries wait for a listener that nobody declares: no worker will ever take them.
+    """
     project = open_project(url, modules)
+    rows: list[ListenerStatus] = []
     try:
         with project.engine().connect() as connection:
             # Without the right on its schema a table would only seem to be missing.
             refuse_without_rights(connection, project.metadata, "monitor")
             differences = check(connection, project.metadata)
+        if not any(difference.kind == "table" for difference in differences):
+            rows = Maintenance(project.engine(), project.metadata).status()
     except DBAPIError as error:
         raise unreachable(project.url, error) from error
     for difference in differences:
         click.echo(str(difference))
     if not differences:
         click.echo("All declared triggers are installed.")
-    sys.exit(1 if differences else 0)
+    abandoned = _abandoned(rows, project.metadata)
+    for row in abandoned:
+        click.echo(
+            f"listener {row.listener!r} is not declared, but {row.ready + row.waiting} entries and {row.dead} dead "
+            f"letters are its own. Give the listener that takes them over previous_names=[{row.listener!r}], "
+            "declare it again, or delete them."
+        )
+    sys.exit(1 if differences or abandoned else 0)
+
+
+def _abandoned(rows: Sequence[ListenerStatus], metadata: MetaData) -> list[ListenerStatus]:
+    """Return what belongs to listeners that nobody declares, under their present name or an earlier one."""
+    adopted = {name for spec in registry_of(metadata).listeners.values() for name in spec.previous_names}
+    return [row for row in rows if not row.declared and row.listener not in adopted]
 
 
 @click.command("status")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -91,14 +92,14 @@ def listen(
         drain=drain, config=project.config, log_level=level,
     )  # fmt: skip
     code = _supervise(project, engine, plan, processes, health)
+    # Python gives signals back to the system before it ends, and the next one would decide the exit code.
     _on_signals(signal.SIG_IGN)
     sys.exit(code)
 
 
 def _stop_at_once(_signal: int, _frame: FrameType | None) -> None:
-    # Python gives signals back to the system before it ends, and the next one would decide the exit code.
-    _on_signals(signal.SIG_IGN)
-    sys.exit(0)
+    """Nothing is begun that had to be ended; an exception might come up where Python drops it."""
+    os._exit(0)
 
 
 def _on_signals(handler: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:

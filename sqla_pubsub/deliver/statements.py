@@ -12,6 +12,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    CompoundSelect,
     Connection,
     Delete,
     Executable,
@@ -37,6 +38,7 @@ from sqlalchemy import (
     select,
     text,
     true,
+    union_all,
     update,
 )
 
@@ -107,6 +109,10 @@ class Statements:
             .exists()
         )
 
+    def _due(self) -> ColumnElement[bool]:
+        # Not clock_timestamp(), which no index can be searched for.
+        return self.entry.c.due_at <= func.statement_timestamp()
+
     def claim_ready(self, *, ordered: bool) -> Select[Any]:
         """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size."""
         c = self.entry.c
@@ -123,7 +129,7 @@ class Statements:
         c = self.entry.c
         return (
             self._claim(ordered=ordered)
-            .where(c.due_at <= func.clock_timestamp())
+            .where(self._due())
             .order_by(c.due_at)
             .limit(bindparam("size", type_=Integer))
             .with_for_update(skip_locked=True, of=self.entry)
@@ -136,31 +142,30 @@ class Statements:
             self._claim(ordered=ordered)
             .where(
                 c.id == bindparam("id", type_=BigInteger),
-                or_(c.due_at.is_(None), c.due_at <= func.clock_timestamp()),
+                or_(c.due_at.is_(None), self._due()),
             )
             .with_for_update(skip_locked=True, of=self.entry)
         )
 
-    def candidates(self, *, ordered: bool) -> Select[Any]:
+    def candidates(self, *, ordered: bool) -> CompoundSelect[Any]:
         """Find entries without claiming them, ready and due ones. Parameters: listener, start, size."""
-        c = self.entry.c
-        return (
+        c, size = self.entry.c, bindparam("size", type_=Integer)
+        ids = (
             self._claim(ordered=ordered)
             .with_only_columns(c.id)
-            .where(
-                or_(c.due_at.is_(None), c.due_at <= func.clock_timestamp()),
-                c.id >= bindparam("start", type_=BigInteger),
-            )
-            .order_by(c.id)
-            .limit(bindparam("size", type_=Integer))
+            .where(c.id >= bindparam("start", type_=BigInteger))
         )
+        # Each by its own index; the two conditions in one, and the server reads all entries there are.
+        ready = ids.where(c.due_at.is_(None)).order_by(c.id).limit(size)
+        due = ids.where(self._due()).order_by(c.due_at).limit(size)
+        return union_all(ready.subquery().select(), due.subquery().select()).order_by("id").limit(size)
 
     def read_one(self, *, ordered: bool) -> Select[Any]:
         """Read one entry if it is to be handled now. Parameters: listener, id."""
         c = self.entry.c
         return self._claim(ordered=ordered).where(
             c.id == bindparam("id", type_=BigInteger),
-            or_(c.due_at.is_(None), c.due_at <= func.clock_timestamp()),
+            or_(c.due_at.is_(None), self._due()),
         )
 
     @cached_property
@@ -209,9 +214,7 @@ class Statements:
         previous = bindparam("previous", type_=ARRAY(Text))
         free = select(table.c.id).where(table.c.listener == any_(previous)).with_for_update(skip_locked=True)
         return (
-            update(table)
-            .where(table.c.id.in_(free))
-            .values(listener=bindparam("listener_name", type_=Text))
+            update(table).where(table.c.id.in_(free)).values(listener=bindparam("listener_name", type_=Text))
         )
 
     @cached_property

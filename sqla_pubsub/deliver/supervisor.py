@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
@@ -144,22 +145,20 @@ class Supervisor:
 
     def run(self) -> int:
         """Return the exit code: 0 when done or stopped, 1 when the workers could not be kept alive, 2 refused."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            while not self._signals and self._exit_code == 0:
-                self._turned = time.monotonic()
-                self._start_due()
-                self._wait()
-                self._reap()
-                self._count_crashes()
-                if self._on_progress is not None:
-                    self._on_progress(self.counts)
-                if self._plan.drain and all(slot.start_at == float("inf") for slot in self._slots):
-                    break
-            self._shut_down()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        # Not given back at the end: a signal that comes then has been obeyed.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        while not self._signals and self._exit_code == 0:
+            self._turned = time.monotonic()
+            self._start_due()
+            self._wait()
+            self._reap()
+            self._count_crashes()
+            if self._on_progress is not None:
+                self._on_progress(self.counts)
+            if self._plan.drain and all(slot.start_at == float("inf") for slot in self._slots):
+                break
+        self._shut_down()
         return self._exit_code
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -173,7 +172,7 @@ class Supervisor:
                 process = self._context.Process(
                     target=work, args=(self._plan, slot.slots, list(sys.path)), name=f"worker-{slot.number}"
                 )
-                process.start()
+                _start(process)
                 slot.process, slot.started = process, now
 
     def _wait(self) -> None:
@@ -250,6 +249,17 @@ class Supervisor:
                 if slot.process is not None and not slot.process.is_alive():
                     slot.process.join()
                     slot.process = None
+
+
+def _start(process: BaseProcess) -> None:
+    """Ctrl-C goes to the whole process group: a child inherits it held back until it can ignore it."""
+    # Started with the first child, this would let signals through again.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _listed(entries: Sequence[int]) -> str:

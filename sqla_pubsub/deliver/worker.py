@@ -82,6 +82,7 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
 
     # Ctrl-C goes to the whole process group; only the supervisor acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     logging.basicConfig(level=plan.log_level, format="%(asctime)s %(levelname)s %(process)d %(message)s")

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 
 from tests.waiting import wait_until
 
-DEADLINE = 20.0
+DEADLINE = 30.0
 
 MODELS = """
     from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column

@@ -6,6 +6,7 @@ They connect as themselves, to a server that checks every statement they run.
 import itertools
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
@@ -167,10 +168,11 @@ def test_every_role_does_its_work_with_what_is_printed_and_nothing_else(roles: R
     roles.grant("listener", "operator", "monitor", "writer")
     roles.write("a", "fails", "retries")
     roles.execute("UPDATE pubsub.pubsub_outbox SET listener = 'formerly' WHERE listener = 'ordered'")
-    assert roles.run("monitor", "check", "shop.listeners") == (0, "All declared triggers are installed.\n")
+    checked = roles.run("monitor", "check", "shop.listeners")
+    assert checked[0] == 0, checked[1]
     code, output = roles.run("listener", "listen", "shop.listeners", "--drain")
     assert (code, "1 failed and waiting for a retry, 1 dead letter" in output) == (0, True), output
-    assert roles.left() == 1
+    assert roles.left() == 1, roles.run("monitor", "status", "shop.listeners", "--json")
     assert [len(roles.shop.effects(name)) for name in ("ordered", "outside", "batch", "viewed")] == [3] * 4
     assert roles.run("monitor", "status", "shop.listeners", "--json")[0] == 0
     assert roles.run("monitor", "health", "shop.listeners") == (0, "healthy\n")
@@ -218,7 +220,7 @@ def test_a_role_without_its_rights_is_refused_with_their_names_and_the_command(
 ) -> None:
     code, output = roles.run(duty, *COMMANDS[duty])
     assert code == 2, output
-    assert f"role '{roles.names[duty]}' lacks USAGE on SCHEMA pubsub, " in output
+    assert f"role {roles.names[duty]!r} lacks USAGE on SCHEMA " in output
     assert "on TABLE pubsub.pubsub_outbox" in output
     assert f"sqla-pubsub grants --{duty} {roles.names[duty]}" in output
     assert "Traceback" not in output
@@ -232,3 +234,23 @@ def test_without_a_role_there_is_nothing_to_print(roles: Roles) -> None:
 def test_without_the_outbox_there_is_nothing_to_grant(bare_shop: Shop) -> None:
     result = bare_shop.run("grants", "shop.listeners", "--monitor", "me")
     assert (result.returncode, "Run: alembic upgrade head" in result.stderr) == (2, True)
+
+
+def test_what_is_printed_is_what_the_guide_shows(roles: Roles) -> None:
+    guide = (Path(__file__).parents[2] / "docs/privileges.md").read_text()
+    for duty, role in zip(roles.names, ("myapp_worker", "myapp_admin", "probe", "myapp"), strict=True):
+        lines = roles.printed(duty)
+        shown = [
+            line.replace(f'"{roles.names[duty]}"', role).replace("SCHEMA pubsub", "SCHEMA public")
+            for line in lines
+        ]
+        # This shop has a second schema, and a listener with an earlier name.
+        adopting = {
+            ", last_error, listener)": ", last_error)",
+            "GRANT INSERT, SELECT (id, listener), UPDATE (listener) ON": "GRANT INSERT ON",
+        }
+        for line in shown:
+            for ours, theirs in adopting.items():
+                line = line.replace(ours, theirs)
+            if "SCHEMA app" not in line and not ("SCHEMA public" in line and "pubsub" in line):
+                assert f"    {line.replace('pubsub.pubsub', 'public.pubsub')}\n" in guide

@@ -5,7 +5,7 @@ import json
 import pytest
 from sqlalchemy import text
 
-from tests.cli.project import Shop
+from tests.cli.project import LISTENERS, Shop
 
 pytestmark = pytest.mark.one_driver
 
@@ -40,6 +40,21 @@ def test_status_names_listeners_that_nobody_declares(shop: Shop) -> None:
         connection.execute(text("UPDATE pubsub_outbox SET listener = 'gone' WHERE listener = 'ship'"))
     rows = json.loads(shop.run("status", "shop.listeners", "--json").stdout)
     assert {row["listener"]: row["declared"] for row in rows} == {"count": True, "gone": False, "ship": True}
+
+
+def test_check_names_listeners_that_have_entries_and_are_not_declared_or_taken_over(shop: Shop) -> None:
+    shop.order("one", "two")
+    with shop.engine.begin() as connection:
+        connection.execute(text("UPDATE pubsub_outbox SET listener = 'gone' WHERE listener = 'ship'"))
+    result = shop.run("check", "shop.listeners")
+    assert result.returncode == 1
+    assert "listener 'gone' is not declared, but 2 entries and 0 dead letters are its own" in result.stdout
+    assert "previous_names=['gone']" in result.stdout
+    shop.write(
+        "shop/heirs.py", LISTENERS.replace("max_attempts=1)", "max_attempts=1), previous_names=['gone']")
+    )
+    result = shop.run("check", "shop.heirs")
+    assert (result.returncode, result.stdout) == (0, "All declared triggers are installed.\n")
 
 
 def test_health_fails_when_a_listener_is_behind(shop: Shop) -> None:

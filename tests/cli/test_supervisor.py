@@ -110,7 +110,6 @@ def test_a_handler_that_ignores_its_timeout_is_killed_and_given_up_in_the_end(ba
     assert process.wait(DEADLINE) == 0
 
 
-@pytest.mark.slow
 def test_workers_that_are_killed_again_and_again_are_replaced_and_do_not_pile_up(shop: Shop) -> None:
     process = shop.listening("--processes", "2", workers=2)
     for started in range(3, 7):

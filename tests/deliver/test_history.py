@@ -36,6 +36,8 @@ from tests.waiting import wait_until
 
 logger = logging.getLogger(__name__)
 
+pytestmark = length(short=[pytest.mark.one_driver], full=[])
+
 SETTLED_WITHIN = 120.0
 EXAMPLES, STEPS, LEAST_EVENTS = length(short=(5, 12, 500), full=(25, 30, 10_000))
 HANDLERS = """

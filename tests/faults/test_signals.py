@@ -86,7 +86,7 @@ def test_sigterm_while_the_server_is_away_ends_at_once_and_the_event_in_hand_is_
     assert process.wait(DEADLINE) == 0
     took = time.monotonic() - told
     print(f"row 22, while reconnecting: ended after {took:.2f} s")
-    assert took < 5
+    assert took < 15
     assert not any(map(alive, workers))
     assert "Traceback" not in shop.log
     server.start()
@@ -110,7 +110,7 @@ def test_a_second_signal_rolls_back_at_once_and_all_that_follow_change_nothing(
     print(f"row 22, {number.name}: ended with {process.returncode} after {took:.2f} s and {sent} signals")
     assert sent > 1
     assert process.returncode == 0
-    assert took < 5
+    assert took < 15
     assert not any(map(alive, workers))
     assert "Traceback" not in shop.log
     nobody = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'"

@@ -1,0 +1,49 @@
+"""How the server looks for work: by index, whatever else waits.
+
+Read from EXPLAIN, because a backlog that makes a wrong plan slow takes a minute to write.
+"""
+
+from typing import Any
+
+import pytest
+
+from sqla_pubsub import after_insert, outbox
+from sqla_pubsub.deliver.statements import Statements
+from tests.deliver.notes import Notes
+
+BACKLOG = (
+    "INSERT INTO pubsub_outbox (listener, operation, source, key, new, due_at)"
+    " SELECT name, 'INSERT', 'note', jsonb_build_array(n), '{}', due"
+    " FROM generate_series(1, 5000) AS n,"
+    " (VALUES ('handle', now() + interval '1 hour'), ('stopped', NULL)) AS backlog (name, due)"
+)
+
+
+def plan(notes: Notes, statement: Any) -> str:
+    """Return the plan of a statement, with the values it has at run time."""
+    values = statement.params(listener="handle", start=0, size=20)
+    return notes.plan(str(values.compile(notes.engine, compile_kwargs={"literal_binds": True})))
+
+
+@pytest.fixture
+def backlog(notes: Notes) -> Notes:
+    """Thousands of retries that wait, and thousands of entries of a listener that nobody runs."""
+
+    @after_insert(notes.Note)
+    def handle() -> None: ...
+
+    notes.install()
+    notes.execute(BACKLOG)
+    notes.execute("ANALYZE pubsub_outbox")
+    return notes
+
+
+def test_due_retries_are_found_without_reading_those_that_still_wait(backlog: Notes) -> None:
+    found = plan(backlog, Statements(outbox(backlog.metadata)).claim_due(ordered=False))
+    assert "Index Cond: ((listener = 'handle'::text) AND (due_at <= statement_timestamp()))" in found
+
+
+def test_what_a_listener_outside_of_a_transaction_may_take_is_found_by_index(backlog: Notes) -> None:
+    found = plan(backlog, Statements(outbox(backlog.metadata)).candidates(ordered=False))
+    assert "Index Cond: ((listener = 'handle'::text) AND (due_at <= statement_timestamp()))" in found
+    assert "Seq Scan" not in found
