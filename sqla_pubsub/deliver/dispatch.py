@@ -83,7 +83,7 @@ class Dispatcher:
                 self._spec.handler(**arguments)
             finally:
                 store.guarded = False
-            store.finish_event()
+            store.finish_event(entries[0].id)
         except BaseException:
             store.undo_event()
             raise

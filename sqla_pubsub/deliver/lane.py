@@ -13,7 +13,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -24,6 +23,7 @@ from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
 from sqla_pubsub.deliver.pace import Pace
 from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.statements import Entry
+from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store, ids
 from sqla_pubsub.deliver.verdict import Verdict
 from sqla_pubsub.deliver.watchdog import deadline
@@ -34,18 +34,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SAVEPOINTS = 50
 """Most savepoints in one transaction: beyond 64 subtransactions every backend's snapshots slow down."""
-
-
-class ConnectionLost(Exception):
-    """The work connection is gone; whatever was claimed on it is free again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one group did: how many it settled, and whether more is likely to wait."""
-
-    settled: int = 0
-    more: bool = False
 
 
 class _Alone(Exception):
@@ -82,6 +70,7 @@ class Lane:
         self._scan = Scan()
         self._alone: deque[int] = deque()
         self._savepoints = spec.batch is None and spec.effects != "database"
+        self._together = spec.batch is None and spec.timeout is None
         self._broken: Outcome | None = None
 
     @property
@@ -119,7 +108,7 @@ class Lane:
 
     def _run_group(self, store: Store) -> Step:
         size, entries = self.size, []
-        transaction = store.begin(savepoints=self._savepoints)
+        transaction = store.begin(savepoints=self._savepoints, together=self._together)
         try:
             entries = self._claim(store, size)
             if not entries:
@@ -178,10 +167,27 @@ class Lane:
             spent = self._clock() - began
             if spent >= self._pace.time_box or store.opened >= MAX_SAVEPOINTS or self._stopping():
                 break
+        outcomes = self._write_pending(store, entries, outcomes)
         self._pace.measure(self._clock() - began, len(outcomes))
         most = self._config.claim_size
         self._pace.limit = min(most, MAX_SAVEPOINTS) if store.opened else most
         return outcomes
+
+    def _write_pending(self, store: Store, entries: list[Entry], outcomes: list[Outcome]) -> list[Outcome]:
+        """Write what the handlers only added; return the outcomes with what could not be written."""
+        self._board.take(entries[0].id, None)
+        try:
+            failed = store.write_pending()
+        except DBAPIError as error:
+            self._send_alone(entries, error)
+            raise
+        finally:
+            self._board.put_down()
+        if not failed:
+            return outcomes
+        kept: list[Outcome | None] = [outcome for outcome in outcomes if outcome.id not in failed]
+        kept += [self._judge(entry, failed[entry.id]) for entry in entries if entry.id in failed]
+        return [outcome for outcome in kept if outcome is not None]
 
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
         timeout = self.spec.timeout
@@ -217,14 +223,17 @@ class Lane:
             self._check_connection(store, entry, error)
             if not self._savepoints or not store.intact:
                 raise _Alone([entry], error) from error
-            if self._verdict.uncounted(entry, error):
-                self._pace.conflict()
-                self._alone.append(entry.id)
-                return None
-            return self._verdict.failed(entry, error)
+            return self._judge(entry, error)
         finally:
             self._board.put_down()
         return Acknowledge(id=entry.id)
+
+    def _judge(self, entry: Entry, error: BaseException) -> Outcome | None:
+        if self._verdict.uncounted(entry, error):
+            self._pace.conflict()
+            self._alone.append(entry.id)
+            return None
+        return self._verdict.failed(entry, error)
 
     def _check_connection(self, store: Store, entry: Entry, error: BaseException) -> None:
         """A connection that broke under a handler counts: it may be the event that breaks it."""

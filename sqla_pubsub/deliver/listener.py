@@ -19,10 +19,11 @@ from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connect import make_engine
 from sqla_pubsub.deliver.dispatch import Dispatcher
-from sqla_pubsub.deliver.lane import ConnectionLost, Lane
+from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
 from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
+from sqla_pubsub.deliver.step import ConnectionLost
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.retry import RetryPolicy

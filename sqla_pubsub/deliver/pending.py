@@ -33,7 +33,9 @@ class Pending:
 
     def keep(self, entry_id: int, instances: Iterable[object]) -> None:
         """Take over objects that belong to no session any more."""
-        self._left.append((entry_id, tuple((each, frozenset(instance_state(each).dict)) for each in instances)))
+        self._left.append(
+            (entry_id, tuple((each, frozenset(instance_state(each).dict)) for each in instances))
+        )
 
     def write(self) -> None:
         """Write all objects, and note in `failed` which entries' cannot be.

@@ -2,7 +2,8 @@
 
 One session serves all events of a group, emptied between them: making one costs more than many a
 handler. Its savepoint is the event's: opened when the handler first uses the session, moved on to the
-next event in one round trip. A handler that never touches the database opens none.
+next event in one round trip. A handler that never touches the database opens none, nor does one that only
+adds objects: they are `Pending` until somebody looks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_pubsub.context import FORGET_CONTEXT
+from sqla_pubsub.deliver.pending import Pending, may_wait
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.names import CONTEXT_SETTING
 
@@ -24,12 +26,14 @@ class HandlerSession(Session):
     Args:
         connection: The work connection, in the transaction of the group.
         savepoints: Whether each event has one; without, an undone event undoes the group.
+        pending: Where objects may wait for the end of the group, None to write them event by event.
     """
 
-    def __init__(self, connection: Connection, *, savepoints: bool) -> None:
+    def __init__(self, connection: Connection, *, savepoints: bool, pending: Pending | None) -> None:
         super().__init__(bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False)
         self._connection = connection
         self._savepoints = savepoints
+        self._pending = pending
         self._nested: NestedTransaction | None = None
         self._renew = ""
         self._entered = False
@@ -39,7 +43,7 @@ class HandlerSession(Session):
 
     def get_bind(self, *_: Any, **__: Any) -> Connection:
         """Return the work connection, at the savepoint of the event in hand."""
-        if self._savepoints and not self._entered:
+        if not self._entered:
             self._enter()
         return self._connection
 
@@ -61,8 +65,8 @@ class HandlerSession(Session):
         """Refuse: the listener closes."""
         raise self._refuse("close")
 
-    def finish(self) -> None:
-        """End one event: write what its handler left, and forget its objects.
+    def finish(self, entry_id: int) -> None:
+        """End one event: take over what its handler left, and forget its objects.
 
         Raises:
             SessionOwnershipError: The handler tried to end the session, and swallowed the error.
@@ -74,7 +78,10 @@ class HandlerSession(Session):
             self.connection()
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
-        self.flush()
+        if self._pending is not None and not self._entered and may_wait(self):
+            self._pending.keep(entry_id, self.new)
+        else:
+            self.flush()
         for own in self._left_open():
             own.commit()
         if self.info.pop(CONTEXT_SETTING, False):
@@ -118,6 +125,10 @@ class HandlerSession(Session):
 
     def _enter(self) -> None:
         self._entered = True
+        if self._pending is not None:
+            self._pending.write()
+        if not self._savepoints:
+            return
         self.opened += 1
         if self._nested is None:
             self._nested, self._renew = _begin(self._connection)

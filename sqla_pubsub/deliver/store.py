@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.deliver.pending import Pending
 from sqla_pubsub.deliver.session import HandlerSession
 from sqla_pubsub.deliver.statements import Entry, Statements
 from sqla_pubsub.errors import SessionOwnershipError
@@ -44,6 +45,7 @@ class Store:
         self.savepoints = True
         """Whether each event of the group has one."""
         self._session: HandlerSession | None = None
+        self._pending: Pending | None = None
         self._transaction: RootTransaction | None = None
         self._claims: dict[tuple[str, bool], Any] = {}
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
@@ -76,17 +78,23 @@ class Store:
         """Whether the connection is gone."""
         return self.connection.closed or self.connection.invalidated
 
-    def begin(self, *, savepoints: bool = True) -> RootTransaction:
-        """Open the transaction of one group."""
+    def begin(self, *, savepoints: bool = True, together: bool = False) -> RootTransaction:
+        """Open the transaction of one group.
+
+        Args:
+            savepoints: Whether each event has one.
+            together: Whether what handlers only add may be written together.
+        """
         self.savepoints = savepoints
         self._session = None
+        self._pending = Pending(self.connection) if together else None
         self._transaction = self.connection.begin()
         return self._transaction
 
     def session(self) -> HandlerSession:
         """Return the session of this group's handlers."""
         if self._session is None:
-            self._session = HandlerSession(self.connection, savepoints=self.savepoints)
+            self._session = HandlerSession(self.connection, savepoints=self.savepoints, pending=self._pending)
         return self._session
 
     @property
@@ -94,7 +102,14 @@ class Store:
         """How many savepoints this group has opened."""
         return 0 if self._session is None else self._session.opened
 
-    def finish_event(self) -> None:
+    def write_pending(self) -> dict[int, Exception]:
+        """Write what handlers only added; return the entries whose objects cannot be written."""
+        if self._pending is None:
+            return {}
+        self._pending.write()
+        return self._pending.failed
+
+    def finish_event(self, entry_id: int) -> None:
         """Take over what a handler did.
 
         Raises:
@@ -106,7 +121,7 @@ class Store:
         if self._driver.info.transaction_status == IN_ERROR:
             raise SessionOwnershipError(_ABORTED)
         if self._session is not None:
-            self._session.finish()
+            self._session.finish(entry_id)
 
     def undo_event(self) -> None:
         """Undo what a handler did; if that fails, nothing on this connection can be trusted."""

@@ -170,6 +170,7 @@ def test_effects_in_the_database_alone_need_no_savepoint(notes: Notes) -> None:
     @after_insert(notes.Note, effects="database")
     def handle(new: Any, session: Session) -> None:
         session.add(notes.effect("handle", new.content))
+        session.flush()
 
     notes.write(*map(str, range(30)))
     event.listen(notes.engine, "savepoint", lambda *_: statements.append("savepoint"))
