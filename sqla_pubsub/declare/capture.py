@@ -183,8 +183,9 @@ def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence
     values += [_key(spec, single, "old" if spec.operation == "UPDATE" else "")]
     values += [_payload(spec, side) if side in sides else "NULL" for side in ("old", "new")]
     values += [
-        f"nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json",
-        "pg_catalog.clock_timestamp()",
+        # In brackets, these are asked once for a statement and not once for a row.
+        f"(SELECT nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json)",
+        "(SELECT pg_catalog.clock_timestamp())",
         str(spec.format),
     ]
     conditions = [*more, *([_NO_CHANGE] if spec.operation == "UPDATE" else [])]
