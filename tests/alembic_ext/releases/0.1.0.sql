@@ -93,8 +93,8 @@ BEGIN
     NULL,
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(old.*)) AS f WHERE f.key NOT IN (''secret'')),
     NULL,
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM old_rows AS old;
   IF FOUND THEN
@@ -145,8 +145,8 @@ BEGIN
     NULL,
     NULL,
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(new.*)) AS f WHERE f.key NOT IN (''secret'')),
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM new_rows AS new;
   IF FOUND THEN
@@ -207,8 +207,8 @@ BEGIN
     NULL,
     NULL,
     NULL,
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1;
   IF FOUND THEN
     IF coalesce(pg_catalog.current_setting(''sqla_pubsub.notify'', true), '''') <> ''off'' THEN
@@ -255,8 +255,8 @@ BEGIN
     CASE WHEN pubsub_listener.ordered THEN pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''id'')) END,
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(old.*)) AS f WHERE f.key NOT IN (''secret'')),
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(new.*)) AS f WHERE f.key NOT IN (''secret'')),
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM (SELECT pubsub_before.pubsub_old, pubsub_after.pubsub_new
     FROM (SELECT pubsub_old, pg_catalog.row_number() OVER () AS position
@@ -320,8 +320,8 @@ BEGIN
     NULL,
     NULL,
     pg_catalog.row_to_json(new.*),
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1;
   IF FOUND THEN
     IF coalesce(pg_catalog.current_setting(''sqla_pubsub.notify'', true), '''') <> ''off'' THEN

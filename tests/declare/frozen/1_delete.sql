@@ -28,8 +28,8 @@ BEGIN
     NULL,
     pg_catalog.row_to_json(old.*),
     NULL,
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM old_rows AS old;
   IF FOUND THEN

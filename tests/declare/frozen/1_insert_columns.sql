@@ -31,8 +31,8 @@ BEGIN
     NULL,
     NULL,
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(new.*)) AS f WHERE f.key IN (''content'', ''id'')),
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM new_rows AS new;
   IF FOUND THEN

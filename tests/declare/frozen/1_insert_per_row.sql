@@ -31,8 +31,8 @@ BEGIN
     NULL,
     NULL,
     pg_catalog.row_to_json(new.*),
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1;
   IF FOUND THEN
     IF coalesce(pg_catalog.current_setting(''sqla_pubsub.notify'', true), '''') <> ''off'' THEN

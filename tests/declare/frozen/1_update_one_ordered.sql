@@ -28,8 +28,8 @@ BEGIN
     pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''a''), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''b'')),
     pg_catalog.row_to_json(old.*),
     pg_catalog.row_to_json(new.*),
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM (SELECT pubsub_before.pubsub_old, pubsub_after.pubsub_new
     FROM (SELECT pubsub_old, pg_catalog.row_number() OVER () AS position

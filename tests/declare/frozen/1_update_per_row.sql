@@ -28,8 +28,8 @@ BEGIN
     CASE WHEN pubsub_listener.ordered THEN pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''id'')) END,
     pg_catalog.row_to_json(old.*),
     pg_catalog.row_to_json(new.*),
-    nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json,
-    pg_catalog.clock_timestamp(),
+    (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
+    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM (VALUES
     (''audit'', true, false),
