@@ -1,7 +1,9 @@
 """The adapter of sqla-pubsub for the peer benchmark: default settings, one listener.
 
 Loaded by the harness with ``BENCH_ADAPTERS=benchmarks``. ``--opt effects=database`` and
-``--opt batch=500`` choose the two declarations that spare savepoints.
+``--opt batch=500`` choose the two declarations that spare savepoints; ``--opt write=flush`` and
+``--opt write=core`` let the handler of ``drain_db`` write its row itself, by a flush or by an INSERT,
+instead of leaving it in the session.
 """
 
 import os
@@ -19,7 +21,7 @@ def _declare(ctx: Any) -> Any:
     """Declare models and the listener; return the metadata."""
     # The script's own folder holds a file of the package's name.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]
-    from sqlalchemy import BigInteger
+    from sqlalchemy import BigInteger, insert
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
     from sqla_pubsub import PubSub, after_insert
@@ -46,8 +48,8 @@ def _declare(ctx: Any) -> Any:
 
         def on_comments(events: list[Any], session: Session) -> None:
             if ctx.handler_db:
-                session.bulk_insert_mappings(
-                    Result.__mapper__, [{"comment_id": event.new.id, "note": "done"} for event in events]
+                session.execute(
+                    insert(Result), [{"comment_id": event.new.id, "note": "done"} for event in events]
                 )
             for event in events:
                 handled(event.new.id)
@@ -55,9 +57,20 @@ def _declare(ctx: Any) -> Any:
         after_insert(Comment, name="bench", batch=batch)(on_comments)
     elif ctx.handler_db:
 
-        def on_comment_db(new: Comment, session: Session) -> None:
-            session.add(Result(comment_id=new.id, note="done"))
+        def leave(session: Session, comment_id: int) -> None:
+            session.add(Result(comment_id=comment_id, note="done"))
+
+        def flush(session: Session, comment_id: int) -> None:
+            leave(session, comment_id)
             session.flush()
+
+        def core(session: Session, comment_id: int) -> None:
+            session.execute(insert(Result), {"comment_id": comment_id, "note": "done"})
+
+        write = {"leave": leave, "flush": flush, "core": core}[ctx.opt("write", "leave")]
+
+        def on_comment_db(new: Comment, session: Session) -> None:
+            write(session, new.id)
             handled(new.id)
 
         after_insert(Comment, name="bench", **options)(on_comment_db)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import String
-from sqlalchemy.sql.elements import quoted_name
 
 from sqla_pubsub.declare.conditions import body_dialect
 from sqla_pubsub.declare.fanout import FanOut
@@ -43,11 +42,6 @@ def literal(value: str) -> str:
     """Return *value* as a SQL string literal."""
     assert _literal_processor is not None
     return str(_literal_processor(value))
-
-
-def identifier(name: str) -> str:
-    """Return *name* as a quoted identifier, quoted always, so that equal names give equal text."""
-    return str(_dialect.identifier_preparer.quote_identifier(str(quoted_name(name, quote=None))))
 
 
 def body(spec: TriggerSpec) -> str:

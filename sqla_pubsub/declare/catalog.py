@@ -13,12 +13,13 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
-from sqla_pubsub.declare.capture import body, identifier, publish_body, read_mark, read_publish_mark, resolve
-from sqla_pubsub.declare.ddl import FIXED, qualified
+from sqla_pubsub.declare.capture import body, publish_body, read_mark, read_publish_mark, resolve
+from sqla_pubsub.declare.ddl import FIXED
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger, outbox_table
 from sqla_pubsub.outbox import FORMAT
+from sqla_pubsub.quoting import identifier, qualified
 
 _BITS: dict[Operation, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 

@@ -13,9 +13,10 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
-from sqla_pubsub.declare.capture import OUTBOX, OUTBOX_LITERAL, body, identifier, literal, publish_body
+from sqla_pubsub.declare.capture import OUTBOX, OUTBOX_LITERAL, body, literal, publish_body
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import TriggerSpec
+from sqla_pubsub.quoting import identifier, qualified
 
 PUBLISH_ARGUMENTS = "name text, payload json"
 SINCE = "sqla-pubsub since "
@@ -74,11 +75,6 @@ def create(connection: Connection, spec: TriggerSpec) -> None:
     """Install one capture with its trigger."""
     connection.execute(CreateCapture(spec))
     connection.execute(CreateTrigger(spec))
-
-
-def qualified(schema: str | None, name: str) -> str:
-    """Return *name*, quoted, with its schema where one is declared."""
-    return identifier(name) if schema is None else f"{identifier(schema)}.{identifier(name)}"
 
 
 @compiles(CreateCapture)

@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.payload import RowDecoder
 from sqla_pubsub.deliver.session import OutsideSession
-from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import UnreadableEntry
 from sqla_pubsub.event import EVENT_TYPES, Event

@@ -19,10 +19,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
+from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
 from sqla_pubsub.deliver.pace import Pace
 from sqla_pubsub.deliver.scan import Scan
-from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store, ids
 from sqla_pubsub.deliver.verdict import Verdict
@@ -96,8 +96,10 @@ class Lane:
             ConnectionLost: The connection broke; nothing of the group happened.
         """
         try:
-            if (broken := self._broken) is not None:
-                self._settle_broken(store, broken)
+            if self._broken is not None:
+                self._record(store, self._broken)
+                self._note([self._broken])
+                self._broken = None
             if self._alone:
                 return self._run_alone(store, self._alone.popleft())
             return self._run_group(store)
@@ -190,43 +192,45 @@ class Lane:
         return [outcome for outcome in kept if outcome is not None]
 
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
-        timeout = self.spec.timeout
-        self._board.take(entries[0].id, None if timeout is None else timeout + self._config.grace)
         try:
-            with deadline(timeout, store.connection, self.spec.name):
-                self._dispatcher.handle(entries, decoded, store)
+            self._hand_over(store, entries, decoded)
         except BaseException as error:
-            if isinstance(error, HandlerTimeout):
-                store.close()
             if store.lost:
                 self._send_alone(entries, error)
                 raise ConnectionLost(describe(error)) from error
             raise _Alone(entries, error) from error
-        finally:
-            self._board.put_down()
         return [Acknowledge(id=entry.id) for entry in entries]
 
     def _handle(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:
         """Return the outcome of one event, or None where it must be tried again by itself."""
-        timeout = self.spec.timeout
-        self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
         try:
-            if timeout is None:
-                self._dispatcher.handle([entry], decoded, store)
-            else:
-                with deadline(timeout, store.connection, self.spec.name):
-                    self._dispatcher.handle([entry], decoded, store)
+            self._hand_over(store, [entry], decoded)
         except BaseException as error:
-            if isinstance(error, HandlerTimeout):
-                # Interrupted anywhere, also between the driver and the server: not to be trusted again.
-                store.close()
-            self._check_connection(store, entry, error)
+            if store.lost:
+                # It counts: it may be the event that breaks the connection.
+                self._broken = self._verdict.failed(entry, error)
+                raise ConnectionLost(describe(error)) from error
             if not self._savepoints or not store.intact:
                 raise _Alone([entry], error) from error
             return self._judge(entry, error)
+        return Acknowledge(id=entry.id)
+
+    def _hand_over(self, store: Store, entries: list[Entry], decoded: Decoded) -> None:
+        """Call the handler, in sight of the supervisor and within its time."""
+        timeout = self.spec.timeout
+        self._board.take(entries[0].id, None if timeout is None else timeout + self._config.grace)
+        try:
+            if timeout is None:
+                self._dispatcher.handle(entries, decoded, store)
+            else:
+                with deadline(timeout, store.connection, self.spec.name):
+                    self._dispatcher.handle(entries, decoded, store)
+        except HandlerTimeout:
+            # Interrupted anywhere, also between the driver and the server: not to be trusted again.
+            store.close()
+            raise
         finally:
             self._board.put_down()
-        return Acknowledge(id=entry.id)
 
     def _judge(self, entry: Entry, error: BaseException) -> Outcome | None:
         if self._verdict.uncounted(entry, error):
@@ -234,12 +238,6 @@ class Lane:
             self._alone.append(entry.id)
             return None
         return self._verdict.failed(entry, error)
-
-    def _check_connection(self, store: Store, entry: Entry, error: BaseException) -> None:
-        """A connection that broke under a handler counts: it may be the event that breaks it."""
-        if store.lost:
-            self._broken = self._verdict.failed(entry, error)
-            raise ConnectionLost(describe(error)) from error
 
     def _run_alone(self, store: Store, entry_id: int) -> Step:
         """Work one entry in its own transaction; a COMMIT that fails is the entry's own failure."""
@@ -281,17 +279,13 @@ class Lane:
             self._alone.append(entry.id)
             return None
         outcome = self._verdict.failed(entry, error)
-        with store.begin():
-            if store.claim_one(self.spec, entry.id) is not None:
-                store.settle([outcome])
+        self._record(store, outcome)
         return outcome
 
-    def _settle_broken(self, store: Store, outcome: Outcome) -> None:
+    def _record(self, store: Store, outcome: Outcome) -> None:
         with store.begin():
             if store.claim_one(self.spec, outcome.id) is not None:
                 store.settle([outcome])
-        self._broken = None
-        self._note([outcome])
 
     def _send_alone(self, entries: Sequence[Entry], cause: BaseException) -> None:
         logger.info(

@@ -14,9 +14,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sqla_pubsub.deliver.dispatch import Decoded
+from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
-from sqla_pubsub.deliver.statements import LEAVE_ENTRY, TRY_ENTRY, Entry, lock_parameters
+from sqla_pubsub.deliver.statements import LEAVE_ENTRY, TRY_ENTRY, lock_parameters
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import deadline

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    BindParameter,
     ColumnElement,
     CompoundSelect,
     Connection,
@@ -20,7 +20,6 @@ from sqlalchemy import (
     Integer,
     Interval,
     Select,
-    String,
     Table,
     Text,
     Update,
@@ -38,33 +37,19 @@ from sqlalchemy import (
     select,
     text,
     true,
+    tuple_,
     union_all,
     update,
 )
 
+from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.names import CHANNEL_PREFIX
 from sqla_pubsub.outbox import STORED_COLUMNS, Outbox
 from sqla_pubsub.quoting import identifier, qualified
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A claimed entry. ``old``, ``new`` and ``context`` are raw JSON text."""
-
-    id: int
-    operation: str
-    source: str
-    old: str | None
-    new: str | None
-    context: str | None
-    occurred_at: datetime
-    format: int
-    attempt: int
-    crashes: int
-
-
 _FIELDS = tuple(field.name for field in fields(Entry))
 _JSON = ("old", "new", "context")
+_LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
 # In the text, because a prepared statement with a parameter could not use the partial index on it.
 _TRUNCATE: ColumnElement[str] = literal_column("'TRUNCATE'")
 
@@ -77,12 +62,34 @@ class Statements:
         self.letter: Table = outbox.DeadLetter.__table__
 
     def _claim(self, *, ordered: bool) -> Select[Any]:
+        return self._columns(ordered=ordered).where(self.entry.c.listener == _LISTENER)
+
+    def _columns(self, *, ordered: bool) -> Select[Any]:
         c = self.entry.c
         columns = [cast(c[name], Text).label(name) if name in _JSON else c[name] for name in _FIELDS]
-        statement = select(*columns).where(c.listener == bindparam("listener", type_=String))
+        statement = select(*columns)
         if ordered:
             statement = statement.where(*self._first_of_its_row())
         return statement
+
+    def _ready(self, *, ordered: bool) -> Select[Any]:
+        """Find ready entries, lowest id first. Parameters: listener, start, size.
+
+        As a range of pairs, because only the index on the pair serves that. With an equality, the server may
+        as well walk the primary key, past all that other listeners have waiting.
+        """
+        c = self.entry.c
+        pair = tuple_(c.listener, c.id)
+        return (
+            self._columns(ordered=ordered)
+            .where(
+                pair >= tuple_(_LISTENER, bindparam("start", type_=BigInteger)),
+                pair <= tuple_(_LISTENER, literal_column(str(2**63 - 1))),
+                c.due_at.is_(None),
+            )
+            .order_by(c.listener, c.id)
+            .limit(bindparam("size", type_=Integer))
+        )
 
     def _first_of_its_row(self) -> list[ColumnElement[bool]]:
         """No earlier entry of the same row, and no TRUNCATE between them: those go first.
@@ -115,14 +122,7 @@ class Statements:
 
     def claim_ready(self, *, ordered: bool) -> Select[Any]:
         """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size."""
-        c = self.entry.c
-        return (
-            self._claim(ordered=ordered)
-            .where(c.due_at.is_(None), c.id >= bindparam("start", type_=BigInteger))
-            .order_by(c.id)
-            .limit(bindparam("size", type_=Integer))
-            .with_for_update(skip_locked=True, of=self.entry)
-        )
+        return self._ready(ordered=ordered).with_for_update(skip_locked=True, of=self.entry)
 
     def claim_due(self, *, ordered: bool) -> Select[Any]:
         """Claim retries whose time has come. Parameters: listener, size."""
@@ -150,14 +150,15 @@ class Statements:
     def candidates(self, *, ordered: bool) -> CompoundSelect[Any]:
         """Find entries without claiming them, ready and due ones. Parameters: listener, start, size."""
         c, size = self.entry.c, bindparam("size", type_=Integer)
-        ids = (
+        # Each by its own index; the two conditions in one, and the server reads all entries there are.
+        ready = self._ready(ordered=ordered).with_only_columns(c.id)
+        due = (
             self._claim(ordered=ordered)
             .with_only_columns(c.id)
-            .where(c.id >= bindparam("start", type_=BigInteger))
+            .where(self._due(), c.id >= bindparam("start", type_=BigInteger))
+            .order_by(c.due_at)
+            .limit(size)
         )
-        # Each by its own index; the two conditions in one, and the server reads all entries there are.
-        ready = ids.where(c.due_at.is_(None)).order_by(c.id).limit(size)
-        due = ids.where(self._due()).order_by(c.due_at).limit(size)
         return union_all(ready.subquery().select(), due.subquery().select()).order_by("id").limit(size)
 
     def read_one(self, *, ordered: bool) -> Select[Any]:

@@ -10,10 +10,11 @@ from sqlalchemy import Connection, Engine, RootTransaction, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
 from sqla_pubsub.deliver.pending import Pending
 from sqla_pubsub.deliver.session import HandlerSession
-from sqla_pubsub.deliver.statements import Entry, Statements
+from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from sqla_pubsub.deliver.board import Board
+from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import (
     MAX_TRANSIENT,
     Acknowledge,
@@ -16,7 +17,6 @@ from sqla_pubsub.deliver.outcome import (
     is_transient,
     judge,
 )
-from sqla_pubsub.deliver.statements import Entry
 from sqla_pubsub.errors import UnreadableEntry
 from sqla_pubsub.retry import Rng
 from sqla_pubsub.subscription import ListenerSpec

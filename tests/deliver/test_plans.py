@@ -46,4 +46,12 @@ def test_due_retries_are_found_without_reading_those_that_still_wait(backlog: No
 def test_what_a_listener_outside_of_a_transaction_may_take_is_found_by_index(backlog: Notes) -> None:
     found = plan(backlog, Statements(outbox(backlog.metadata)).candidates(ordered=False))
     assert "Index Cond: ((listener = 'handle'::text) AND (due_at <= statement_timestamp()))" in found
+    assert "pubsub_outbox_ready" in found
     assert "Seq Scan" not in found
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_ready_entries_are_found_past_those_of_others(backlog: Notes, ordered: bool) -> None:
+    found = plan(backlog, Statements(outbox(backlog.metadata)).claim_ready(ordered=ordered))
+    assert "Index Cond: ((ROW(listener, id) >= ROW('handle'::text, 0)) AND (ROW(listener, id) <= " in found
+    assert "Sort" not in found

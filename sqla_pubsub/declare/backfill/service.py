@@ -21,8 +21,9 @@ from sqla_pubsub.declare.backfill.progress import Measure, Progress
 from sqla_pubsub.declare.backfill.sources import find_sources, place_of
 from sqla_pubsub.declare.backfill.sql import Source, forget, functions, memory
 from sqla_pubsub.declare.backfill.steps import apply, count_rows, draw, dump, load, run, state, write_page
-from sqla_pubsub.declare.capture import identifier, literal
+from sqla_pubsub.declare.capture import literal
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.quoting import identifier
 from sqla_pubsub.subscription import outbox
 
 RETRIED = ("55P03", "40P01")

@@ -10,12 +10,12 @@ from typing import Any
 from sqlalchemy import Connection, MetaData, Table, Text, bindparam, text
 
 from sqla_pubsub.declare.backfill.sql import Source
-from sqla_pubsub.declare.capture import identifier
 from sqla_pubsub.declare.catalog import installed
-from sqla_pubsub.declare.ddl import SINCE, qualified
+from sqla_pubsub.declare.ddl import SINCE
 from sqla_pubsub.declare.declared import declared
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.quoting import identifier, qualified
 from sqla_pubsub.subscription import ListenerSpec, registry_of
 
 _PLACES = text(

@@ -16,7 +16,6 @@ from sqla_pubsub.declare.capture import (
     OUTBOX_LITERAL,
     WAKE,
     condition_of,
-    identifier,
     insert_from,
     literal,
     resolve,
@@ -25,6 +24,7 @@ from sqla_pubsub.declare.capture import (
 from sqla_pubsub.declare.ddl import FIXED
 from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.names import BACKFILL, CONTEXT_SETTING, backfill_function
+from sqla_pubsub.quoting import identifier
 
 NEVER = "'9000-01-01 00:00:00+00'::timestamptz"
 """When a mark is due. Not infinity, which Python cannot read."""

@@ -1,0 +1,1 @@
+"""How fast it is: beside PostgreSQL's own limit and other systems, and by itself."""

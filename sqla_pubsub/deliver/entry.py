@@ -1,0 +1,22 @@
+"""A claimed entry, before its payload is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A claimed entry. ``old``, ``new`` and ``context`` are raw JSON text."""
+
+    id: int
+    operation: str
+    source: str
+    old: str | None
+    new: str | None
+    context: str | None
+    occurred_at: datetime
+    format: int
+    attempt: int
+    crashes: int
