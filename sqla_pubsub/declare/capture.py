@@ -118,7 +118,11 @@ def row_key(columns: Sequence[str], side: str) -> str:
 
 def resolve(text: str, outbox: str) -> str:
     """Return *text* with the qualified, quoted name of the outbox in place of the marks."""
-    return text.replace(OUTBOX_LITERAL, literal(outbox)).replace(OUTBOX, outbox)
+    quoted = literal(outbox)
+    if "\\" in outbox:
+        # As quote_literal() writes it.
+        quoted = "E" + quoted.replace("\\", "\\\\")
+    return text.replace(OUTBOX_LITERAL, quoted).replace(OUTBOX, outbox)
 
 
 def read_mark(source: str) -> TriggerSpec | None:

@@ -29,8 +29,10 @@ _TRIGGERS = text(
     SELECT u.position - 1 AS position, t.tgname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
            t.tgqual IS NULL AND t.tgnargs = 0 AS plain, p.proname, p.prosrc, p.prosecdef, p.proconfig,
            quote_ident(pn.nspname) AS place,
-           EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-                   WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS open,
+           (SELECT string_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'everybody'
+                              ELSE 'role ' || quote_ident(pg_get_userbyid(a.grantee)) END, ', ')
+            FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+            WHERE a.grantee <> p.proowner) AS open,
            (SELECT 'GRANT INSERT ON ' || c.oid::regclass || ' TO ' || p.proowner::regrole
             FROM pg_catalog.pg_class AS c
             WHERE c.relnamespace = p.pronamespace AND c.relname = :outbox
@@ -47,8 +49,8 @@ _TRIGGERS = text(
 _PUBLISH = text(
     """
     SELECT p.prosrc, p.prosecdef, p.proconfig, quote_ident(n.nspname) AS place,
-           EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-                   WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS open
+           (SELECT 'everybody' FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+            WHERE a.grantee = 0) AS open
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_proc AS p ON p.pronamespace = n.oid AND p.proname = :name
@@ -163,8 +165,8 @@ def _function_faults(row: Any) -> Iterable[str]:
     lost = [name for name, value in FIXED if settings.get(name) != value]
     if lost:
         yield f"its function lost its own setting of {', '.join(lost)}"
-    if row.open:
-        yield "everybody may execute its function"
+    if row.open is not None:
+        yield f"{row.open} may execute its function"
 
 
 def _character(value: str | bytes) -> str:

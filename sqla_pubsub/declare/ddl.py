@@ -101,6 +101,7 @@ def _create_function(
     signature = _escaped(f".{identifier(spec.function)}({arguments})")
     settings = "".join(f" SET {name} = ''{value}''" for name, value in FIXED)
     noted = isinstance(spec, TriggerSpec) and spec.operation == "INSERT"
+    others = _OTHERS.format(signature=signature) if isinstance(spec, TriggerSpec) else ""
     return f"""\
 DO $pubsub$
 DECLARE
@@ -121,10 +122,19 @@ DECLARE
     || ' RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER'
     || ' SET search_path = pg_catalog, ' || {_tenant(compiler, spec)}coalesce(path, '') || 'pg_temp'
     || '{settings} AS ' || pg_catalog.quote_literal({_body_expression(source)});
-  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || {signature} || ' FROM PUBLIC';
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || {signature} || ' FROM PUBLIC'{others};
 {_note(spec.listener_names, signature) if noted else ""}END
 $pubsub$"""
 
+
+# Default privileges may have given it to roles too, which could then attach it to tables of their own and forge.
+_OTHERS = """ || coalesce((
+    SELECT pg_catalog.string_agg(DISTINCT ', ' || pg_catalog.quote_ident(r.rolname), '')
+    FROM pg_catalog.pg_proc AS p
+    CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+    JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+    WHERE p.oid = pg_catalog.to_regprocedure(place || {signature})::oid AND a.grantee <> p.proowner), '')
+    || ' CASCADE'"""
 
 # Since when a listener gets an entry for every new row: the oldest transaction that was running then. A comment,
 # because the function's text is compared; where it got lost nobody knows, and no listener gets a later time.

@@ -21,7 +21,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
-from sqla_pubsub.deliver.pace import Pace
+from sqla_pubsub.deliver.pace import MAX_SAVEPOINTS, Pace
 from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store, ids
@@ -31,9 +31,6 @@ from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
 from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
-
-MAX_SAVEPOINTS = 50
-"""Most savepoints in one transaction: beyond 64 subtransactions every backend's snapshots slow down."""
 
 
 class _Alone(Exception):
@@ -187,9 +184,8 @@ class Lane:
             self._board.put_down()
         if not failed:
             return outcomes
-        kept: list[Outcome | None] = [outcome for outcome in outcomes if outcome.id not in failed]
-        kept += [self._judge(entry, failed[entry.id]) for entry in entries if entry.id in failed]
-        return [outcome for outcome in kept if outcome is not None]
+        judged = (self._judge(entry, failed[entry.id]) for entry in entries if entry.id in failed)
+        return [*(o for o in outcomes if o.id not in failed), *(o for o in judged if o is not None)]
 
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
         try:

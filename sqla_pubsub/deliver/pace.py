@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_SAVEPOINTS = 50
+"""Most savepoints in one transaction: beyond 64 subtransactions every backend's snapshots slow down."""
 FIRST_SINGLE, LONGEST_SINGLE = 500, 50_000
 """Groups of one event after the first conflict, and at most."""
 SLOW = 0.01
