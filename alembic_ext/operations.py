@@ -34,6 +34,7 @@ class Keywords(_Required, total=False):
             ``new``) and ``ordered``.
         schema: Schema of the table.
         key: Columns of the primary key, where a listener is ordered or the payload is narrowed.
+        zoned: Those of them whose type has a time zone, where a listener is ordered.
         columns: The columns to send; without it all of them.
         exclude: Columns not to send.
         capture: ``"statement"`` (the default) or ``"row"``.
@@ -45,6 +46,7 @@ class Keywords(_Required, total=False):
 
     schema: str | None
     key: Sequence[str]
+    zoned: Sequence[str]
     columns: Sequence[str] | None
     exclude: Sequence[str]
     capture: Capture

@@ -18,7 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 OURS = "sqla_pubsub"
-_BESIDE = ("../shared/peers", "shared/peers", "../peers")
+_BESIDE = HERE.parents[1] / "shared/peers"
 _MAKE_BASE = "import run; run.make_venvs(['base'])"
 
 
@@ -70,23 +70,28 @@ class Results:
         found = [
             run[figure]
             for run in self.runs
-            if (run["peer"], run["workload"], run["option"]) == (peer, workload, option) and run.get(figure)
+            if (run["peer"], run["workload"], run["option"]) == (peer, workload, option)
+            and run.get(figure) is not None
         ]
         return median(found) if found else None
 
-    def wrong(self) -> list[str]:
+    def wrong(self, peer: str | None = None) -> list[str]:
         """Return what went wrong, in sentences: failed runs, lost or repeated events."""
         found = []
         for run in self.runs:
+            if peer not in (None, run["peer"]):
+                continue
             name = f"{run['peer']} {run['workload']} {run['option']}".strip()
             if "error" in run:
                 found.append(f"{name}: {run['error'].splitlines()[0]}")
             elif run.get("complete") is False:
                 found.append(f"{name}: did not finish in time")
             prefix = "db_" if run["workload"] == "drain_db" else ""
-            for what in ("lost", "duplicates"):
-                if run.get(prefix + what):
-                    found.append(f"{name}: {run[prefix + what]} events {what}")
+            found += [
+                f"{name}: {run[prefix + what]} events {what}"
+                for what in ("lost", "duplicates")
+                if run.get(prefix + what)
+            ]
         return found
 
 
@@ -98,15 +103,11 @@ class Harness:
     """
 
     def __init__(self) -> None:
-        named = os.environ.get("BENCH_HARNESS")
-        places = [Path(named)] if named else [HERE.parent / place for place in _BESIDE]
-        found = [place for place in places if (place / "run.py").is_file()]
-        if not found:
+        self.folder = Path(os.environ.get("BENCH_HARNESS") or _BESIDE).resolve()
+        if not (self.folder / "run.py").is_file():
             raise Refused(
-                f"no peer harness at {' or '.join(str(place) for place in places)}. "
-                "Set BENCH_HARNESS to the folder that holds its run.py."
+                f"no peer harness at {self.folder}. Set BENCH_HARNESS to the folder that holds its run.py."
             )
-        self.folder = found[0].resolve()
         cache = os.environ.get("BENCH_VENVS")
         self._venvs = Path(cache) if cache else Path.home() / ".cache/sqla-pubsub-peers"
 

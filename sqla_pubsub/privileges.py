@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, MetaData, Table, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
+from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import publish_function
 from sqla_pubsub.quoting import quoted
 from sqla_pubsub.subscription import registry_of
@@ -115,6 +116,21 @@ def missing(connection: Connection, rights: Sequence[Right]) -> tuple[str, list[
     )
     lacking = {asked[position][0]: None for (position,) in rows}
     return str(connection.scalar(text("SELECT current_user"))), list(lacking)
+
+
+def refuse_without_rights(connection: Connection, metadata: MetaData, duty: Duty) -> None:
+    """Refuse to go on where the role of *connection* lacks a right that *duty* needs.
+
+    Raises:
+        ConfigurationError: It does; names the rights and the command that prints what gives them.
+    """
+    role, lacking = missing(connection, needed(connection, metadata, duty))
+    if lacking:
+        rights = ", ".join(f"{right} on {right.object}" for right in lacking)
+        raise ConfigurationError(
+            f"role {role!r} lacks {rights}, which {DUTIES[duty]} needs. As the owner of the tables, execute what "
+            f"this prints: sqla-pubsub grants --{duty} {role}"
+        )
 
 
 _Needs = list[tuple[Table, str, tuple[str, ...]]]

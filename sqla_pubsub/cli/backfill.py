@@ -13,6 +13,7 @@ from sqla_pubsub.cli.project import module_option, open_project, unreachable, ur
 from sqla_pubsub.declare.backfill.progress import Progress as Done
 from sqla_pubsub.declare.backfill.service import Backfill
 from sqla_pubsub.deliver.connect import make_engine
+from sqla_pubsub.deliver.outcome import DENIED, describe, sqlstate
 from sqla_pubsub.errors import ConfigurationError
 
 _AGAIN = "Run the same command again to go on where it stopped, or with --abandon to give it up."
@@ -62,6 +63,11 @@ def backfill(
             done = _run(work, batch_size)
             work.end()
     except DBAPIError as error:
+        if sqlstate(error) == DENIED:
+            raise ConfigurationError(
+                f"{describe(error.orig or error)}. Backfill {listener!r} as the role that runs the migrations: "
+                "it creates a trigger and functions, and reads and writes the outbox."
+            ) from error
         raise unreachable(project.url, error) from error
     click.echo(_summary(done, listener))
 

@@ -15,17 +15,16 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.project import (
-    DENIED,
     failed,
     modules_argument,
     open_project,
-    refuse_without_rights,
     unreachable,
     url_option,
 )
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
-from sqla_pubsub.deliver.outcome import sqlstate
+from sqla_pubsub.deliver.outcome import DENIED, sqlstate
+from sqla_pubsub.privileges import refuse_without_rights
 from sqla_pubsub.subscription import registry_of
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

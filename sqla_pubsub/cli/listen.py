@@ -23,18 +23,19 @@ from sqla_pubsub.cli.project import (
     Project,
     modules_argument,
     open_project,
-    refuse_without_rights,
     unreachable,
     url_option,
 )
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
+from sqla_pubsub.deliver.connect import say_waiting
 from sqla_pubsub.deliver.health import HealthServer
-from sqla_pubsub.deliver.listener import chosen, say_waiting
+from sqla_pubsub.deliver.listener import chosen
 from sqla_pubsub.deliver.maintenance import Maintenance
 from sqla_pubsub.deliver.supervisor import Counts, Supervisor
 from sqla_pubsub.deliver.worker import Plan
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.privileges import refuse_without_rights
 from sqla_pubsub.subscription import registry_of
 
 logger = logging.getLogger(__name__)

@@ -10,15 +10,15 @@ from importlib.util import find_spec
 from typing import Any
 
 import click
-from sqlalchemy import Connection, Engine, MetaData, make_url
+from sqlalchemy import Engine, MetaData, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.connect import make_engine
-from sqla_pubsub.deliver.outcome import describe, sqlstate
+from sqla_pubsub.deliver.connect import denial, make_engine
+from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.deliver.worker import find_metadata
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.privileges import DUTIES, Duty, missing, needed
+from sqla_pubsub.privileges import Duty
 from sqla_pubsub.settings import ProjectSettings, import_modules, load_settings
 from sqla_pubsub.subscription import registries
 
@@ -34,9 +34,6 @@ module_option = click.option(
     metavar="MODULE",
     help="Listener module. Default: those of the settings files.",
 )
-DENIED = "42501"
-_HIDDEN = (DENIED, "42P01", "3F000")
-"""Permission denied; and a table or schema that is not there for a role without the right on its schema."""
 
 modules_argument = click.argument("modules", nargs=-1)
 
@@ -156,32 +153,9 @@ def with_driver(url: str) -> str:
     return parsed.render_as_string(hide_password=False)
 
 
-def refuse_without_rights(connection: Connection, metadata: MetaData, duty: Duty) -> None:
-    """Refuse to go on where the role of *connection* lacks a right that *duty* needs.
-
-    Raises:
-        ConfigurationError: It does; names the rights and the command that prints what gives them.
-    """
-    role, lacking = missing(connection, needed(connection, metadata, duty))
-    if lacking:
-        rights = ", ".join(f"{right} on {right.object}" for right in lacking)
-        raise ConfigurationError(
-            f"role {role!r} lacks {rights}, which {DUTIES[duty]} needs. As the owner of the tables, execute what "
-            f"this prints: sqla-pubsub grants --{duty} {role}"
-        )
-
-
 def failed(project: Project, error: DBAPIError, duty: Duty) -> ConfigurationError:
     """Return the sentence for a command whose statement failed: a missing right, or a server that is away."""
-    if sqlstate(error) in _HIDDEN:
-        try:
-            with project.engine().connect() as connection:
-                refuse_without_rights(connection, project.metadata, duty)
-        except ConfigurationError as refusal:
-            return refusal
-        except DBAPIError:
-            pass
-    return unreachable(project.url, error)
+    return denial(project.engine(), project.metadata, duty, error) or unreachable(project.url, error)
 
 
 def unreachable(url: str, error: DBAPIError) -> ConfigurationError:

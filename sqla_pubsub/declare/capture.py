@@ -111,9 +111,10 @@ def insert_from(spec: TriggerSpec, rows: str, conditions: Sequence[str]) -> str:
     return _insert(spec, [rows], conditions)
 
 
-def row_key(columns: Sequence[str], side: str) -> str:
+def row_key(columns: Sequence[str], side: str, zoned: Sequence[str] = ()) -> str:
     """Return the key of a row as entries carry it; a column that was renamed is null in it."""
-    return f"pg_catalog.jsonb_build_array({', '.join(_value(side, column) for column in columns)})"
+    values = (_instant(side, column) if column in zoned else _value(side, column) for column in columns)
+    return f"pg_catalog.jsonb_build_array({', '.join(values)})"
 
 
 def resolve(text: str, outbox: str) -> str:
@@ -255,7 +256,7 @@ def _key(spec: TriggerSpec, single: CapturedListener | None, side: str) -> str:
     ordered = [item for item in spec.listeners if item.ordered]
     if not ordered or not side:
         return "NULL"
-    built = row_key(spec.key, side)
+    built = row_key(spec.key, side, spec.zoned)
     return built if single is not None else f"CASE WHEN pubsub_listener.ordered THEN {built} END"
 
 
@@ -275,3 +276,10 @@ def condition_of(listener: CapturedListener) -> str:
 
 def _value(side: str, column: str) -> str:
     return f"pg_catalog.jsonb_object_field(pg_catalog.to_jsonb({side}.*), {literal(column)})"
+
+
+def _instant(side: str, column: str) -> str:
+    # Its text is that of the writer's time zone, so two writers would give one row two keys. The zone stays the
+    # writer's, because conditions mean it.
+    shown = f"pg_catalog.jsonb_object_field_text(pg_catalog.to_jsonb({side}.*), {literal(column)})"
+    return f"pg_catalog.timezone('UTC', {shown}::timestamptz)"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import cast
 
 from sqlalchemy import MetaData, Table
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper
 
 from sqla_pubsub.attributes import column_names, local_table
@@ -71,19 +73,38 @@ def _trigger(
     key = tuple(column.name for column in table.primary_key.columns)
     columns = None if publish.columns is None else _own(mapper, publish.columns, "__pubsub__ columns")
     exclude = tuple(name for name in _own(mapper, publish.exclude, "__pubsub__ exclude") if name not in key)
-    narrowed = columns is not None or any(item.ordered for item in listeners)
+    ordered = any(item.ordered for item in listeners)
+    narrowed = columns is not None or ordered
     return TriggerSpec(
         table=table.name,
         schema=table.schema,
         operation=cast("Operation", operation),
         listeners=listeners,
         key=key if narrowed else (),
+        zoned=_zoned(table) if ordered else (),
         columns=columns,
         exclude=exclude,
         capture=capture,
         prefix=registry.settings.prefix,
         outbox_schema=registry.settings.schema,
     )
+
+
+def _zoned(table: Table) -> tuple[str, ...]:
+    """Return the columns of the primary key whose text depends on the time zone of the session."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    found = []
+    for column in table.primary_key.columns:
+        kind = column.type.data_type if isinstance(column.type, postgresql.DOMAIN) else column.type
+        written = kind.compile(dialect)
+        if re.fullmatch(r"TIMESTAMP(\(\d+\))? WITH TIME ZONE", written):
+            found.append(column.name)
+        elif "TSTZ" in written or "WITH TIME ZONE[]" in written:
+            raise ConfigurationError(
+                f"an ordered listener cannot tell the rows of table {table.fullname!r} apart: its key {column.name!r} is "
+                f"a {written}, which each writer shows in its own time zone. Drop ordered=, or choose another key."
+            )
+    return tuple(found)
 
 
 def _own(mapper: Mapper[object], names: list[object], parameter: str) -> tuple[str, ...]:

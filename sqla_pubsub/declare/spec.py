@@ -78,6 +78,7 @@ class TriggerSpec:
         operation: INSERT, UPDATE, DELETE or TRUNCATE.
         listeners: Who gets an entry, in order of name.
         key: Primary-key columns, stored where a listener is ordered.
+        zoned: Those of them whose type has a time zone; they are stored in UTC.
         columns: Columns to send, None for the whole row.
         exclude: Columns to leave out.
         capture: Fired per statement or per row.
@@ -91,6 +92,7 @@ class TriggerSpec:
     listeners: tuple[CapturedListener, ...]
     schema: str | None = None
     key: tuple[str, ...] = ()
+    zoned: tuple[str, ...] = ()
     columns: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     capture: Capture = "statement"
@@ -191,7 +193,7 @@ class TriggerSpec:
             if values["format"] > FORMAT:
                 values = _readable(values)
             listeners = tuple(CapturedListener.from_plain(item) for item in values.pop("listeners"))
-            for name in ("key", "columns", "exclude"):
+            for name in ("key", "zoned", "columns", "exclude"):
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])
             return cls(listeners=listeners, **values)
@@ -231,6 +233,7 @@ def _readable(newer: Mapping[str, Any]) -> dict[str, Any]:
 _DEFAULTS: dict[str, Any] = {
     "schema": None,
     "key": (),
+    "zoned": (),
     "columns": None,
     "exclude": (),
     "capture": "statement",

@@ -20,7 +20,7 @@ from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied
 from sqla_pubsub.deliver.pace import MAX_SAVEPOINTS, Pace
 from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.step import ConnectionLost, Step
@@ -249,7 +249,7 @@ class Lane:
                 store.settle([outcome])
             transaction.commit()
         except (DBAPIError, _Alone) as error:
-            if store.lost or entry is None:
+            if store.lost or entry is None or is_denied(error):
                 raise
             store.abandon()
             cause = error.cause if isinstance(error, _Alone) else error
@@ -262,7 +262,7 @@ class Lane:
         try:
             decoded = self._dispatcher.decode(store.connection, [entry])
         except (UnreadableEntry, DBAPIError) as error:
-            if store.lost:
+            if store.lost or is_denied(error):
                 raise
             savepoint.rollback()
             return self._verdict.unreadable(entry, error)

@@ -8,16 +8,16 @@ import random
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import configure_mappers
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.connect import make_engine
+from sqla_pubsub.deliver.connect import denial, make_engine, said, say_waiting
 from sqla_pubsub.deliver.dispatch import Dispatcher
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
@@ -78,6 +78,7 @@ class Listener:
         self._engine = engine
         self._config = config or ListenerConfig()
         self._registry = registry_of(metadata)
+        self._denial = partial(denial, engine, metadata, "listener")
         self._specs = chosen(self._registry.listeners, listeners)
         self._board = board or Board()
         self._stop = StopSignal()
@@ -103,6 +104,7 @@ class Listener:
 
         Raises:
             DBAPIError: The server cannot be reached.
+            ConfigurationError: The role lacks a right.
         """
         settled = 0
         try:
@@ -114,6 +116,11 @@ class Listener:
                 except ConnectionLost:
                     self._disconnect()
                     continue
+                except DBAPIError as error:
+                    self._disconnect()
+                    if (refusal := self._denial(error)) is not None:
+                        raise refusal from error
+                    raise
                 settled += step
                 if not step and not self._more:
                     break
@@ -159,8 +166,10 @@ class Listener:
                 if any(lane.slow for lane in self._lanes):
                     self._sleeper.busy()
         except (ConnectionLost, DBAPIError) as error:
-            logger.warning("connection.lost: %s", describe(error))
             self._disconnect()
+            # A right that was taken away may be given back, so this goes on too.
+            if not said(self._denial(error)):
+                logger.warning("connection.lost: %s", describe(error))
             raise ConnectionLost from error
 
     def _round(self, progress: Progress | None) -> int:
@@ -222,7 +231,7 @@ class Listener:
             retry=retry_if_exception_type(DBAPIError),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
             sleep=self._stop.wait,
-            before_sleep=say_waiting,
+            before_sleep=partial(say_waiting, denial=self._denial),
             stop=lambda _: self._stop(),
             reraise=True,
         )
@@ -285,12 +294,3 @@ def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> 
             f"listener {unknown[0]!r} is not declared. Declared are: {', '.join(sorted(declared))}."
         )
     return [spec for name, spec in declared.items() if names is None or not names or name in names]
-
-
-def say_waiting(state: RetryCallState) -> None:
-    """Log one line for an attempt to connect that failed."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    logger.warning(
-        "connection.waiting: attempt %s failed: %s", state.attempt_number, describe(error) if error else "",
-        extra={"attempt": state.attempt_number},
-    )  # fmt: skip

@@ -21,6 +21,10 @@ MAX_TRANSIENT = 5
 """Uncounted tries of one entry in a row."""
 
 
+DENIED = "42501"
+"""The SQLSTATE of a missing right."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledge:
     """The event was handled."""
@@ -86,6 +90,11 @@ def sqlstate(error: BaseException) -> str | None:
 def is_transient(error: BaseException) -> bool:
     """Whether *error* is the database's momentary state rather than the event's fault."""
     return sqlstate(error) in TRANSIENT
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether the server refused a statement for want of a right; a COMMIT, which is none, runs triggers."""
+    return sqlstate(error) == DENIED and getattr(error, "statement", None) is not None
 
 
 def _encodable(text: str) -> str:

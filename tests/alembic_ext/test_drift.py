@@ -68,7 +68,19 @@ FUNCTION_DAMAGE = {
     ),
     "a function for everybody": (
         [f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO PUBLIC"],
-        "everybody may execute",
+        "everybody may execute its function",
+    ),
+    "a function for a role": (
+        [f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO pg_monitor"],
+        "role pg_monitor may execute its function",
+    ),
+    "a function that a role handed on": (
+        [
+            f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO pg_monitor WITH GRANT OPTION",
+            "SET LOCAL ROLE pg_monitor",
+            f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO pg_signal_backend, PUBLIC",
+        ],
+        "everybody, role pg_monitor, role pg_signal_backend may execute its function",
     ),
 }
 DAMAGE = TRIGGER_DAMAGE | FUNCTION_DAMAGE
@@ -182,6 +194,34 @@ def test_a_privilege_taken_from_the_owner_of_a_function_is_named_with_the_statem
         project.execute(
             f"REASSIGN OWNED BY {OWNER} TO postgres", f"DROP OWNED BY {OWNER}", f"DROP ROLE {OWNER}"
         )
+
+
+def test_default_privileges_give_nobody_a_capture(project: Project) -> None:
+    """As some hosts set them up: who may execute a capture forges events by a trigger on its own table."""
+    project.execute("ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO pg_monitor, PUBLIC")
+    project.models(COMMENT + INSERT_LISTENER + MESSAGE)
+    project.migrate()
+    assert project.differences() == []
+    with project.engine.connect() as connection:
+        may = text("SELECT has_function_privilege('pg_monitor', :function, 'EXECUTE')")
+        assert not connection.scalar(may, {"function": FUNCTION})
+    project.models(COMMENT + INSERT_LISTENER + "\n\n@after_insert(Comment)\ndef audit(new): ...\n" + MESSAGE)
+    project.migrate()
+    assert project.differences() == []
+
+
+def test_who_may_publish_messages_is_no_difference(project: Project) -> None:
+    """That is what its EXECUTE is for; a later migration leaves it as it is."""
+    project.models(COMMENT + MESSAGE)
+    project.migrate()
+    publish = "pubsub_publish(text, json)"
+    project.execute(f"GRANT EXECUTE ON FUNCTION {publish} TO pg_monitor")
+    assert project.differences() == []
+    project.models(COMMENT + MESSAGE + "\n\n@on_message(Viewed)\ndef seen(new): ...\n")
+    project.migrate()
+    with project.engine.connect() as connection:
+        may = text("SELECT has_function_privilege('pg_monitor', :function, 'EXECUTE')")
+        assert connection.scalar(may, {"function": publish})
 
 
 @pytest.mark.parametrize(("old", "new"), [(15, 18), (16, 16), (18, 18)])

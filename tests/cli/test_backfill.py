@@ -2,90 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import textwrap
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
+from tests.cli.backfill import (
+    DEADLINE,
+    LISTENERS,
+    begin_and_kill,
+    blocked,
+    declare,
+    entries,
+    execute,
+    items,
+    nothing_left,
+    prepare,
+    said,
+)
 from tests.cli.project import Shop
 from tests.waiting import wait_until
 
-DEADLINE = 60.0
-BEFORE = "from shop.models import *\n"
-LISTENERS = """
-    from sqlalchemy.orm import Session
-    from sqla_pubsub import after_insert
-    from shop.models import *
-
-    @after_insert(Order)
-    def index(new: Order, context: dict, session: Session) -> None:
-        session.add(Effect(listener="index", item=f"{new.id} {context.get('backfill', False)}", process=0))
-"""
-MODELS = """
-    import datetime, decimal, uuid
-    from sqlalchemy import ForeignKey, MetaData, String, Table
-    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-    from sqla_pubsub import *
-
-    class Base(DeclarativeBase): ...
-"""
-
 
 @pytest.fixture
-def shop(tmp_path: Path, engine: Engine, url: str) -> Iterator[Shop]:
-    shop = Shop(tmp_path, engine, url)
-    shop.write("shop/before.py", BEFORE)
-    shop.write("pyproject.toml", '[tool.sqla-pubsub]\nlisteners = ["shop.listeners"]\n')
-    yield shop
-    shop.close()
-
-
-def declare(
-    shop: Shop, *, listeners: str = LISTENERS, models: str | None = None, rows: Sequence[str]
-) -> None:
-    """Make the tables, fill them by *rows*, and only then install the listeners."""
-    shop.write("shop/listeners.py", listeners)
-    if models is not None:
-        shop.write("shop/models.py", MODELS)
-        path = shop.folder / "shop/models.py"
-        path.write_text(path.read_text() + models)
-    shop.install("shop.before")
-    execute(shop, *rows)
-    shop.install("shop.listeners")
-
-
-def execute(shop: Shop, *statements: str) -> None:
-    with shop.engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
-
-
-def entries(shop: Shop, what: str = "new ->> 'id'", listener: str = "index") -> list[str]:
-    query = text(f"SELECT {what} FROM pubsub_outbox WHERE listener = :listener ORDER BY id")
-    with shop.engine.connect() as connection:
-        return [str(value) for value in connection.scalars(query, {"listener": listener})]
-
-
-def nothing_left(shop: Shop) -> bool:
-    return (
-        shop.scalar("SELECT count(*) FROM pubsub_outbox WHERE operation = 'BACKFILL'")
-        + shop.scalar("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%backfill%'")
-        + shop.scalar("SELECT count(*) FROM pg_proc WHERE proname LIKE '%backfill%'")
-    ) == 0
-
-
-def said(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def items(number: int) -> str:
-    return f"INSERT INTO \"order\" (item) SELECT 'old' FROM generate_series(1, {number})"
+def shop(bare_shop: Shop) -> Shop:
+    return prepare(bare_shop)
 
 
 def test_rows_from_before_are_reported_once_with_a_context_that_tells(shop: Shop) -> None:
@@ -132,7 +77,7 @@ def test_conditions_columns_keys_and_kinds_are_those_of_the_capture(shop: Shop) 
         "INSERT INTO animal (id, kind, age) SELECT gen_random_uuid(), (ARRAY['dog', 'animal'])[1 + n % 2], n / 2"
         " FROM generate_series(0, 19) AS n"
     )
-    declare(shop, models=_dedent(models), listeners=listeners, rows=[make])
+    declare(shop, models=textwrap.dedent(models), listeners=listeners, rows=[make])
     assert "7 events written" in said(shop.run("backfill", "index", "--yes", "--batch-size", "3"))
     written = sorted(entries(shop, "new::text"))
     execute(shop, "DELETE FROM pubsub_outbox", "CREATE TABLE copy AS TABLE animal", "DELETE FROM animal")
@@ -163,7 +108,7 @@ def test_composite_keys_of_any_type_are_paged_over(shop: Shop) -> None:
     )
     declare(
         shop,
-        models=_dedent("\n    from sqlalchemy import DateTime\n" + models),
+        models=textwrap.dedent("\n    from sqlalchemy import DateTime\n" + models),
         listeners=listeners,
         rows=[make],
     )
@@ -193,7 +138,7 @@ def test_partitions_are_read_and_writes_straight_to_one_are_not_repeated(shop: S
     listeners = (
         "from sqla_pubsub import *\nfrom shop.models import *\n\n@after_insert(Order)\ndef index(new): ...\n"
     )
-    declare(shop, models=_dedent(models), listeners=listeners, rows=[*parts, rows])
+    declare(shop, models=textwrap.dedent(models), listeners=listeners, rows=[*parts, rows])
     begin_and_kill(shop, "index", at=40, locked=101)
     execute(shop, "INSERT INTO p0 VALUES (1, 'new')", "INSERT INTO p2 VALUES (299, 'new')")
     said(shop.run("backfill", "index"))
@@ -295,11 +240,11 @@ def test_a_listener_of_two_tables_gets_the_rows_of_both(shop: Shop) -> None:
         __tablename__ = "note"
         id: Mapped[int] = mapped_column(primary_key=True)
     """
-    shop.write("shop/notes.py", "from sqlalchemy.orm import Mapped, mapped_column\n" + _dedent(two))
+    shop.write("shop/notes.py", "from sqlalchemy.orm import Mapped, mapped_column\n" + textwrap.dedent(two))
     shop.write("shop/before.py", "from shop.notes import *\n")
     both = "from shop.notes import *\n@after_update(Order)\n@after_insert(Order)\n@after_insert(Note)\ndef index(new): ...\n"
     declare(shop, listeners=both, rows=[items(150), "INSERT INTO note SELECT generate_series(1, 200)"])
-    begin_and_kill(shop, "index", at=250)
+    begin_and_kill(shop, "index", at=250, locked=51)
     execute(shop, "INSERT INTO note VALUES (500)")
     assert "350 events" in said(shop.run("backfill", "index"))
     assert Counter(entries(shop, "source")) == {"order": 150, "note": 201}
@@ -335,121 +280,169 @@ def test_dropping_the_outbox_under_an_open_one_leaves_the_writers_alone(shop: Sh
     assert shop.scalar("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%backfill%'") == 0
 
 
-@pytest.mark.parametrize("include", ["--include-changed", "--skip-changed"])
-def test_every_row_is_reported_once_beside_writers_workers_and_kills(shop: Shop, include: str) -> None:
-    declare(shop, rows=[items(6000)])
-    writers = Writers(shop)
-    workers: list[subprocess.Popen[str]] = []
-    if include == "--skip-changed":
-        workers = [shop.start("listen", "--processes", "2")]
-    writers.start()
-    try:
-        kills = 0
-        while kills < 6:
-            process = shop.start("backfill", "index", "--yes", include, "--batch-size", "100")
-            goal = shop.scalar(PASSED) + 500
-            wait_until(
-                lambda g=goal, p=process: shop.scalar(PASSED) >= g or p.poll() is not None, DEADLINE, "rows"
-            )
-            if not workers:
-                workers = [shop.start("listen", "--processes", "2")]
-            process.kill()
-            process.wait()
-            kills += 1
-        summary = said(shop.run("backfill", "index", "--yes"))
-    finally:
-        writers.stop()
-    wait_until(shop.settled, DEADLINE, "an empty outbox")
+def test_a_prompt_that_nobody_answers_writes_nothing(shop: Shop) -> None:
+    declare(shop, rows=[items(2)])
+    argv, environment = shop.command("backfill", "index")
+    done = subprocess.run(
+        argv, cwd=shop.folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert "Write 2 events for listener 'index'? [y/N]" in said(done, 1)
+    assert entries(shop) == []
     assert nothing_left(shop)
-    reported = Counter(int(item.split()[0]) for item in shop.effects("index"))
-    assert [number for number, times in reported.items() if times > 1] == []
-    live = {int(item.split()[0]) for item in shop.effects("index") if item.endswith("False")}
-    assert live == writers.inserted
-    missing = set(range(1, 6001)) - set(reported) - writers.deleted
-    assert missing <= writers.updated_early
-    assert not missing or f"{len(missing)} row" in summary or include == "--skip-changed"
-    if include == "--include-changed":
-        assert missing == set()
 
 
-PASSED = "SELECT (new ->> 'passed')::int FROM pubsub_outbox WHERE operation = 'BACKFILL' AND key IS NULL"
+@pytest.mark.parametrize(("answer", "written"), [("n", 0), ("y", 40)])
+def test_a_terminal_is_asked_and_shows_the_progress(shop: Shop, answer: str, written: int) -> None:
+    declare(shop, rows=[items(40)])
+    argv, environment = shop.command("backfill", "index", "--batch-size", "9")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        argv, cwd=shop.folder, env=environment | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.write(ours, f"{answer}\n".encode())
+    shown = b""
+    while part := _read(ours):
+        shown += part
+    os.close(ours)
+    assert process.wait(DEADLINE) == (0 if written else 1)
+    assert b"Write 40 events for listener 'index'?" in shown
+    assert (b"40/40" in shown) == bool(written)
+    assert len(entries(shop)) == written
+    assert nothing_left(shop)
 
 
-class Writers:
-    """Transactions that insert, update and delete orders, until stopped."""
-
-    def __init__(self, shop: Shop) -> None:
-        self._shop, self._stopped = shop, threading.Event()
-        self._threads = [threading.Thread(target=self._write, args=(n,)) for n in range(3)]
-        self.inserted: set[int] = set()
-        self.deleted: set[int] = set()
-        self.updated_early: set[int] = set()
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _write(self, number: int) -> None:
-        turn = 0
-        while not self._stopped.wait(0.005):
-            turn += 1
-            old = (turn * 37 + number * 1999) % 6000 + 1
-            with self._shop.engine.connect() as connection:
-                new = connection.scalar(text("INSERT INTO \"order\" (item) VALUES ('new') RETURNING id"))
-                connection.execute(text("UPDATE \"order\" SET item = 'changed' WHERE id = :id"), {"id": old})
-                connection.execute(text("UPDATE \"order\" SET item = 'changed' WHERE id = :id"), {"id": new})
-                if turn % 5 == 0:
-                    connection.execute(text('DELETE FROM "order" WHERE id = :id'), {"id": old + 1})
-                if turn % 7 == 0:
-                    connection.rollback()
-                    continue
-                early = (
-                    connection.scalar(text("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '%backfill%'"))
-                    == 0
-                )
-                connection.commit()
-            self.inserted.add(new)
-            if early:
-                self.updated_early.add(old)
-            if turn % 5 == 0:
-                self.deleted.add(old + 1)
+def test_one_row_is_written_without_asking(shop: Shop) -> None:
+    declare(shop, rows=[items(1)])
+    assert "1 event written" in said(shop.run("backfill", "index"))
 
 
-def begin_and_kill(shop: Shop, listener: str, *, at: int, locked: int | None = None) -> None:
-    """Kill a backfill with at least *at* rows behind it and more before it."""
-    with blocked(shop, locked or at + 1):
-        process = shop.start("backfill", listener, "--yes", "--batch-size", "10")
-        wait_until(
-            lambda: shop.scalar(f"SELECT sum(p) FROM ({PASSED}) AS t (p)") >= at or process.poll() is not None,
-            DEADLINE, "it to come to the row",
-        )  # fmt: skip
-        assert process.poll() is None, shop.log
-        process.kill()
-        process.wait()
+def test_rows_of_tables_and_an_outbox_in_schemas_are_reported(shop: Shop) -> None:
+    models = """
+    class Base(DeclarativeBase):
+        metadata = MetaData(schema="Home 5%")
+
+    configure(Base.metadata, schema="events", prefix="our_")
+
+    class Order(PubSub, Base):
+        __tablename__ = "order"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Far(PubSub, Base):
+        __tablename__ = "order"
+        __table_args__ = {"schema": "far"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+"""
+    listeners = """
+    from sqla_pubsub import after_insert
+    from shop.models import *
+
+    @after_insert(Order)
+    @after_insert(Far)
+    def index(new): ...
+    """
+    execute(shop, 'CREATE SCHEMA "Home 5%"', "CREATE SCHEMA far", "CREATE SCHEMA events")
+    rows = [
+        'INSERT INTO "Home 5%"."order" SELECT generate_series(1, 20)',
+        "INSERT INTO far.order SELECT generate_series(1, 30)",
+    ]
+    declare(shop, models=textwrap.dedent(models), listeners=listeners, rows=rows)
+    execute(shop, "CREATE VIEW pubsub_outbox AS TABLE events.our_outbox")
+    assert "50 events" in said(shop.run("backfill", "index", "--yes", "--batch-size", "7"))
+    assert Counter(entries(shop, "source")) == {"Home 5%.order": 20, "far.order": 30}
+    assert nothing_left(shop)
 
 
-class blocked:  # noqa: N801
-    """A transaction that has locked one row."""
+def test_a_listener_of_a_joined_subclass_gets_the_rows_of_its_own_table(shop: Shop) -> None:
+    models = """
+    class Animal(PubSub, Base):
+        __tablename__ = "animal"
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
 
-    def __init__(self, shop: Shop, row: int) -> None:
-        self._shop, self._row = shop, row
+    class Dog(Animal):
+        __tablename__ = "dog"
+        __mapper_args__ = {"polymorphic_identity": "dog"}
+        id: Mapped[int] = mapped_column(ForeignKey("animal.id"), primary_key=True)
+        name: Mapped[str]
 
-    def __enter__(self) -> None:
-        self._connection = self._shop.engine.connect()
-        if self._shop.scalar("SELECT count(*) FROM pg_class WHERE relname = 'note'"):
-            self._row -= 200
-        self._connection.execute(
-            text('SELECT FROM "order" WHERE id >= :id ORDER BY id LIMIT 1 FOR UPDATE'), {"id": self._row}
-        )
+    class Effect(Base):
+        __tablename__ = "effect"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        what: Mapped[str]
+"""
+    listeners = """
+    from sqlalchemy.orm import Session
+    from sqla_pubsub import after_insert
+    from shop.models import *
 
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
+    @after_insert(Dog)
+    def index(new: Dog, session: Session) -> None:
+        session.add(Effect(what=f"{new.kind} {new.name}"))
+    """
+    rows = [
+        "INSERT INTO animal SELECT n, (ARRAY['dog', 'animal'])[1 + n % 2] FROM generate_series(0, 9) AS n",
+        "INSERT INTO dog SELECT id, 'Rex ' || id FROM animal WHERE kind = 'dog'",
+    ]
+    declare(shop, models=textwrap.dedent(models), listeners=listeners, rows=rows)
+    assert "5 events" in said(shop.run("backfill", "index", "--yes"))
+    assert set(entries(shop, "source")) == {"dog"}
+    said(shop.run("listen", "--drain"))
+    with shop.engine.connect() as connection:
+        found = connection.scalars(text("SELECT what FROM effect ORDER BY what")).all()
+    assert found == [f"dog Rex {n}" for n in range(0, 10, 2)]
 
 
-def _dedent(source: str) -> str:
-    return textwrap.dedent(source)
+def test_a_prepared_transaction_that_was_open_at_its_start_is_waited_for(shop: Shop) -> None:
+    """It holds its lock without a connection, and commits rows that are older than the line."""
+    declare(shop, rows=[items(3)])
+    with shop.engine.connect() as connection:
+        connection.execute(text("BEGIN"))
+        # Such a transaction may not have sent a NOTIFY.
+        connection.execute(text("SELECT set_config('sqla_pubsub.notify', 'off', true)"))
+        connection.execute(text("INSERT INTO \"order\" (item) VALUES ('prepared')"))
+        connection.execute(text("PREPARE TRANSACTION 'early'"))
+    process = shop.start("backfill", "index", "--yes")
+    wait_until(lambda: "backfill.waiting" in shop.log or process.poll() is not None, DEADLINE, "it to wait")
+    assert process.poll() is None, shop.log
+    with shop.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("COMMIT PREPARED 'early'"))
+    assert process.wait(DEADLINE) == 0, shop.log
+    assert sorted(entries(shop)) == ["1", "2", "3", "4"]
+    assert nothing_left(shop)
+
+
+def test_rows_of_an_ordered_listener_have_the_key_that_later_writers_give_them(shop: Shop) -> None:
+    models = """
+    class Reading(PubSub, Base):
+        __tablename__ = "reading"
+        at: Mapped[datetime.datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+        value: Mapped[int]
+"""
+    listeners = """
+    from sqla_pubsub import after_insert, after_update
+    from shop.models import *
+
+    @after_insert(Reading, ordered=True)
+    @after_update(Reading, ordered=True)
+    def index(new): ...
+    """
+    declare(
+        shop,
+        models="\nfrom sqlalchemy import DateTime\n" + textwrap.dedent(models),
+        listeners=listeners,
+        rows=["INSERT INTO reading VALUES ('2024-01-01 00:00+00', 1)"],
+    )
+    assert "1 event" in said(shop.run("backfill", "index"))
+    execute(shop, "SET LOCAL TimeZone = 'Asia/Tokyo'", "UPDATE reading SET value = 2")
+    inserted, updated = entries(shop, "key::text")
+    assert inserted == updated
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # the other end is closed
+        return b""

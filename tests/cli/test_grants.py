@@ -4,8 +4,10 @@ They connect as themselves, to a server that checks every statement they run.
 """
 
 import itertools
+import re
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,7 @@ MODELS = """
         item: str
 """
 LISTENERS = """
+    import os
     from datetime import timedelta
     from sqlalchemy.orm import Session
     from sqla_pubsub import RetryPolicy, after_insert, on_message
@@ -49,6 +52,8 @@ LISTENERS = """
     def note(listener, item, session):
         if item == listener:
             raise ValueError("as asked")
+        if item == "fatal" and listener == "fails":
+            os._exit(7)
         session.add(Effect(listener=listener, item=item))
 
     @after_insert(Order, retry=RetryPolicy(max_attempts=1))
@@ -117,6 +122,26 @@ class Roles:
         """Execute what ``grants`` prints."""
         self.execute(*(line for line in self.printed(*duties) if not line.startswith("--")))
 
+    def rights(self, duty: str) -> list[tuple[str, str]]:
+        """Return each single right that ``grants`` prints, as it stands before and after ON."""
+        found = []
+        for line in self.printed(duty):
+            if match := re.fullmatch(r"GRANT (.*) ON (.*) TO .*;", line):
+                for privilege, columns in re.findall(r"([A-Z]+)(?: \(([^)]*)\))?", match[1]):
+                    found += [
+                        (f"{privilege} ({column})" if column else privilege, match[2])
+                        for column in columns.split(", ")
+                    ]
+        # This one has everybody.
+        return [right for right in found if right != ("USAGE", "SCHEMA public")]
+
+    @contextmanager
+    def without(self, duty: str, right: tuple[str, str]) -> Iterator[None]:
+        """Take one right away from a role for a while."""
+        self.execute(f'REVOKE {right[0]} ON {right[1]} FROM "{self.names[duty]}"')
+        yield
+        self.execute(f'GRANT {right[0]} ON {right[1]} TO "{self.names[duty]}"')
+
     def url(self, duty: str) -> str:
         """Return the URL of a role."""
         return self.shop.engine.url.set(username=self.names[duty]).render_as_string(hide_password=False)
@@ -159,6 +184,11 @@ def roles(bare_shop: Shop) -> Iterator[Roles]:
         roles.execute(f'DROP OWNED BY "{name}"', f'DROP ROLE "{name}"')
 
 
+UNDER_AN_EARLIER_NAME = (
+    "INSERT INTO app.\"order\" (item) VALUES ('old')",
+    "UPDATE pubsub.pubsub_outbox SET listener = 'formerly' WHERE listener = 'ordered' AND new ->> 'item' = 'old'",
+)
+APP = ("USAGE", "SCHEMA app")
 FORGED = (
     "INSERT INTO pubsub.pubsub_outbox (listener, operation, source) VALUES ('fails', 'INSERT', 'app.order')"
 )
@@ -205,6 +235,119 @@ def test_a_running_listener_is_woken_and_stopped_with_what_is_printed(roles: Rol
     wait_until(lambda: roles.left() == 0, DEADLINE, "the events to be handled")
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE) == 0, roles.shop.log
+
+
+def test_a_running_worker_says_which_right_it_lost_and_goes_on_when_it_is_given_back(roles: Roles) -> None:
+    """And no right is printed that it would not miss."""
+    roles.grant("listener", "writer")
+    rights = roles.rights("listener")
+    # The comparison of triggers at the start looks there.
+    rights.remove(APP)
+    assert len(rights) == 12
+    with roles.without("listener", APP):
+        roles.denied("listener", "SELECT to_regclass('app.order')")
+        refused(roles.run("listener", "listen", "shop.listeners", "--drain"), APP)
+    roles.shop.start("listen", "shop.listeners", url=roles.url("listener"))
+    wait_until(lambda: "listener.started" in roles.shop.log, DEADLINE, "the worker to start")
+    for right in rights:
+        # The supervisor, which counts crashes, goes on by itself.
+        crashes = right[0] == "UPDATE (crashes)"
+        said = "crash.uncounted" if crashes else "right.missing"
+        before = len(roles.shop.log)
+        with roles.without("listener", right):
+            roles.write(*(["fatal"] if crashes else ["a", "fails", "retries"]))
+            roles.execute(*UNDER_AN_EARLIER_NAME)
+            wait_until(
+                lambda start=before, said=said: said in roles.shop.log[start:], DEADLINE, f"the loss of {right}"
+            )  # fmt: skip
+        wait_until(
+            lambda: roles.shop.scalar("SELECT count(*) FROM pubsub.pubsub_outbox WHERE due_at IS NULL") == 0,
+            DEADLINE, f"the events to be handled after the loss of {right}",
+        )  # fmt: skip
+        log = roles.shop.log[before:]
+        assert crashes or re.search(rf"ERROR \d+ right.missing: role .* {lacks(right)}", log), (right, log)
+    assert "Traceback" not in roles.shop.log
+    written = 4 * (len(rights) - 1) + 2
+    assert len(roles.shop.effects("batch")) == written
+    assert roles.shop.scalar("SELECT count(*) FROM pubsub.pubsub_dead_letter") == len(rights)
+
+
+def test_a_right_lost_while_draining_ends_it_with_a_sentence_and_counts_nothing(roles: Roles) -> None:
+    roles.grant("listener", "writer")
+    roles.write("a")
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        f" AND usename = '{roles.names['listener']}'"
+    )
+    with roles.shop.engine.begin() as blocker:
+        blocker.execute(text("LOCK TABLE effect"))
+        process = roles.shop.start("listen", "shop.listeners", "--drain", url=roles.url("listener"))
+        wait_until(lambda: roles.shop.scalar(waiting) == 1, DEADLINE, "a handler to wait")
+        roles.execute(f'REVOKE DELETE ON pubsub.pubsub_outbox FROM "{roles.names["listener"]}"')
+    assert process.wait(DEADLINE) == 2, roles.shop.log
+    assert f"role {roles.names['listener']!r} lacks DELETE on TABLE pubsub.pubsub_outbox" in roles.shop.log
+    assert "Traceback" not in roles.shop.log
+    assert "connection.lost" not in roles.shop.log
+    assert roles.shop.scalar("SELECT sum(attempt) FROM pubsub.pubsub_outbox") == 0
+
+
+def test_no_right_is_printed_for_an_operator_that_it_does_not_need(roles: Roles) -> None:
+    roles.grant("operator", "listener", "writer")
+    roles.write("fails")
+    assert roles.run("listener", "listen", "shop.listeners", "--drain")[0] == 0
+    retry = ("dead", "retry", "--all", "--yes", "--module", "shop.listeners")
+    for right in roles.rights("operator"):
+        with roles.without("operator", right):
+            refused(roles.run("operator", *retry), right)
+    assert roles.run("operator", *retry) == (0, "1 dead letter back in the outbox.\n")
+
+
+def test_no_right_is_printed_for_a_monitor_that_it_does_not_need(roles: Roles) -> None:
+    roles.grant("monitor")
+    for right in roles.rights("monitor"):
+        with roles.without("monitor", right):
+            if right == APP:
+                # Only the comparison of triggers looks there, and asks for its rights before it does.
+                roles.denied("monitor", "SELECT to_regclass('app.order')")
+                assert roles.run("monitor", "status", "shop.listeners")[0] == 0
+                refused(roles.run("monitor", "check", "shop.listeners"), right)
+            else:
+                refused(roles.run("monitor", "status", "shop.listeners"), right)
+
+
+def test_no_right_is_printed_for_a_writer_that_it_does_not_need(roles: Roles) -> None:
+    roles.grant("writer")
+    for right in roles.rights("writer"):
+        with roles.without("writer", right):
+            roles.denied("writer", "SELECT pubsub.pubsub_publish('viewed', '{\"item\": \"a\"}')")
+    roles.write("a")
+
+
+@pytest.mark.parametrize("duty", ["nobody", "listener", "operator", "monitor", "writer"])
+def test_a_backfill_is_for_the_role_that_runs_the_migrations(duty: str, roles: Roles) -> None:
+    roles.execute("INSERT INTO app.\"order\" (item) VALUES ('a')", "TRUNCATE pubsub.pubsub_outbox")
+    if duty == "nobody":
+        duty = "listener"
+    else:
+        roles.grant(duty)
+    backfill = ("backfill", "batch", "--module", "shop.listeners", "--yes", "--include-changed")
+    code, output = roles.run(duty, *backfill)
+    assert (code, "Traceback" in output) == (2, False), output
+    assert "Backfill 'batch' as the role that runs the migrations" in output
+    assert roles.left() == 0
+    assert "1 event written" in roles.shop.run(*backfill).stdout
+
+
+def refused(answer: tuple[int, str], right: tuple[str, str]) -> None:
+    """See that a command named the right that it lacked."""
+    code, output = answer
+    assert (code, "Traceback" in output) == (2, False), (right, output)
+    assert re.search(lacks(right), output), (right, output)
+
+
+def lacks(right: tuple[str, str]) -> str:
+    """Return the pattern of the sentence about a right."""
+    return rf"lacks .*\b{right[0].partition(' ')[0]}\b.* on {re.escape(right[1])}[ ,]"
 
 
 COMMANDS = {

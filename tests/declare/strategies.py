@@ -32,6 +32,7 @@ def specs() -> st.SearchStrategy[TriggerSpec]:
         listeners=st.lists(listeners(), min_size=1, max_size=3, unique_by=lambda item: item.name).map(tuple),
         schema=st.none() | names,
         key=_name_lists,
+        zoned=_name_lists,
         columns=st.none() | _name_lists,
         exclude=_name_lists,
         capture=st.sampled_from(["statement", "row"]),

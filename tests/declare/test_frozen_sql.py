@@ -42,6 +42,9 @@ SPECS: dict[str, TriggerSpec | FanOut] = {
         table="comment", operation="UPDATE", listeners=TWO, key=("id",), capture="row"
     ),
     "truncate_per_row": TriggerSpec(table="comment", operation="TRUNCATE", listeners=TWO, capture="row"),
+    "update_zoned": TriggerSpec(
+        table="comment", operation="UPDATE", listeners=TWO, key=("day's", "id"), zoned=("day's",)
+    ),
     "insert_columns": TriggerSpec(
         table="comment", operation="INSERT", listeners=ONE, key=("id",), columns=("content",)
     ),

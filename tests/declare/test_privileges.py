@@ -10,10 +10,21 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_pubsub import Publish, PubSub, after_delete, after_insert, after_update
-from tests.declare.entries import changes, nothing, run
+from sqla_pubsub import (
+    Message,
+    Publish,
+    PubSub,
+    after_delete,
+    after_insert,
+    after_update,
+    check,
+    on_message,
+    publish,
+    set_context,
+)
+from tests.declare.entries import changes, entries, nothing, run
 
 pytestmark = pytest.mark.one_driver
 
@@ -36,6 +47,11 @@ class Reading(PubSub, Base):
     value: Mapped[int]
 
 
+class Viewed(Message, metadata=Base.metadata, name="viewed"):
+    comment: int
+
+
+on_message(Viewed, name="views")(nothing)
 after_insert(Comment, name="reader", when=lambda new: new.content != "lower")(nothing)
 after_update(Comment, name="reader", of=["content"])(nothing)
 after_delete(Comment, name="reader")(nothing)
@@ -231,3 +247,126 @@ def test_the_owner_of_a_table_publishes_where_the_outbox_belongs_to_another(
     assert [operation for operation, _, _ in found(engine)] == ["INSERT", "UPDATE", "DELETE"]
     with pytest.raises(DBAPIError, match="permission denied"):
         execute(role, "SELECT * FROM pubsub_outbox")
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_row_level_security_of_a_table_decides_what_is_written_and_not_what_is_published(
+    role: Connection, engine: Engine, *, forced: bool
+) -> None:
+    mine = "content LIKE 'mine%'"
+    run(
+        engine,
+        f"GRANT SELECT, UPDATE, DELETE ON comment, reading TO {ROLE}",
+        "INSERT INTO comment VALUES (1, 'theirs')",
+        f"CREATE POLICY own ON comment USING ({mine}) WITH CHECK ({mine})",
+        "CREATE POLICY blind ON reading FOR INSERT WITH CHECK (true)",
+        *(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY" for table in ("comment", "reading")),
+        *(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY" for table in ("comment", "reading") if forced),
+    )
+    with pytest.raises(DBAPIError, match="violates row-level security"):
+        execute(role, "INSERT INTO comment VALUES (2, 'forged')")
+    execute(
+        role,
+        "INSERT INTO comment VALUES (2, 'mine')",
+        "INSERT INTO reading VALUES (3, 5)",
+        "UPDATE comment SET content = content || ' too'",
+        "DELETE FROM comment",
+    )
+    too = {"id": 2, "content": "mine too"}
+    assert found(engine) == [
+        ("INSERT", None, {"id": 1, "content": "theirs"}),
+        ("INSERT", None, {"id": 2, "content": "mine"}),
+        ("INSERT", None, {"id": 3}),
+        ("UPDATE", {"id": 2, "content": "mine"}, too),
+        ("DELETE", too, None),
+    ]
+
+
+@pytest.mark.parametrize("path", ["''", "pg_catalog", "pg_temp", "nowhere"])
+def test_a_writer_publishes_whatever_its_search_path_is(path: str, role: Connection, engine: Engine) -> None:
+    execute(
+        role,
+        f"SET search_path = {path}",
+        "INSERT INTO public.comment VALUES (1, 'a'), (2, 'lower')",
+        "INSERT INTO public.reading VALUES (2, 5)",
+    )
+    assert found(engine) == [A, ("INSERT", None, {"id": 2})]
+
+
+def test_default_privileges_that_revoke_execute_from_everybody_change_nothing(engine: Engine) -> None:
+    run(engine, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    Base.metadata.create_all(engine)
+    with engine.connect() as connection:
+        assert check(connection, Base.metadata) == []
+    run(engine, "INSERT INTO comment VALUES (1, 'a')")
+    assert found(engine) == [A]
+
+
+def test_default_privileges_that_grant_execute_to_a_role_let_it_forge_nothing(
+    role: Connection, engine: Engine
+) -> None:
+    Base.metadata.drop_all(engine)
+    run(engine, f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {ROLE}")
+    Base.metadata.create_all(engine)
+    execute(role, "CREATE TEMPORARY TABLE comment (id int, content text)")
+    with pytest.raises(DBAPIError, match="permission denied for function"):
+        execute(
+            role,
+            "CREATE TRIGGER forged AFTER INSERT ON comment REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT"
+            " EXECUTE FUNCTION public.pubsub_comment_insert()",
+        )
+    with engine.connect() as connection:
+        assert check(connection, Base.metadata) == []
+
+
+def test_create_all_takes_a_capture_away_from_a_role_that_was_given_it(
+    role: Connection, engine: Engine
+) -> None:
+    run(engine, f"GRANT EXECUTE ON FUNCTION pubsub_comment_insert() TO {ROLE}")
+    with engine.connect() as connection:
+        (difference,) = check(connection, Base.metadata)
+    assert f"role {ROLE} may execute its function" in str(difference)
+    Base.metadata.create_all(engine)
+    with engine.connect() as connection:
+        assert check(connection, Base.metadata) == []
+    execute(role, "INSERT INTO comment VALUES (1, 'a')")
+    assert found(engine) == [A]
+
+
+def test_publish_and_set_context_need_the_right_to_call_the_function_and_no_other(
+    role: Connection, engine: Engine
+) -> None:
+    def write() -> None:
+        with Session(engine) as session, session.begin():
+            session.execute(text(f"SET LOCAL ROLE {ROLE}"))
+            set_context(session, tenant="mine")
+            publish(session, Viewed(comment=1))
+            session.execute(text("INSERT INTO comment VALUES (1, 'a')"))
+
+    with pytest.raises(DBAPIError, match="permission denied for function pubsub_publish"):
+        write()
+    assert found(engine) == []
+    run(engine, f"GRANT EXECUTE ON FUNCTION pubsub_publish(text, json) TO {ROLE}")
+    write()
+    assert [(entry.listener, entry.new, entry.context) for entry in entries(engine, Base.metadata)] == [
+        ("views", {"comment": 1}, {"tenant": "mine"}),
+        ("reader", A[2], {"tenant": "mine"}),
+    ]
+    with engine.connect() as connection:
+        assert check(connection, Base.metadata) == []
+
+
+def test_a_role_that_came_after_the_migration_publishes_and_can_do_no_more(engine: Engine) -> None:
+    Base.metadata.create_all(engine)
+    late = "pubsub_late"
+    run(engine, f"CREATE ROLE {late}", f"GRANT INSERT ON comment TO {late}")
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            execute(connection, f"SET ROLE {late}", "INSERT INTO comment VALUES (1, 'a')")
+            for statement in FORBIDDEN:
+                with pytest.raises(DBAPIError):
+                    execute(connection, statement)
+            connection.invalidate()
+        assert found(engine) == [A]
+    finally:
+        run(engine, f"DROP OWNED BY {late}", f"DROP ROLE {late}")

@@ -5,15 +5,16 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
+from sqlalchemy import DateTime, create_engine
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sqla_pubsub import (
     Listener,
+    PubSub,
     Reject,
     RetryPolicy,
     Update,
@@ -222,3 +223,30 @@ def test_a_retry_is_made_when_it_is_due_although_its_successors_look_ready(notes
         wait_until(lambda: notes.left() == 0, DEADLINE, "an empty outbox")
     assert notes.effects("handle") == ["bad", "next", "last"]
     assert times[1] - times[0] < 0.8
+
+
+def test_writers_in_two_time_zones_write_one_row_in_one_order(notes: Notes) -> None:
+    """The key of a row is a time, which each of them shows in a zone of its own."""
+
+    class Reading(PubSub, notes.Base):  # type: ignore[misc]
+        __tablename__ = "reading"
+        at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+        value: Mapped[str]
+
+    @after_update(Reading, ordered=True, retry=HOUR)
+    def handle(new: Any, session: Session) -> None:
+        if new.value == "bad":
+            raise ValueError
+        session.add(notes.effect("handle", new.value))
+
+    notes.install()
+    notes.execute("INSERT INTO reading VALUES ('2024-01-01 00:00+00', '')")
+    for zone, value in (("Europe/Berlin", "bad"), ("Asia/Tokyo", "next")):
+        notes.execute(
+            "WITH here AS MATERIALIZED (SELECT set_config('TimeZone', :zone, true))"
+            " UPDATE reading SET value = :value FROM here",
+            zone=zone,
+            value=value,
+        )
+    assert notes.drain() == 1
+    assert notes.effects("handle") == []

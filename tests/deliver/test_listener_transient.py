@@ -163,11 +163,12 @@ def test_a_listener_that_lacks_a_right_waits_for_it_without_a_storm_of_connectio
     notes.execute("GRANT SELECT ON pubsub_outbox TO weak")
 
     def losses() -> list[float]:
-        return [record.created for record in caplog.records if "connection.lost" in record.getMessage()]
+        return [record.created for record in caplog.records if "right.missing" in record.getMessage()]
 
     try:
         with running(Listener(engine, notes.metadata)):
             wait_until(lambda: len(losses()) >= 6, DEADLINE, "six failures")
+            assert "role 'weak' lacks UPDATE (attempt, crashes, due_at, last_error)" in caplog.text
             assert losses()[5] - losses()[0] > 0.2
             notes.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO weak")
             notes.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO weak")

@@ -130,6 +130,7 @@ class Backfill:
             with self._engine.connect() as reader:
                 reader.execution_options(isolation_level="REPEATABLE READ")
                 self._with_lock(source.table, partial(draw, source, reader))
+                run(reader, source.lock())
                 measure = count_rows(reader, source)
                 if measure.changed and include_changed is None:
                     reader.rollback()
@@ -207,6 +208,7 @@ class Backfill:
         with self._connection.begin():
             if source is not None:
                 apply(self._connection, source)
+                run(self._connection, source.lock())
             yield self._connection
 
     def _progress(self, source: Source) -> Progress | None:

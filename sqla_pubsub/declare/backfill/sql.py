@@ -160,6 +160,10 @@ class Source:
             ("client_connection_check_interval", "5s"),
         ]
 
+    def lock(self) -> str:
+        """Return the statement to begin with: table before outbox is the order of migrations too, so none deadlocks."""
+        return f"LOCK TABLE ONLY {self.table} IN ROW SHARE MODE"
+
     def marking(self) -> list[str]:
         """Return the statements that make every new row leave a mark; the last waits for the table's writers."""
         settings = "".join(f" SET {name} = '{value}'" for name, value in (*FIXED, ("TimeZone", "UTC")))

@@ -106,7 +106,13 @@ BEGIN
   END IF;
   RETURN NULL;
 END');
-  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_delete"()' || ' FROM PUBLIC';
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_delete"()' || ' FROM PUBLIC' || coalesce((
+    SELECT pg_catalog.string_agg(DISTINCT ', ' || pg_catalog.quote_ident(r.rolname), '')
+    FROM pg_catalog.pg_proc AS p
+    CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+    JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+    WHERE p.oid = pg_catalog.to_regprocedure(place || E'."pubsub_comment_delete"()')::oid AND a.grantee <> p.proowner), '')
+    || ' CASCADE';
 END
 $pubsub$;
 
@@ -158,7 +164,13 @@ BEGIN
   END IF;
   RETURN NULL;
 END');
-  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_insert"()' || ' FROM PUBLIC';
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_insert"()' || ' FROM PUBLIC' || coalesce((
+    SELECT pg_catalog.string_agg(DISTINCT ', ' || pg_catalog.quote_ident(r.rolname), '')
+    FROM pg_catalog.pg_proc AS p
+    CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+    JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+    WHERE p.oid = pg_catalog.to_regprocedure(place || E'."pubsub_comment_insert"()')::oid AND a.grantee <> p.proowner), '')
+    || ' CASCADE';
   IF pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') THEN
     head := 'sqla-pubsub since ' || (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c) || ' ';
     note := pg_catalog.obj_description(before, 'pg_proc');
@@ -219,7 +231,13 @@ BEGIN
   END IF;
   RETURN NULL;
 END');
-  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_truncate"()' || ' FROM PUBLIC';
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_truncate"()' || ' FROM PUBLIC' || coalesce((
+    SELECT pg_catalog.string_agg(DISTINCT ', ' || pg_catalog.quote_ident(r.rolname), '')
+    FROM pg_catalog.pg_proc AS p
+    CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+    JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+    WHERE p.oid = pg_catalog.to_regprocedure(place || E'."pubsub_comment_truncate"()')::oid AND a.grantee <> p.proowner), '')
+    || ' CASCADE';
 END
 $pubsub$;
 
@@ -281,7 +299,13 @@ BEGIN
   END IF;
   RETURN NULL;
 END');
-  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_update"()' || ' FROM PUBLIC';
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_update"()' || ' FROM PUBLIC' || coalesce((
+    SELECT pg_catalog.string_agg(DISTINCT ', ' || pg_catalog.quote_ident(r.rolname), '')
+    FROM pg_catalog.pg_proc AS p
+    CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+    JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+    WHERE p.oid = pg_catalog.to_regprocedure(place || E'."pubsub_comment_update"()')::oid AND a.grantee <> p.proowner), '')
+    || ' CASCADE';
 END
 $pubsub$;
 
@@ -332,7 +356,13 @@ BEGIN
   END IF;
   RETURN NULL;
 END');
-  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_visit_insert"()' || ' FROM PUBLIC';
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_visit_insert"()' || ' FROM PUBLIC' || coalesce((
+    SELECT pg_catalog.string_agg(DISTINCT ', ' || pg_catalog.quote_ident(r.rolname), '')
+    FROM pg_catalog.pg_proc AS p
+    CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+    JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+    WHERE p.oid = pg_catalog.to_regprocedure(place || E'."pubsub_visit_insert"()')::oid AND a.grantee <> p.proowner), '')
+    || ' CASCADE';
   IF pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') THEN
     head := 'sqla-pubsub since ' || (SELECT c.system_identifier FROM pg_catalog.pg_control_system() AS c) || ' ';
     note := pg_catalog.obj_description(before, 'pg_proc');

@@ -50,7 +50,13 @@ BEGIN
   END IF;
   RETURN NULL;
 END');
-  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_update"()' || ' FROM PUBLIC';
+  EXECUTE 'REVOKE ALL ON FUNCTION ' || place || E'."pubsub_comment_update"()' || ' FROM PUBLIC' || coalesce((
+    SELECT pg_catalog.string_agg(DISTINCT ', ' || pg_catalog.quote_ident(r.rolname), '')
+    FROM pg_catalog.pg_proc AS p
+    CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) AS a
+    JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+    WHERE p.oid = pg_catalog.to_regprocedure(place || E'."pubsub_comment_update"()')::oid AND a.grantee <> p.proowner), '')
+    || ' CASCADE';
 END
 $pubsub$;
 

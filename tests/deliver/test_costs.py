@@ -1,0 +1,214 @@
+"""What delivery costs, counted rather than timed: pages, statements, memory.
+
+A machine's speed changes from one minute to the next; what is asked of the server does not.
+"""
+
+import itertools
+import json
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from sqla_pubsub import ListenerConfig, after_insert, outbox
+from sqla_pubsub.deliver.statements import Statements
+from tests.deliver.notes import DEADLINE, Notes, running
+from tests.waiting import wait_until
+
+LONG = timedelta(seconds=30)
+ENTRIES, DEAD, SIZE = 50_000, 10_000, 100
+BACKLOG = (
+    "INSERT INTO pubsub_outbox (listener, operation, source, key, new, due_at)"
+    " SELECT CASE n % 5 WHEN 4 THEN 'stopped' ELSE 'handle' END, 'INSERT', 'note', jsonb_build_array(n), '{}',"
+    "  CASE WHEN n % 5 = 3 THEN now() + make_interval(secs => n - 5000) END"
+    " FROM generate_series(1, :rows) AS n"
+)
+"""Ready entries of the listener and of one that is stopped, and retries, of which few are due."""
+
+
+@pytest.fixture
+def backlog(notes: Notes) -> Notes:
+    """An outbox of 50,000 entries, whose first 10,000 rows are dead and not vacuumed."""
+
+    @after_insert(notes.Note)
+    def handle() -> None: ...
+
+    notes.install()
+    notes.execute("ALTER TABLE pubsub_outbox SET (autovacuum_enabled = false)")
+    notes.execute(BACKLOG, rows=ENTRIES + DEAD)
+    notes.execute("ANALYZE pubsub_outbox")
+    notes.execute("DELETE FROM pubsub_outbox WHERE id <= :dead AND due_at IS NULL", dead=DEAD)
+    return notes
+
+
+def explained(notes: Notes, statement: Any, **parameters: Any) -> tuple[set[str], set[str], int]:
+    """Run a statement; return the nodes and indexes of its plan that were used, and how many pages it touched."""
+    run = statement.compile(notes.engine)
+    with notes.engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {run}", run.construct_params(parameters)
+        ).scalar()
+    [explanation] = found if isinstance(found, list) else json.loads(str(found))
+    top = explanation["Plan"]
+    # What is only looked at for a TRUNCATE is planned and not run.
+    nodes = [node for node in nodes_of(top) if node["Actual Loops"]]
+    return (
+        {node["Node Type"] for node in nodes},
+        {node["Index Name"] for node in nodes if "Index Name" in node},
+        top["Shared Hit Blocks"] + top["Shared Read Blocks"],
+    )
+
+
+def nodes_of(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        yield from nodes_of(child)
+
+
+@pytest.mark.parametrize(("ordered", "pages"), [(False, 4 * SIZE), (True, 12 * SIZE)])
+def test_claiming_ready_entries_reads_only_what_it_claims(backlog: Notes, ordered: bool, pages: int) -> None:
+    claim = Statements(outbox(backlog.metadata)).claim_ready(ordered=ordered)
+    nodes, indexes, touched = explained(backlog, claim, listener="handle", start=DEAD + 1, size=SIZE)
+    assert "pubsub_outbox_ready" in indexes
+    assert not nodes & {"Seq Scan", "Sort", "Bitmap Heap Scan"}
+    assert touched < pages
+
+
+@pytest.mark.parametrize(("ordered", "pages"), [(False, 4 * SIZE), (True, 12 * SIZE)])
+def test_claiming_due_retries_reads_only_what_it_claims(backlog: Notes, ordered: bool, pages: int) -> None:
+    claim = Statements(outbox(backlog.metadata)).claim_due(ordered=ordered)
+    nodes, indexes, touched = explained(backlog, claim, listener="handle", size=SIZE)
+    assert "pubsub_outbox_due" in indexes
+    assert not nodes & {"Seq Scan", "Sort", "Bitmap Heap Scan"}
+    assert touched < pages
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> None:
+    claim = Statements(outbox(backlog.metadata)).claim_one(ordered=ordered)
+    nodes, indexes, touched = explained(backlog, claim, listener="handle", id=ENTRIES)
+    assert "pubsub_outbox_pkey" in indexes
+    assert "Seq Scan" not in nodes
+    assert touched < 30
+
+
+def test_acknowledging_reads_only_what_it_deletes(backlog: Notes) -> None:
+    ids = list(range(DEAD + 1, DEAD + 1 + SIZE))
+    nodes, indexes, touched = explained(backlog, Statements(outbox(backlog.metadata)).acknowledge, ids=ids)
+    assert indexes == {"pubsub_outbox_pkey"}
+    assert "Seq Scan" not in nodes
+    assert touched < 8 * SIZE
+
+
+@contextmanager
+def recorded(notes: Notes) -> Iterator[list[float]]:
+    """Record the times of all statements, those that open and move savepoints among them."""
+    sent: list[float] = []
+
+    def note(*_: Any) -> None:
+        sent.append(time.monotonic())
+
+    event.listen(notes.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(notes.engine, "before_cursor_execute", note)
+
+
+def statements_per_group(notes: Notes, groups: int, size: int) -> float:
+    """Return how many statements each further group of *size* events sends."""
+    counts = []
+    for events in (size, (1 + groups) * size):
+        notes.write(*map(str, range(events)))
+        with recorded(notes) as sent:
+            assert notes.drain(commit_every=LONG) == events
+        counts.append(len(sent))
+    print(counts)
+    return (counts[1] - counts[0]) / groups
+
+
+def test_a_group_whose_handler_asks_for_no_session_takes_three_statements(notes: Notes) -> None:
+    """Claim, decode, acknowledge; now and then a look for due retries."""
+    seen = []
+
+    @after_insert(notes.Note)
+    def handle(new: Any) -> None:
+        seen.append(new.content)
+
+    assert statements_per_group(notes, groups=4, size=500) <= 3.5
+    assert len(seen) == 3000
+
+
+def test_a_group_whose_handlers_only_add_rows_takes_few_statements(notes: Notes) -> None:
+    """Beside claim, decode and acknowledge: the rows, in some INSERTs between two savepoint commands."""
+
+    @after_insert(notes.Note)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+
+    assert statements_per_group(notes, groups=4, size=500) <= 8
+    assert len(notes.effects("handle")) == 3000
+
+
+def test_an_event_whose_handler_writes_by_itself_takes_two_statements(notes: Notes) -> None:
+    """Its savepoint and its INSERT."""
+
+    @after_insert(notes.Note)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+        session.flush()
+
+    assert statements_per_group(notes, groups=4, size=50) <= 2 * 50 + 5
+    assert len(notes.effects("handle")) == 300
+
+
+def test_an_idle_worker_looks_once_in_a_poll_interval(notes: Notes) -> None:
+    """Its looks become rarer up to that interval, which by default makes less than a statement a second."""
+    interval = 1.0
+
+    @after_insert(notes.Note)
+    def handle() -> None: ...
+
+    def apart(sent: list[float]) -> bool:
+        return len(sent) > 1 and sent[-1] - sent[-2] > 0.9 * interval
+
+    with recorded(notes) as sent, running(notes.listener(poll_interval=timedelta(seconds=interval))):
+        wait_until(lambda: apart(sent), DEADLINE, "the looks to be a poll interval apart")
+        asleep = len(sent)
+        wait_until(lambda: len(sent) >= asleep + 3, DEADLINE, "three more looks")
+    gaps = [later - earlier for earlier, later in itertools.pairwise(sent[asleep - 1 : asleep + 3])]
+    assert min(gaps) > 0.9 * interval
+    assert ListenerConfig().poll_interval > timedelta(seconds=1)
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Return the most memory that *work* had at a time, beyond what there was before."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.one_driver
+def test_memory_does_not_grow_with_the_number_of_events(notes: Notes) -> None:
+    """What one group needs is given back before the next one."""
+
+    @after_insert(notes.Note)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+
+    peaks = []
+    for events in (10, 1_100, 4_400):
+        notes.write(*["x" * 200] * events)
+        # Groups of equal size, however slow the machine is.
+        peaks.append(peak_bytes(lambda: notes.drain(commit_every=LONG)))
+    assert peaks[2] < 1.1 * peaks[1]
+    assert peaks[2] < 4 * 2**20
