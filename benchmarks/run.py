@@ -23,7 +23,7 @@ from benchmarks.own import FULL, Measured, Sizes, measure
 from benchmarks.report import page
 from sqla_pubsub.testing import temporary_postgresql
 
-SHORT_SCALE, SHORT_LATENCY = 0.25, 5.0
+SHORT_SCALE, SHORT_LATENCY = 0.2, 4.0
 """For some six minutes on two processors."""
 FULL_SCALE, FULL_LATENCY = 1.0, 20.0
 """The harness's own."""

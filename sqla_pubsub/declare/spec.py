@@ -146,7 +146,7 @@ class TriggerSpec:
         return tuple(listener.name for listener in self.listeners)
 
     def unconditional(self, columns: Sequence[str]) -> TriggerSpec:
-        """Return the same trigger without the conditions that may mention one of *columns*.
+        """Return the same trigger without the conditions that may mention one of *columns*, or its time zone.
 
         A word inside a longer one counts too: publishing too much for the length of a migration
         harms less than a condition that cannot be evaluated.
@@ -155,6 +155,7 @@ class TriggerSpec:
         wanted = [column.replace('"', '""').casefold() for column in columns]
         return replace(
             self,
+            zoned=tuple(column for column in self.zoned if column not in columns),
             listeners=tuple(
                 replace(item, when=None)
                 if item.when is not None and any(column in item.when.casefold() for column in wanted)

@@ -94,7 +94,7 @@ def test_a_downgrade_below_one_that_was_killed_stops_no_writer(
         project.upgrade()
         assert project.differences() == []
         said(shop.run("backfill", "index", "--abandon"))
-        assert "201 events" in said(shop.run("backfill", "index", "--yes"))
+        said(shop.run("backfill", "index", "--yes"))
         assert Counter(entries(shop)) == Counter(str(n) for n in range(1, 302))
     else:
         assert "abandoned" in said(shop.run("backfill", "index", "--abandon"))

@@ -116,6 +116,10 @@ REMARK = doc(table="remark")
 PARTITIONED = doc(arguments="{'postgresql_partition_by': 'RANGE (id)'}")
 SHOP = doc(arguments="{'schema': 'shop'}")
 STATE = "state = Column(Enum({}, name='state'), server_default='open', nullable=False)"
+AT = (
+    "id = Column(Integer, Identity(), primary_key=True)\n"
+    "    at = Column({}, primary_key=True, server_default=text('now()'))"
+)
 OTHER = """
 class Other(PubSub, Base):
     __tablename__ = "other"
@@ -212,6 +216,11 @@ CHANGES = {
                 "op.execute(\"ALTER TYPE state ADD VALUE IF NOT EXISTS 'done'\")\n    "
             )
         },
+    ),
+    "a time in the key gets a time zone": Change(
+        before=doc(AT.format("DateTime"), update=", ordered=True"),
+        after=doc(AT.format("DateTime(timezone=True)"), update=", ordered=True"),
+        operations=True,
     ),
     "a subclass of one table": Change(before=doc(*KIND), after=doc(*KIND, rest=SINGLE)),
     "a subclass of a subclass that is listened to": Change(

@@ -283,3 +283,19 @@ def test_a_listener_may_be_called_anything(engine: Engine) -> None:
     assert {entry.listener for entry in entries(engine, Base.metadata)} == set(names)
     with engine.connect() as connection:
         assert check(connection, Base.metadata) == []
+
+
+@pytest.mark.one_driver
+def test_an_outbox_in_a_schema_of_any_name_reads_as_installed(engine: Engine) -> None:
+    """The name stands in the body as an identifier and as a string, which is compared letter by letter."""
+    for number, name in enumerate(ODD_NAMES):
+        metadata = MetaData()
+        configure(metadata, schema=name)
+        odd = model(f"odd {number}", "value", metadata=metadata)
+        with engine.begin() as connection:
+            connection.execute(CreateSchema(name))
+        metadata.create_all(engine)
+        with engine.connect() as connection:
+            assert check(connection, metadata) == [], name
+        write(engine, odd)
+        assert len(entries(engine, metadata)) == 6
