@@ -94,8 +94,10 @@ def test_a_downgrade_below_one_that_was_killed_stops_no_writer(
         project.upgrade()
         assert project.differences() == []
         said(shop.run("backfill", "index", "--abandon"))
-        said(shop.run("backfill", "index", "--yes"))
+        there = len(entries(shop))
+        done = said(shop.run("backfill", "index", "--yes"))
         assert Counter(entries(shop)) == Counter(str(n) for n in range(1, 302))
+        assert f"{301 - there} events" in done
     else:
         assert "abandoned" in said(shop.run("backfill", "index", "--abandon"))
     assert nothing_left(shop)
@@ -127,6 +129,24 @@ def test_what_a_running_one_needs_is_taken_away_and_it_says_so(
     assert project.functions() == []
     if shop.scalar("SELECT count(*) FROM pg_class WHERE relname = 'order'"):
         execute(shop, "INSERT INTO \"order\" (item) VALUES ('new')")
+
+
+def test_no_role_may_attach_what_marks_new_rows_to_a_table_of_its_own(project: Project, shop: Shop) -> None:
+    execute(shop, "CREATE ROLE stranger", "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO stranger")
+    try:
+        begin_and_kill(shop, "index", at=100)
+        marking = "FROM pg_proc WHERE proname LIKE 'pubsub_backfill%'"
+        assert shop.scalar(f"SELECT count(*) {marking}") == 1
+        allowed = "has_function_privilege('stranger', oid, 'EXECUTE')"
+        assert shop.scalar(f"SELECT count(*) {marking} AND {allowed}") == 0
+        said(shop.run("backfill", "index", "--abandon"))
+    finally:
+        execute(
+            shop,
+            "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM stranger",
+            "DROP OWNED BY stranger",
+            "DROP ROLE stranger",
+        )
 
 
 def test_a_new_name_counts_from_where_the_previous_one_did(project: Project, shop: Shop) -> None:

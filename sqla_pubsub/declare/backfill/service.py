@@ -19,8 +19,18 @@ from tenacity import Retrying, retry_if_exception, retry_if_exception_type, stop
 
 from sqla_pubsub.declare.backfill.progress import Measure, Progress
 from sqla_pubsub.declare.backfill.sources import find_sources, place_of
-from sqla_pubsub.declare.backfill.sql import Source, forget, functions, memory
-from sqla_pubsub.declare.backfill.steps import apply, count_rows, draw, dump, load, run, state, write_page
+from sqla_pubsub.declare.backfill.sql import Source, forget, memory
+from sqla_pubsub.declare.backfill.steps import (
+    apply,
+    count_rows,
+    draw,
+    dump,
+    functions,
+    load,
+    run,
+    state,
+    write_page,
+)
 from sqla_pubsub.declare.capture import literal
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.quoting import identifier

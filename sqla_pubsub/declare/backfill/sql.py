@@ -43,16 +43,6 @@ def function_mark(listener: str, outbox: str) -> str:
     return MARK + json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
-def functions(listener: str, outbox: str, place: str) -> str:
-    """Return the query for those functions in the schema *place*."""
-    mark = literal(f"{function_mark(listener, outbox)}\n")
-    return (
-        "SELECT pg_catalog.format('%I.%I()', n.nspname, p.proname) FROM pg_catalog.pg_proc AS p"
-        " JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace"
-        f" WHERE pg_catalog.starts_with(p.prosrc, {mark}) AND pg_catalog.quote_ident(n.nspname) = {literal(place)}"
-    )
-
-
 def forget(outbox: str, listener: str, what: str, size: int) -> str:
     """Return the DELETE of up to *size* rows of what is remembered."""
     mine = f"listener = {literal(memory(listener))} AND {what}"
@@ -194,7 +184,19 @@ END""",
             f"CREATE OR REPLACE TRIGGER {identifier(self.trigger)} AFTER INSERT ON {self.table}{level}"
             f" EXECUTE FUNCTION {self.function}()"
         )
-        return [create, f"REVOKE ALL ON FUNCTION {self.function}() FROM PUBLIC", trigger]
+        return [create, self._keep(), trigger]
+
+    def _keep(self) -> str:
+        """Nobody else may attach the function to a table of their own; default privileges may have given it away."""
+        function = literal(f"{self.function}()")
+        body = f"""\
+BEGIN
+  EXECUTE (SELECT 'REVOKE ALL ON FUNCTION ' || {function} || ' FROM PUBLIC'
+      || coalesce(string_agg(DISTINCT ', ' || quote_ident(r.rolname), ''), '') || ' CASCADE'
+    FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS a JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE p.oid = to_regprocedure({function}) AND a.grantee <> p.proowner);
+END"""
+        return f"DO {literal(body)}"
 
     def measure(self) -> str:
         """Return the query for total, old and changed: rows, and events by the age of their row."""

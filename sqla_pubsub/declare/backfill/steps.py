@@ -10,8 +10,18 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.declare.backfill.progress import Measure, Progress
-from sqla_pubsub.declare.backfill.sql import Source
+from sqla_pubsub.declare.backfill.sql import Source, function_mark
 from sqla_pubsub.declare.capture import literal
+
+
+def functions(listener: str, outbox: str, place: str) -> str:
+    """Return the query for those functions in the schema *place*."""
+    mark = literal(f"{function_mark(listener, outbox)}\n")
+    return (
+        "SELECT pg_catalog.format('%I.%I()', n.nspname, p.proname) FROM pg_catalog.pg_proc AS p"
+        " JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace"
+        f" WHERE pg_catalog.starts_with(p.prosrc, {mark}) AND pg_catalog.quote_ident(n.nspname) = {literal(place)}"
+    )
 
 
 def draw(source: Source, reader: Connection, connection: Connection) -> None:
