@@ -34,6 +34,8 @@ class OutsideLane(Lane):
         super().__init__(*arguments, **options)
         self._engine = engine
         self._taken = False
+        self._own: Connection | None = None
+        """What sessions of handlers work on, kept while there is one event after the other."""
 
     def step(self, store: Store) -> Step:
         """Work one entry.
@@ -51,13 +53,7 @@ class OutsideLane(Lane):
     def _one(self, store: Store) -> Step:
         connection = store.connection
         with connection.begin():
-            statement = store.statements.candidates(ordered=self.spec.ordered)
-            parameters = {
-                "listener": self.spec.name,
-                "start": self._scan.start(self._clock()),
-                "size": CANDIDATES,
-            }
-            found = list(connection.scalars(statement, parameters))
+            found = store.candidates(self.spec, start=self._scan.start(self._clock()), size=CANDIDATES)
         for entry_id in found:
             self._scan.passed(entry_id)
             if self._stopping():
@@ -66,6 +62,7 @@ class OutsideLane(Lane):
             if entry is not None:
                 self._taken = True
                 return self._work_taken(store, entry)
+        self._let_go()
         return Step(more=len(found) == CANDIDATES or self._start_over())
 
     def _start_over(self) -> bool:
@@ -82,12 +79,10 @@ class OutsideLane(Lane):
         with connection.begin():
             if not connection.scalar(TRY_ENTRY, lock):
                 return None
-            statement = store.statements.read_one(ordered=self.spec.ordered)
-            row = connection.execute(statement, {"listener": self.spec.name, "id": entry_id}).one_or_none()
-            if row is None:
+            entry = store.read_one(self.spec, entry_id)
+            if entry is None:
                 connection.execute(LEAVE_ENTRY, lock)
-                return None
-        return Entry(*row)
+        return entry
 
     def _work_taken(self, store: Store, entry: Entry) -> Step:
         outcome = self._decode_and_handle(store, entry)
@@ -115,21 +110,41 @@ class OutsideLane(Lane):
     def _call(self, entry: Entry, decoded: Decoded) -> Outcome | None:
         timeout = self.spec.timeout
         # Outside of the try: a server that has no connection left is not the event's fault.
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
-            self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
-            try:
-                with deadline(timeout, own, self.spec.name):
-                    self._dispatcher.handle_outside(entry, decoded, own)
-            except BaseException as error:
-                if isinstance(error, HandlerTimeout):
-                    # Interrupted anywhere: not for the pool.
-                    own.invalidate()
-                if self._verdict.uncounted(entry, error):
-                    return None
-                return self._verdict.failed(entry, error)
-            finally:
-                self._board.put_down()
+        own = self._connected()
+        self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
+        try:
+            with deadline(timeout, own, self.spec.name):
+                self._dispatcher.handle_outside(entry, decoded, own)
+        except BaseException as error:
+            # Interrupted anywhere, or broken: not for another event.
+            self._let_go(broken=isinstance(error, HandlerTimeout))
+            if self._verdict.uncounted(entry, error):
+                return None
+            return self._verdict.failed(entry, error)
+        finally:
+            self._board.put_down()
         return Acknowledge(id=entry.id)
+
+    def _connected(self) -> Connection:
+        """Return a connection for one event: the last one's, if it still answers."""
+        if self._own is not None:
+            try:
+                if self._own.in_transaction():
+                    self._own.rollback()
+                self._own.exec_driver_sql("SELECT 1")
+                self._own.rollback()
+            except SQLAlchemyError:
+                self._let_go(broken=True)
+        if self._own is None:
+            self._own = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        return self._own
+
+    def _let_go(self, *, broken: bool = False) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            if broken and not own.invalidated:
+                own.invalidate()
+            own.close()
 
 
 def refuse_pooler(connection: Connection, name: str) -> None:

@@ -48,7 +48,7 @@ class Store:
         self._session: HandlerSession | None = None
         self._pending: Pending | None = None
         self._transaction: RootTransaction | None = None
-        self._claims: dict[tuple[str, bool], Any] = {}
+        self._statements_built: dict[tuple[str, bool], Any] = {}
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
         self._driver: Any = self.connection.connection.driver_connection
         try:
@@ -158,23 +158,34 @@ class Store:
 
     def claim(self, spec: ListenerSpec, *, start: int, size: int) -> list[Entry]:
         """Claim up to *size* ready entries from id *start* on, lowest first."""
-        statement = self._claim("ready", spec)
+        statement = self._built("claim_ready", spec)
         return self._entries(statement, {"listener": spec.name, "start": start, "size": size})
 
     def claim_due(self, spec: ListenerSpec, *, size: int) -> list[Entry]:
         """Claim up to *size* retries whose time has come."""
-        return self._entries(self._claim("due", spec), {"listener": spec.name, "size": size})
+        return self._entries(self._built("claim_due", spec), {"listener": spec.name, "size": size})
 
     def claim_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
         """Claim one entry, or None when it is settled or in other hands."""
-        found = self._entries(self._claim("one", spec), {"listener": spec.name, "id": entry_id})
+        found = self._entries(self._built("claim_one", spec), {"listener": spec.name, "id": entry_id})
         return found[0] if found else None
 
-    def _claim(self, kind: str, spec: ListenerSpec) -> Any:
+    def candidates(self, spec: ListenerSpec, *, start: int, size: int) -> list[int]:
+        """Find ids of up to *size* entries to be handled now, from id *start* on, and claim none."""
+        statement = self._built("candidates", spec)
+        parameters = {"listener": spec.name, "start": start, "size": size}
+        return list(self.connection.scalars(statement, parameters))
+
+    def read_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
+        """Return one entry without claiming it, or None when it is not to be handled now."""
+        found = self._entries(self._built("read_one", spec), {"listener": spec.name, "id": entry_id})
+        return found[0] if found else None
+
+    def _built(self, kind: str, spec: ListenerSpec) -> Any:
         key = (kind, spec.ordered)
-        if key not in self._claims:
-            self._claims[key] = getattr(self.statements, f"claim_{kind}")(ordered=spec.ordered)
-        return self._claims[key]
+        if key not in self._statements_built:
+            self._statements_built[key] = getattr(self.statements, kind)(ordered=spec.ordered)
+        return self._statements_built[key]
 
     def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
         return [Entry(*row) for row in self.connection.execute(statement, parameters)]
