@@ -43,13 +43,13 @@ def release(shop: Shop) -> None:
 
 
 def end_holder_connection(shop: Shop) -> None:
-    """End the server process behind the held order, once it is the only one with a transaction."""
-    open_ones = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-        "AND state = 'idle in transaction' AND pid <> pg_backend_pid()"
+    """End the server process behind the held order: the one with a transaction when no other has one."""
+    alone = (
+        "SELECT min(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND state = 'idle in transaction' AND pid <> pg_backend_pid() HAVING count(*) = 1"
     )
-    wait_until(lambda: shop.scalar(open_ones) == 1, DEADLINE, "the other transactions to end")
-    assert terminate(shop, "state = 'idle in transaction'") == 1
+    pid = wait_until(lambda: shop.scalar(alone), DEADLINE, "the other transactions to end")
+    assert terminate(shop, f"pid = {pid}") == 1
 
 
 def order_again(shop: Shop, item: str) -> None:
