@@ -21,8 +21,8 @@ def _declare(ctx: Any) -> Any:
     """Declare models and the listener; return the metadata."""
     # The script's own folder holds a file of the package's name.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != HERE]
-    from sqlalchemy import BigInteger, insert
-    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+    from sqlalchemy import BigInteger
+    from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
     from sqla_pubsub import PubSub, after_insert
 
@@ -42,45 +42,46 @@ def _declare(ctx: Any) -> Any:
         comment_id: Mapped[int] = mapped_column(BigInteger)
         note: Mapped[str]
 
-    options: dict[str, Any] = {"effects": ctx.opt("effects", "any")}
     batch = ctx.opt("batch", 0)
-    if batch:
-
-        def on_comments(events: list[Any], session: Session) -> None:
-            if ctx.handler_db:
-                session.execute(
-                    insert(Result), [{"comment_id": event.new.id, "note": "done"} for event in events]
-                )
-            for event in events:
-                handled(event.new.id)
-
-        after_insert(Comment, name="bench", batch=batch)(on_comments)
-    elif ctx.handler_db:
-
-        def leave(session: Session, comment_id: int) -> None:
-            session.add(Result(comment_id=comment_id, note="done"))
-
-        def flush(session: Session, comment_id: int) -> None:
-            leave(session, comment_id)
-            session.flush()
-
-        def core(session: Session, comment_id: int) -> None:
-            session.execute(insert(Result), {"comment_id": comment_id, "note": "done"})
-
-        write = {"leave": leave, "flush": flush, "core": core}[ctx.opt("write", "leave")]
-
-        def on_comment_db(new: Comment, session: Session) -> None:
-            write(session, new.id)
-            handled(new.id)
-
-        after_insert(Comment, name="bench", **options)(on_comment_db)
-    else:
-
-        def on_comment(new: Comment) -> None:
-            handled(new.id)
-
-        after_insert(Comment, name="bench", **options)(on_comment)
+    options: dict[str, Any] = {"batch": batch} if batch else {"effects": ctx.opt("effects", "any")}
+    after_insert(Comment, name="bench", **options)(_handler(ctx, Result))
     return Base.metadata
+
+
+def _handler(ctx: Any, result: Any) -> Any:
+    """Return the handler of this run."""
+    from sqlalchemy import insert
+
+    def add(session: Any, comment_id: int) -> None:
+        session.add(result(comment_id=comment_id, note="done"))
+
+    def flush(session: Any, comment_id: int) -> None:
+        add(session, comment_id)
+        session.flush()
+
+    def core(session: Any, comment_id: int) -> None:
+        session.execute(insert(result), {"comment_id": comment_id, "note": "done"})
+
+    write = {"leave": add, "flush": flush, "core": core}[ctx.opt("write", "leave")]
+
+    def on_comments(events: list[Any], session: Any) -> None:
+        if ctx.handler_db:
+            session.execute(
+                insert(result), [{"comment_id": event.new.id, "note": "done"} for event in events]
+            )
+        for event in events:
+            handled(event.new.id)
+
+    def on_comment_db(new: Any, session: Any) -> None:
+        write(session, new.id)
+        handled(new.id)
+
+    def on_comment(new: Any) -> None:
+        handled(new.id)
+
+    if ctx.opt("batch", 0):
+        return on_comments
+    return on_comment_db if ctx.handler_db else on_comment
 
 
 class Peer(PeerBase):

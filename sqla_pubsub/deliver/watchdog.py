@@ -37,9 +37,7 @@ def deadline(limit: timedelta | None, connection: Connection, name: str) -> Iter
 
     def cancel() -> None:
         fired.set()
-        driver = connection.connection.driver_connection
-        with suppress(Exception):
-            getattr(driver, "cancel_safe", driver.cancel)()  # type: ignore[union-attr]
+        _cancel_query(connection)
 
     def alarm(_signal: int, _frame: FrameType | None) -> None:
         if armed:
@@ -64,3 +62,9 @@ def deadline(limit: timedelta | None, connection: Connection, name: str) -> Iter
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
         watchdog.cancel()
+
+
+def _cancel_query(connection: Connection) -> None:
+    driver = connection.connection.driver_connection
+    with suppress(Exception):
+        getattr(driver, "cancel_safe", driver.cancel)()  # type: ignore[union-attr]
