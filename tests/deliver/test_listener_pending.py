@@ -167,3 +167,15 @@ def test_a_changed_row_is_written_with_its_own_event(notes: Notes) -> None:
         notes.execute("UPDATE note SET content = :content", content=content)
     assert notes.drain(commit_every=LONG) == 3
     assert notes.effects("handle") == ["b", "c", "d"]
+
+
+def test_two_events_that_add_the_same_key_keep_the_first_and_fail_the_second(notes: Notes) -> None:
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        key = 7 if "twin" in new.content else 100 + new.id
+        session.add(notes.Effect(id=key, listener="handle", what=new.content))
+
+    notes.write("first", "a", "twin 'one' %", "b", 'twin "two" %', "c")
+    assert notes.drain(commit_every=LONG) == 6
+    assert sorted(map(str, notes.effects("handle"))) == ["a", "b", "c", "first", "twin 'one' %"]
+    assert [letter.new["content"] for letter in notes.dead()] == ['twin "two" %']
