@@ -107,7 +107,6 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
         _index(f"{name}_due", "listener", "due_at", where="due_at IS NOT NULL"),
         _index(f"{name}_key", "listener", "key", where="key IS NOT NULL"),
         _index(f"{name}_old_key", "listener", "old_key", where="old_key IS NOT NULL"),
-        _index(f"{name}_truncate", "listener", "id", where="operation = 'TRUNCATE'"),
     )
     entry: type[OutboxEntry] = registry.mapped(
         type(

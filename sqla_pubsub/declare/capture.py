@@ -178,13 +178,14 @@ def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence
     single = spec.listeners[0] if len(spec.listeners) == 1 else None
     name = literal(single.name) if single else "pubsub_listener.name"
     values = [name, literal(spec.operation), literal(spec.source)]
-    values += [_key(spec, single, "new" if "new" in sides else "old" if sides else "")]
-    values += [_key(spec, single, "old" if spec.operation == "UPDATE" else "")]
+    # The key of all rows is that of none: an empty array.
+    key = row_key(spec.key, sides[-1], spec.zoned) if sides else f"{literal('[]')}::jsonb"
+    values += [_of_ordered(spec, single, key)]
+    values += [_of_ordered(spec, single, row_key(spec.key, "old", spec.zoned)) if len(sides) == 2 else "NULL"]
     values += [_payload(spec, side) if side in sides else "NULL" for side in ("old", "new")]
     values += [
-        # In brackets, these are asked once for a statement and not once for a row.
+        # In brackets, this is asked once for a statement and not once for a row.
         f"(SELECT nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json)",
-        "(SELECT pg_catalog.clock_timestamp())",
         str(spec.format),
     ]
     conditions = [*more, *([_NO_CHANGE] if spec.operation == "UPDATE" else [])]
@@ -194,7 +195,8 @@ def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence
         conditions.append(condition_of(single))
     lines = [
         f"  INSERT INTO {OUTBOX}",
-        "    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)",
+        # The time is left to the column's default: a volatile function here would cost a plan of two levels.
+        "    (listener, operation, source, key, old_key, old, new, context, format)",
         "  SELECT " + ",\n    ".join(values),
         *_from(spec, rows, with_listeners=single is None),
     ]
@@ -252,12 +254,11 @@ def _payload(spec: TriggerSpec, side: str) -> str:
     return f"(SELECT pg_catalog.json_object_agg(f.key, f.value) FROM {fields} WHERE f.key {test})"
 
 
-def _key(spec: TriggerSpec, single: CapturedListener | None, side: str) -> str:
-    ordered = [item for item in spec.listeners if item.ordered]
-    if not ordered or not side:
+def _of_ordered(spec: TriggerSpec, single: CapturedListener | None, key: str) -> str:
+    """Return *key* for the listeners that are ordered, and NULL for the others."""
+    if not any(item.ordered for item in spec.listeners):
         return "NULL"
-    built = row_key(spec.key, side, spec.zoned)
-    return built if single is not None else f"CASE WHEN pubsub_listener.ordered THEN {built} END"
+    return key if single is not None else f"CASE WHEN pubsub_listener.ordered THEN {key} END"
 
 
 def condition_of(listener: CapturedListener) -> str:

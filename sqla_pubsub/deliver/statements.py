@@ -50,8 +50,8 @@ from sqla_pubsub.quoting import identifier, qualified
 _FIELDS = tuple(field.name for field in fields(Entry))
 _JSON = ("old", "new", "context")
 _LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
-# In the text, because a prepared statement with a parameter could not use the partial index on it.
-_TRUNCATE: ColumnElement[str] = literal_column("'TRUNCATE'")
+_ALL_ROWS: ColumnElement[Any] = literal_column("'[]'::jsonb")
+"""The key of a TRUNCATE."""
 
 
 class Statements:
@@ -101,8 +101,8 @@ class Statements:
         same_row = [("key", "key"), ("key", "old_key"), ("old_key", "key"), ("old_key", "old_key")]
         return [
             *(~self._earlier(lambda b, x=x, y=y: b[x] == c[y]) for x, y in same_row),
-            ~self._earlier(lambda b: b.operation == _TRUNCATE),
-            not_(and_(c.operation == _TRUNCATE, self._earlier(lambda _: true()))),
+            ~self._earlier(lambda b: b.key == _ALL_ROWS),
+            not_(and_(c.key == _ALL_ROWS, self._earlier(lambda _: true()))),
         ]
 
     def _earlier(self, condition: Callable[..., ColumnElement[bool]]) -> ColumnElement[bool]:

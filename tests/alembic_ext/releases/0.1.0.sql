@@ -55,8 +55,6 @@ CREATE INDEX pubsub_outbox_old_key ON pubsub_outbox (listener, old_key) WHERE ol
 
 CREATE INDEX pubsub_outbox_ready ON pubsub_outbox (listener, id) WHERE due_at IS NULL;
 
-CREATE INDEX pubsub_outbox_truncate ON pubsub_outbox (listener, id) WHERE operation = 'TRUNCATE';
-
 CREATE TABLE visit (
     id SERIAL NOT NULL, 
     PRIMARY KEY (id)
@@ -85,7 +83,7 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT ''everything'',
     ''DELETE'',
     ''comment'',
@@ -94,7 +92,6 @@ BEGIN
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(old.*)) AS f WHERE f.key NOT IN (''secret'')),
     NULL,
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM old_rows AS old;
   IF FOUND THEN
@@ -143,7 +140,7 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT ''everything'',
     ''INSERT'',
     ''comment'',
@@ -152,7 +149,6 @@ BEGIN
     NULL,
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(new.*)) AS f WHERE f.key NOT IN (''secret'')),
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM new_rows AS new;
   IF FOUND THEN
@@ -211,16 +207,15 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT ''everything'',
     ''TRUNCATE'',
     ''comment'',
-    NULL,
+    ''[]''::jsonb,
     NULL,
     NULL,
     NULL,
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1;
   IF FOUND THEN
     IF coalesce(pg_catalog.current_setting(''sqla_pubsub.notify'', true), '''') <> ''off'' THEN
@@ -265,7 +260,7 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT pubsub_listener.name,
     ''UPDATE'',
     ''comment'',
@@ -274,7 +269,6 @@ BEGIN
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(old.*)) AS f WHERE f.key NOT IN (''secret'')),
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(new.*)) AS f WHERE f.key NOT IN (''secret'')),
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM (SELECT pubsub_before.pubsub_old, pubsub_after.pubsub_new
     FROM (SELECT pubsub_old, pg_catalog.row_number() OVER () AS position
@@ -336,7 +330,7 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT ''everything'',
     ''INSERT'',
     ''visit'',
@@ -345,7 +339,6 @@ BEGIN
     NULL,
     pg_catalog.row_to_json(new.*),
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1;
   IF FOUND THEN
     IF coalesce(pg_catalog.current_setting(''sqla_pubsub.notify'', true), '''') <> ''off'' THEN

@@ -23,7 +23,7 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT pubsub_listener.name,
     ''INSERT'',
     ''My\011Schema.Order 50\045 ''''o'''' "x" :tag \044pubsub\044'',
@@ -32,7 +32,6 @@ BEGIN
     NULL,
     pg_catalog.row_to_json(new.*),
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM new_rows AS new
   CROSS JOIN LATERAL (VALUES

@@ -20,7 +20,7 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT ''email_author'',
     ''DELETE'',
     ''comment'',
@@ -29,7 +29,6 @@ BEGIN
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(old.*)) AS f WHERE f.key NOT IN (''pass''''word'', ''secret'')),
     NULL,
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM old_rows AS old;
   IF FOUND THEN

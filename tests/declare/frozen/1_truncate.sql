@@ -20,7 +20,7 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT ''email_author'',
     ''TRUNCATE'',
     ''comment'',
@@ -29,7 +29,6 @@ BEGIN
     NULL,
     NULL,
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1;
   IF FOUND THEN
     IF coalesce(pg_catalog.current_setting(''sqla_pubsub.notify'', true), '''') <> ''off'' THEN

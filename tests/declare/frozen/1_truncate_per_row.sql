@@ -20,16 +20,15 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT pubsub_listener.name,
     ''TRUNCATE'',
     ''comment'',
-    NULL,
+    CASE WHEN pubsub_listener.ordered THEN ''[]''::jsonb END,
     NULL,
     NULL,
     NULL,
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM (VALUES
     (''audit'', true, false),

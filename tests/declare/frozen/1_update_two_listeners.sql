@@ -20,7 +20,7 @@ BEGIN
 #variable_conflict use_column
 BEGIN
   INSERT INTO ' || outbox || E'
-    (listener, operation, source, key, old_key, old, new, context, occurred_at, format)
+    (listener, operation, source, key, old_key, old, new, context, format)
   SELECT pubsub_listener.name,
     ''UPDATE'',
     ''comment'',
@@ -29,7 +29,6 @@ BEGIN
     pg_catalog.row_to_json(old.*),
     pg_catalog.row_to_json(new.*),
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
-    (SELECT pg_catalog.clock_timestamp()),
     1
   FROM (SELECT pubsub_before.pubsub_old, pubsub_after.pubsub_new
     FROM (SELECT pubsub_old, pg_catalog.row_number() OVER () AS position
