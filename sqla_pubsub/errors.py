@@ -58,3 +58,10 @@ class Reject(PubSubError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE behind a SQLAlchemy or driver error, or None."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    return state if isinstance(state, str) else None

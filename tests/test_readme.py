@@ -1,32 +1,27 @@
 """What the documents say is run: every block of code, every command, every table of names."""
 
-import configparser
+import ast
 import dataclasses
-import importlib
-import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 
 import click
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import create_engine, text
 
 from examples.easy.mailbox import Mailbox
 from sqla_pubsub import ListenerConfig
 from sqla_pubsub.cli import cli
 from sqla_pubsub.declare.decorators import Options
-from sqla_pubsub.settings import LISTENERS_OPTION, load_settings, module_names
+from tests.reader import ROOT, Block, Reader, blocks, forget_modules
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [
     README,
@@ -36,46 +31,11 @@ DOCUMENTS = [
 ]
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 """Each is read from its beginning, in a project folder and a database of its own."""
-URL = "postgresql+psycopg2://myapp@localhost/myapp"
-"""The database of the documents; it stands for the test's own."""
-PROGRAMS = {"alembic": "alembic", "sqla-pubsub": "sqla_pubsub", "pytest": "pytest"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """A fenced block of a document, and the line where it begins."""
-
-    document: Path
-    line: int
-    language: str
-    source: str
-
-    @property
-    def file(self) -> str | None:
-        """The path in its first line, for a block that is a file of the project."""
-        found = re.match(r"# ([\w./]+\.\w+)\n", self.source)
-        return found[1] if found else None
-
-    @property
-    def commands(self) -> list[str]:
-        """What is to be typed, without the prompt and the remark."""
-        lines = self.source.splitlines()
-        assert all(line.startswith("$ ") for line in lines), f"{self}: a line without a prompt"
-        return [line.removeprefix("$ ").partition("#")[0].strip() for line in lines]
-
-    def __str__(self) -> str:
-        return f"{self.document.relative_to(ROOT)}:{self.line}"
-
-
-def blocks(document: Path) -> Iterator[Block]:
-    source = document.read_text(encoding="utf-8")
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", source, re.MULTILINE | re.DOTALL):
-        yield Block(document, source[: found.start()].count("\n") + 1, found[1], found[2])
-
-
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the first table below a heading or first column name of the README."""
-    lines = README.read_text(encoding="utf-8").splitlines()
+def rows(heading: str, document: Path = README) -> list[list[str]]:
+    """The cells of the first table of a document whose first column is so headed."""
+    lines = document.read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
     table = []
     for line in lines[start + 2 :]:
@@ -87,116 +47,6 @@ def rows(heading: str) -> list[list[str]]:
 
 def listen_options() -> set[str]:
     return {option for parameter in cli.commands["listen"].params for option in parameter.opts}
-
-
-class Reader:
-    """Does with a document what its reader would do, in a project folder.
-
-    Args:
-        folder: An empty folder.
-        url: The database.
-        smtp: Host and port of a mail server.
-    """
-
-    def __init__(self, folder: Path, url: str, smtp: str) -> None:
-        self.folder = folder
-        self.url = url
-        self.namespace = ModuleType("readme_blocks")
-        self.listening: list[subprocess.Popen[bytes]] = []
-        self.environment = os.environ | {"SMTP": smtp, "PYTHONDONTWRITEBYTECODE": "1"}
-        self.environment.pop("SQLA_PUBSUB_URL", None)
-        self.run("alembic init migrations")
-        ini = folder / "alembic.ini"
-        setting = "sqlalchemy.url = " + url.replace("%", "%%")
-        ini.write_text(re.sub(r"sqlalchemy\.url = .*", lambda _: setting, ini.read_text()))
-
-    def read(self, block: Block) -> None:
-        actions: dict[str, Callable[[Block], None]] = {
-            "python": self.python,
-            "toml": self.toml,
-            "ini": self.ini,
-            "console": self.console,
-            "sql": self.sql,
-        }
-        assert block.language in actions, f"{block}: nobody knows how to run a block of {block.language!r}"
-        actions[block.language](block)
-
-    def python(self, block: Block) -> None:
-        source = block.source.replace(URL, self.url)
-        if block.file is None:
-            exec(compile("\n" * block.line + source, str(block.document), "exec"), vars(self.namespace))
-            return
-        path = self.folder / block.file
-        if path.name == "env.py":
-            stock = path.read_text()
-            assert stock.count("target_metadata = None\n") == 1
-            source = stock.replace("target_metadata = None\n", source)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(source, encoding="utf-8")
-        if path.parent.name == "myapp":
-            importlib.invalidate_caches()
-            if path.stem == "models":
-                # Models declared anew belong to a new metadata.
-                forget_modules()
-            importlib.import_module(f"myapp.{path.stem}")
-
-    def sql(self, block: Block) -> None:
-        engine = create_engine(self.url)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(block.source.replace("%", "%%"))
-        engine.dispose()
-
-    def toml(self, block: Block) -> None:
-        tomllib.loads(block.source)
-        assert block.file is not None
-        (self.folder / block.file).write_text(block.source, encoding="utf-8")
-        assert load_settings(self.folder).listeners == ("myapp.listeners",)
-
-    def ini(self, block: Block) -> None:
-        parser = configparser.ConfigParser()
-        parser.read_string(block.source)
-        assert module_names(parser["alembic"][LISTENERS_OPTION]) == ("myapp.listeners",)
-
-    def console(self, block: Block) -> None:
-        for command in block.commands:
-            program, *arguments = shlex.split(command)
-            if program == "make":
-                assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), f"{block}: no such target"
-            elif program == "pip":
-                self.installable(block, arguments)
-            elif program == "sqla-pubsub" and arguments[0] == "listen" and "--drain" not in arguments:
-                self.listen(arguments)
-            else:
-                self.run(command)
-
-    def installable(self, block: Block, arguments: list[str]) -> None:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        extras = re.search(r"\.\[([\w,]+)\]", " ".join(arguments))
-        assert extras, f"{block}: not an installation from the source tree"
-        assert set(extras[1].split(",")) <= set(project["optional-dependencies"]), block
-
-    def run(self, command: str) -> None:
-        program, *arguments = shlex.split(command)
-        done = subprocess.run(
-            [sys.executable, "-m", PROGRAMS[program], *arguments],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
-
-    def listen(self, arguments: list[str]) -> None:
-        with (self.folder / "listen.log").open("wb") as log:
-            command = [sys.executable, "-m", "sqla_pubsub", *arguments]
-            self.listening.append(
-                subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
-            )
-
-    def close(self) -> None:
-        for process in self.listening:
-            process.kill()
-            process.wait()
-        for value in vars(self.namespace).values():
-            if isinstance(value, Engine):
-                value.dispose()
 
 
 @pytest.fixture
@@ -215,11 +65,6 @@ def reader(tmp_path: Path, url: str, mailbox: Mailbox, monkeypatch: pytest.Monke
         stack.callback(reader.close)
         yield reader
     forget_modules()
-
-
-def forget_modules() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "myapp"]:
-        del sys.modules[name]
 
 
 @pytest.mark.one_driver
@@ -301,6 +146,23 @@ def test_the_table_of_extras_names_every_extra_that_a_user_wants() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {name for row in rows("extra") for name in re.findall(r"`(\w+)`", row[0])}
     assert named == set(project["optional-dependencies"]) - {"dev"}
+
+
+def test_the_table_of_events_names_every_event_that_is_logged() -> None:
+    logged = set()
+    for path in (ROOT / "sqla_pubsub").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("logger."):
+                texts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
+                logged.add(
+                    next(str(text) for text in texts if re.match(r"\w+\.\w+", str(text))).split(":")[0]
+                )
+    named = {
+        name
+        for row in rows("event", ROOT / "docs/operations.md")
+        for name in re.findall(r"`([\w.]+)`", row[0])
+    }
+    assert named == logged
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -13,8 +13,8 @@ from sqla_pubsub.cli.project import module_option, open_project, unreachable, ur
 from sqla_pubsub.declare.backfill.progress import Progress as Done
 from sqla_pubsub.declare.backfill.service import Backfill
 from sqla_pubsub.deliver.connect import make_engine
-from sqla_pubsub.deliver.outcome import DENIED, describe, sqlstate
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.deliver.outcome import DENIED, describe
+from sqla_pubsub.errors import ConfigurationError, sqlstate
 
 _AGAIN = "Run the same command again to go on where it stopped, or with --abandon to give it up."
 

@@ -23,7 +23,8 @@ from sqla_pubsub.cli.project import (
 )
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
-from sqla_pubsub.deliver.outcome import DENIED, sqlstate
+from sqla_pubsub.deliver.outcome import DENIED
+from sqla_pubsub.errors import sqlstate
 from sqla_pubsub.privileges import refuse_without_rights
 from sqla_pubsub.subscription import registry_of
 

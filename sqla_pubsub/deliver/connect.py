@@ -10,8 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from tenacity import RetryCallState
 
-from sqla_pubsub.deliver.outcome import DENIED, describe, sqlstate
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.deliver.outcome import DENIED, describe
+from sqla_pubsub.errors import ConfigurationError, sqlstate
 from sqla_pubsub.privileges import Duty, refuse_without_rights
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry
+from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
 
 MAX_ERROR = 20_000
@@ -78,13 +78,6 @@ def describe(error: BaseException) -> str:
         message = "(its text cannot be made)"
     name = type(error).__name__
     return (f"{name}: {message}" if message else name)[:MAX_ERROR]
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE behind a SQLAlchemy or driver error, or None."""
-    original = getattr(error, "orig", None) or error
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    return state if isinstance(state, str) else None
 
 
 def is_transient(error: BaseException) -> bool:

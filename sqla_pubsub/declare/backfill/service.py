@@ -28,11 +28,10 @@ from sqla_pubsub.declare.backfill.steps import (
     functions,
     load,
     run,
-    state,
     write_page,
 )
 from sqla_pubsub.declare.capture import literal
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.errors import ConfigurationError, sqlstate
 from sqla_pubsub.quoting import identifier
 from sqla_pubsub.subscription import outbox
 
@@ -170,9 +169,9 @@ class Backfill:
                 try:
                     progress = self._batch(source, now)
                 except DBAPIError as error:
-                    if state(error) == GONE:
+                    if sqlstate(error) == GONE:
                         raise self._given_up() from error
-                    if state(error) not in RETRIED:
+                    if sqlstate(error) not in RETRIED:
                         raise
                     # Somebody is writing a row of the page: smaller ones pass what is free, and one row waits.
                     now = max(1, now // 4)
@@ -256,7 +255,7 @@ class Backfill:
     def _with_lock(self, table: str, action: Callable[[Connection], object]) -> None:
         """Do what needs a lock on a table without letting its writers queue for long."""
         for attempt in Retrying(
-            retry=retry_if_exception(lambda error: state(error) in RETRIED), wait=wait_random(0.05, 0.3)
+            retry=retry_if_exception(lambda error: sqlstate(error) in RETRIED), wait=wait_random(0.05, 0.3)
         ):
             with attempt, self._begin() as connection:
                 number = attempt.retry_state.attempt_number

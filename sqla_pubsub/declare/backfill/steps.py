@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.declare.backfill.progress import Measure, Progress
 from sqla_pubsub.declare.backfill.sql import Source, function_mark
@@ -74,9 +73,3 @@ def apply(connection: Connection, source: Source) -> None:
 def run(connection: Connection, statement: str) -> Any:
     """Execute text as it stands: names in it may hold ``%`` and ``:``."""
     return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
-
-
-def state(error: BaseException) -> str | None:
-    """Return the SQLSTATE of an error, None without one."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)

@@ -1,0 +1,170 @@
+"""A reader of the documents, who does what they say."""
+
+import configparser
+import dataclasses
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+from sqlalchemy import Engine, create_engine
+
+from sqla_pubsub.settings import LISTENERS_OPTION, load_settings, module_names
+
+ROOT = Path(__file__).resolve().parents[1]
+URL = "postgresql+psycopg2://myapp@localhost/myapp"
+"""The database of the documents; it stands for the test's own."""
+PROGRAMS = {"alembic": "alembic", "sqla-pubsub": "sqla_pubsub", "pytest": "pytest"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A fenced block of a document, and the line where it begins."""
+
+    document: Path
+    line: int
+    language: str
+    source: str
+
+    @property
+    def file(self) -> str | None:
+        """The path in its first line, for a block that is a file of the project."""
+        found = re.match(r"# ([\w./]+\.\w+)\n", self.source)
+        return found[1] if found else None
+
+    @property
+    def commands(self) -> list[str]:
+        """What is to be typed, without the prompt and the remark."""
+        lines = self.source.splitlines()
+        assert all(line.startswith("$ ") for line in lines), f"{self}: a line without a prompt"
+        return [line.removeprefix("$ ").partition("#")[0].strip() for line in lines]
+
+    def __str__(self) -> str:
+        return f"{self.document.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(document: Path) -> Iterator[Block]:
+    source = document.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", source, re.MULTILINE | re.DOTALL):
+        yield Block(document, source[: found.start()].count("\n") + 1, found[1], found[2])
+
+
+class Reader:
+    """Does with a document what its reader would do, in a project folder.
+
+    Args:
+        folder: An empty folder.
+        url: The database.
+        smtp: Host and port of a mail server.
+    """
+
+    def __init__(self, folder: Path, url: str, smtp: str) -> None:
+        self.folder = folder
+        self.url = url
+        self.namespace = ModuleType("readme_blocks")
+        self.listening: list[subprocess.Popen[bytes]] = []
+        self.environment = os.environ | {"SMTP": smtp, "PYTHONDONTWRITEBYTECODE": "1"}
+        self.environment.pop("SQLA_PUBSUB_URL", None)
+        self.run("alembic init migrations")
+        ini = folder / "alembic.ini"
+        setting = "sqlalchemy.url = " + url.replace("%", "%%")
+        ini.write_text(re.sub(r"sqlalchemy\.url = .*", lambda _: setting, ini.read_text()))
+
+    def read(self, block: Block) -> None:
+        actions: dict[str, Callable[[Block], None]] = {
+            "python": self.python,
+            "toml": self.toml,
+            "ini": self.ini,
+            "console": self.console,
+            "sql": self.sql,
+        }
+        assert block.language in actions, f"{block}: nobody knows how to run a block of {block.language!r}"
+        actions[block.language](block)
+
+    def python(self, block: Block) -> None:
+        source = block.source.replace(URL, self.url)
+        if block.file is None:
+            exec(compile("\n" * block.line + source, str(block.document), "exec"), vars(self.namespace))
+            return
+        path = self.folder / block.file
+        if path.name == "env.py":
+            stock = path.read_text()
+            assert stock.count("target_metadata = None\n") == 1
+            source = stock.replace("target_metadata = None\n", source)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+        if path.parent.name == "myapp":
+            importlib.invalidate_caches()
+            if path.stem == "models":
+                # Models declared anew belong to a new metadata.
+                forget_modules()
+            importlib.import_module(f"myapp.{path.stem}")
+
+    def sql(self, block: Block) -> None:
+        engine = create_engine(self.url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(block.source.replace("%", "%%"))
+        engine.dispose()
+
+    def toml(self, block: Block) -> None:
+        tomllib.loads(block.source)
+        assert block.file is not None
+        (self.folder / block.file).write_text(block.source, encoding="utf-8")
+        assert load_settings(self.folder).listeners == ("myapp.listeners",)
+
+    def ini(self, block: Block) -> None:
+        parser = configparser.ConfigParser()
+        parser.read_string(block.source)
+        assert module_names(parser["alembic"][LISTENERS_OPTION]) == ("myapp.listeners",)
+
+    def console(self, block: Block) -> None:
+        for command in block.commands:
+            program, *arguments = shlex.split(command)
+            if program == "make":
+                assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), f"{block}: no such target"
+            elif program == "pip":
+                self.installable(block, arguments)
+            elif program == "sqla-pubsub" and arguments[0] == "listen" and "--drain" not in arguments:
+                self.listen(arguments)
+            else:
+                self.run(command)
+
+    def installable(self, block: Block, arguments: list[str]) -> None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        extras = re.search(r"\.\[([\w,]+)\]", " ".join(arguments))
+        assert extras, f"{block}: not an installation from the source tree"
+        assert set(extras[1].split(",")) <= set(project["optional-dependencies"]), block
+
+    def run(self, command: str) -> None:
+        program, *arguments = shlex.split(command)
+        done = subprocess.run(
+            [sys.executable, "-m", PROGRAMS[program], *arguments],
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
+
+    def listen(self, arguments: list[str]) -> None:
+        with (self.folder / "listen.log").open("wb") as log:
+            command = [sys.executable, "-m", "sqla_pubsub", *arguments]
+            self.listening.append(
+                subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+            )
+
+    def close(self) -> None:
+        for process in self.listening:
+            process.kill()
+            process.wait()
+        for value in vars(self.namespace).values():
+            if isinstance(value, Engine):
+                value.dispose()
+
+
+def forget_modules() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "myapp"]:
+        del sys.modules[name]
