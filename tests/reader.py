@@ -69,11 +69,16 @@ class Reader:
         self.url = url
         self.namespace = ModuleType("readme_blocks")
         self.listening: list[subprocess.Popen[bytes]] = []
+        self.apart = False
+        """Whether blocks are programs of their own; else they are one program, from the first to the last."""
         self.environment = os.environ | {"SMTP": smtp, "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment.pop("SQLA_PUBSUB_URL", None)
+
+    def begin(self) -> None:
+        """Make the migrations folder, and say in its settings where the database is."""
         self.run("alembic init migrations")
-        ini = folder / "alembic.ini"
-        setting = "sqlalchemy.url = " + url.replace("%", "%%")
+        ini = self.folder / "alembic.ini"
+        setting = "sqlalchemy.url = " + self.url.replace("%", "%%")
         ini.write_text(re.sub(r"sqlalchemy\.url = .*", lambda _: setting, ini.read_text()))
 
     def read(self, block: Block) -> None:
@@ -89,6 +94,9 @@ class Reader:
 
     def python(self, block: Block) -> None:
         source = block.source.replace(URL, self.url)
+        if block.file is None and self.apart:
+            self.program(block, source)
+            return
         if block.file is None:
             exec(compile("\n" * block.line + source, str(block.document), "exec"), vars(self.namespace))
             return
@@ -105,6 +113,20 @@ class Reader:
                 # Models declared anew belong to a new metadata.
                 forget_modules()
             importlib.import_module(f"myapp.{path.stem}")
+
+    def program(self, block: Block, source: str) -> None:
+        """Run a block as the script that it is, in a process that has imported nothing yet."""
+        path = self.folder / "program.py"
+        path.write_text(source, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, path.name],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block}:\n{done.stderr}"
 
     def sql(self, block: Block) -> None:
         engine = create_engine(self.url)
@@ -132,6 +154,8 @@ class Reader:
                 self.installable(block, arguments)
             elif program == "sqla-pubsub" and arguments[0] == "listen" and "--drain" not in arguments:
                 self.listen(arguments)
+            elif arguments[0] == "init":
+                self.begin()
             else:
                 self.run(command)
 
@@ -142,7 +166,7 @@ class Reader:
         assert set(extras[1].split(",")) <= set(project["optional-dependencies"]), block
 
     def run(self, command: str) -> None:
-        program, *arguments = shlex.split(command)
+        program, *arguments = shlex.split(command.removeprefix("python -m "))
         done = subprocess.run(
             [sys.executable, "-m", PROGRAMS[program], *arguments],
             cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False,

@@ -97,6 +97,8 @@ def test_a_reader_who_does_what_the_readme_says_gets_what_it_promises(
 @pytest.mark.one_driver
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_a_reader_who_does_what_a_guide_says_gets_no_error(reader: Reader, guide: Path) -> None:
+    reader.begin()
+    reader.apart = True
     for block in blocks(guide):
         reader.read(block)
 
