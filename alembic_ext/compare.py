@@ -7,7 +7,7 @@ this very migration drops: several programs may share a database, and some of it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +61,13 @@ def import_listeners(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: 
 def compare_triggers(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Schemas) -> None:
     """Put the operations on triggers around those that Alembic found."""
     comparison = _Comparison(context, TableChanges.of(upgrade_ops.ops), schemas)
+    modules = _listener_modules(context.migration_context.config)
     for metadata in comparison.metadata:
+        before = Plan(head=[*comparison.plan.head], tail=[*comparison.plan.tail])
         comparison.compare(metadata)
         comparison.compare_messages(metadata)
+        if not modules and comparison.is_unheard(metadata):
+            _say_unheard(comparison.plan.given_up(since=before))
     comparison.drop_with_tables()
     upgrade_ops.ops[:0] = comparison.plan.head
     upgrade_ops.ops.extend(comparison.plan.tail)
@@ -76,6 +80,20 @@ def _listener_modules(config: Config | None) -> tuple[str, ...]:
     found = load_settings(ini=ini, section=config.config_ini_section).listeners
     # env.py may have set it without any file.
     return found or module_names(config.get_main_option(LISTENERS_OPTION) or "")
+
+
+def _say_unheard(lost: Sequence[tuple[str, ...]]) -> None:
+    """Say that the models publish to nobody: most likely the modules with the listeners were not imported."""
+    meaning = "no triggers are written"
+    if lost:
+        names = ", ".join(repr(name) for name in sorted({name for names in lost for name in names}))
+        meaning = f"{len(lost)} capture{'s' * (len(lost) != 1)} would be dropped, for {names}"
+    logger.warning(
+        "listeners.none: models publish, but no listener is declared: %s. Name the modules with listeners: "
+        'listeners = ["myapp.listeners"] under [tool.sqla-pubsub] in pyproject.toml, or sqla_pubsub.listeners = '
+        "myapp.listeners in alembic.ini, or import them in env.py.",
+        meaning,
+    )
 
 
 class _Comparison:
@@ -139,6 +157,13 @@ class _Comparison:
         if table is not None and self._asked(table, function, "function"):
             logger.info("messages.%s: %s", difference.kind, difference.detail)
             self.plan.settle_messages(difference)
+
+    def is_unheard(self, metadata: MetaData) -> bool:
+        """Whether *metadata* publishes, as far as it is compared, and has no listener."""
+        registry = registry_of(metadata)
+        if not registry.in_use or registry.listeners:
+            return False
+        return registry.outbox.Entry.__table__ in self._tables.values()
 
     def drop_with_tables(self) -> None:
         """Drop the triggers of tables that the migration drops, and all that write to a dropped outbox."""

@@ -113,6 +113,19 @@ class Plan:
         elif current is not None:
             self.drop_messages(current)
 
+    def given_up(self, *, since: Plan) -> list[tuple[str, ...]]:
+        """Return, for each capture that serves nobody any more, whom it served; *since* holds what to leave out."""
+        lost = []
+        for operation in (*self.head[len(since.head) :], *self.tail[len(since.tail) :]):
+            match operation:
+                case DropTriggerOp():
+                    lost.append(operation.spec.listener_names)
+                case DropPublishOp():
+                    lost.append(operation.fan_out.listener_names)
+                case CreatePublishOp(previous=FanOut() as previous) if not operation.fan_out.listener_names:
+                    lost.append(previous.listener_names)
+        return [names for names in lost if names]
+
     def drop(self, spec: TriggerSpec) -> None:
         """Drop a trigger, once."""
         known = [op.spec for op in self.head if isinstance(op, DropTriggerOp)]

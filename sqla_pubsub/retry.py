@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.values import Kind, instead, shown
+
+_KINDS: dict[str, Kind] = {
+    "max_attempts": "whole number",
+    "initial": "duration",
+    "factor": "number",
+    "max_delay": "duration",
+    "jitter": "flag",
+}
 
 
 class Rng(Protocol):
@@ -30,7 +40,7 @@ class RetryPolicy:
             failed together do not come back together.
 
     Raises:
-        ConfigurationError: A bound is out of range.
+        ConfigurationError: A value has a wrong type, or a bound is out of range.
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
@@ -42,6 +52,11 @@ class RetryPolicy:
     jitter: bool = True
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            wanted = instead(value, kind)
+            if wanted is not None:
+                raise ConfigurationError(f"RetryPolicy({name}={shown(value)}): give {wanted}.")
         if self.max_attempts < 1:
             raise ConfigurationError(
                 f"RetryPolicy(max_attempts={self.max_attempts}) never tries. Give 1 or more."
@@ -52,7 +67,7 @@ class RetryPolicy:
             )
         if self.initial < timedelta(0) or self.max_delay < self.initial:
             raise ConfigurationError(
-                f"RetryPolicy(initial={self.initial}, max_delay={self.max_delay}): "
+                f"RetryPolicy(initial={shown(self.initial)}, max_delay={shown(self.max_delay)}): "
                 "give 0 <= initial <= max_delay."
             )
 
@@ -70,6 +85,6 @@ class RetryPolicy:
         if attempt >= self.max_attempts:
             return None
         # A power beyond any max_delay would overflow the float long before it mattered.
-        growth = self.factor ** min(attempt - 1, 256)
+        growth = math.exp(min((attempt - 1) * math.log(self.factor), 700))
         full = min(self.initial.total_seconds() * growth, self.max_delay.total_seconds())
         return timedelta(seconds=rng.uniform(0, full) if self.jitter else full)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import sys
 import tomllib
+import traceback
 from collections.abc import Iterable, Mapping
 from configparser import ConfigParser, InterpolationError
 from configparser import Error as IniError
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from sysconfig import get_path
 from typing import Any
 
 from sqla_pubsub.errors import ConfigurationError
@@ -105,12 +107,36 @@ def _import(name: str) -> None:
                 "module, such as 'myapp.listeners'; the current folder is searched too."
             ) from error
         raise ConfigurationError(
-            f"module {name!r} cannot be imported: it needs {missing!r}, which is not found. Install that first."
+            f"module {name!r} cannot be imported: it needs {missing!r}, which is not found{_where(error)}. "
+            "Install that first, or mend its name."
         ) from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"module {name!r}{_where(error)}: {error}") from error
     except Exception as error:
+        words = error.msg if isinstance(error, SyntaxError) else str(error)
+        found = f"{type(error).__name__}: {words}".rstrip(".: ")
         raise ConfigurationError(
-            f"module {name!r} cannot be imported: {type(error).__name__}: {error}. Mend it first."
+            f"module {name!r} cannot be imported: {found}{_where(error)}. Mend it first."
         ) from error
+
+
+def _where(error: Exception) -> str:
+    """Return file and line of the user's code that *error* comes from, the innermost there is."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        places.append((error.filename, error.lineno))
+    for filename, line in reversed(places):
+        path = Path(filename)
+        if path.is_file() and not _is_foreign(path):
+            here = Path.cwd()
+            return f", at {path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
+    return ""
+
+
+def _is_foreign(path: Path) -> bool:
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return True
+    return any(path.is_relative_to(folder) for folder in (get_path("stdlib"), Path(__file__).parent))
 
 
 def _nearest_ini(start: Path) -> Path | None:

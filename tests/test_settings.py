@@ -1,5 +1,6 @@
 """What a project says in pyproject.toml and alembic.ini, and what is refused there."""
 
+import re
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -167,10 +168,73 @@ def test_a_module_that_is_not_there_is_told_from_one_that_needs_another(folder: 
         import_modules(["settings_needy"])
 
 
+def refusal_of(module: str) -> str:
+    with pytest.raises(ConfigurationError) as refusal:
+        import_modules([module])
+    return str(refusal.value)
+
+
 @pytest.mark.parametrize(
-    ("source", "words"), [("1 / 0", "ZeroDivisionError: division by zero"), ("def", "SyntaxError")]
+    ("name", "source", "words"),
+    [
+        ("zero", "\n1 / 0", "ZeroDivisionError: division by zero, at settings_zero.py:2"),
+        ("syntax", "\ndef", "SyntaxError: invalid syntax, at settings_syntax.py:2"),
+        ("stop", "raise OSError('The disk is full.')", "OSError: The disk is full, at settings_stop.py:1"),
+        ("silent", "raise ValueError", "ValueError, at settings_silent.py:1"),
+        ("library", "import json\n\njson.loads('{')", "JSONDecodeError: .*, at settings_library.py:3"),
+        ("literal", "import ast\n\nast.literal_eval('(')", "SyntaxError: .*, at settings_literal.py:3"),
+    ],
 )
-def test_a_module_whose_import_fails_is_named_with_the_reason(folder: Path, source: str, words: str) -> None:
-    write(folder / "settings_failing.py", source)
-    with pytest.raises(ConfigurationError, match=f"'settings_failing' cannot be imported: {words}"):
-        import_modules(["settings_failing"])
+def test_a_module_whose_import_fails_is_named_with_the_reason_and_the_line(
+    folder: Path, name: str, source: str, words: str
+) -> None:
+    """The line is that of the project's own code, also where a library raised."""
+    write(folder / f"settings_{name}.py", source)
+    expected = rf"module 'settings_{name}' cannot be imported: {words}\. Mend it first\."
+    assert re.fullmatch(expected, refusal_of(f"settings_{name}"))
+
+
+def test_the_line_is_that_of_the_innermost_module(folder: Path) -> None:
+    write(folder / "settings_outer" / "listeners.py", "from settings_outer import models\n")
+    write(folder / "settings_outer" / "models.py", "\nimport settings_absent_need\n")
+    assert refusal_of("settings_outer.listeners") == (
+        "module 'settings_outer.listeners' cannot be imported: it needs 'settings_absent_need', which is not found, "
+        "at settings_outer/models.py:2. Install that first, or mend its name."
+    )
+
+
+def test_a_place_outside_of_the_current_folder_is_named_in_full(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(folder / "settings_far.py", "1 / 0")
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.syspath_prepend(folder)
+    assert f"division by zero, at {source}:1. Mend" in refusal_of("settings_far")
+
+
+def test_a_wrong_declaration_is_shown_as_it_is_with_its_line(folder: Path) -> None:
+    write(
+        folder / "settings_declaring.py",
+        """\
+        from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+        from sqla_pubsub import PubSub, after_insert
+
+
+        class Base(DeclarativeBase): ...
+
+
+        class Comment(PubSub, Base):
+            __tablename__ = "comment"
+            id: Mapped[int] = mapped_column(primary_key=True)
+
+
+        @after_insert(Comment, retry=3)
+        def email_author(new): ...
+        """,
+    )
+    assert refusal_of("settings_declaring") == (
+        "module 'settings_declaring', at settings_declaring.py:13: listener 'email_author': retry=3. "
+        "Give RetryPolicy(max_attempts=3)."
+    )

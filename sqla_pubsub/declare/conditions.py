@@ -18,13 +18,18 @@ from sqlalchemy.sql.elements import quoted_name
 from sqlalchemy.sql.util import ClauseAdapter, find_tables
 
 from sqla_pubsub.attributes import columns_by_attribute, local_table
+from sqla_pubsub.declare.words import bare, fields
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.names import MAX_BYTES
+from sqla_pubsub.quoting import quoted
 from sqla_pubsub.subscription import Condition
+from sqla_pubsub.values import nearest
 
 SIDES = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUNCATE": (), "MESSAGE": ()}
 """Which rows an operation knows."""
 
-_STRING = re.compile(r"'(?:[^']|'')*'")
+_SYSTEM = frozenset(("tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"))
+"""The columns that every table has."""
 
 
 class _Bytes(LargeBinary):
@@ -78,16 +83,12 @@ def check_condition(when: Condition | None, operation: str, name: str) -> None:
         return
     allowed = SIDES[operation]
     if isinstance(when, str):
-        bare = _STRING.sub("", when)
-        used = [side for side in ("old", "new") if re.search(rf"\b{side}\b", bare, re.IGNORECASE)]
-        if not bare.strip():
+        words = bare(when)
+        used = [side for side in ("old", "new") if re.search(rf"\b{side}\b", words, re.IGNORECASE)]
+        if not words.strip():
             raise ConfigurationError(f"when= of listener {name!r} is empty. Leave it out to get every event.")
-    elif callable(when):
-        used = list(inspect.signature(when).parameters)
     else:
-        raise ConfigurationError(
-            f"when= of listener {name!r} is {when!r}. Give a function of old and new, or a SQL string."
-        )
+        used = _parameters(when, name)
     wrong = [side for side in used if side not in allowed]
     if wrong:
         raise ConfigurationError(
@@ -100,16 +101,47 @@ def compile_condition(when: Condition | None, mapper: Mapper[Any], operation: st
     """Return the condition of one listener as SQL, the discriminator of its class included.
 
     Raises:
-        ConfigurationError: It cannot be written as SQL, or the discriminator is out of reach.
+        ConfigurationError: It cannot be written as SQL or names a column that is not there, or the
+            discriminator is out of reach.
     """
     side = "old" if operation == "DELETE" else "new"
     parts = [part for part in (_discriminator(mapper, side, operation),) if part is not None]
     if isinstance(when, str):
+        _check_columns(when, mapper, name)
         written = _compile(and_(*parts), name) if parts else None
         return when if written is None else f"({when}) AND ({written})"
     if when is not None:
         parts.append(_call(when, mapper, name))
     return _compile(and_(*parts), name) if parts else None
+
+
+def _parameters(when: object, name: str) -> list[str]:
+    try:
+        return list(inspect.signature(when).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        found = str(when) if isinstance(when, ColumnElement) else repr(when)
+        raise ConfigurationError(
+            f"when= of listener {name!r} is {found}. Give a function of old and new, such as lambda new: new.id > 0, "
+            "or a SQL string."
+        ) from error
+
+
+def _check_columns(when: str, mapper: Mapper[Any], name: str) -> None:
+    """Refuse a column that is not there: PostgreSQL would only find out when the application writes."""
+    table, by_attribute = local_table(mapper), columns_by_attribute(mapper)
+    columns = [str(column.name) for column in table.columns]
+    for side, word in fields(when) if columns else ():
+        found = word.lower()
+        if found in columns or found in _SYSTEM or len(word.encode()) > MAX_BYTES:
+            continue
+        like = word if word in columns else nearest(found, columns)
+        if word in by_attribute:
+            like = str(by_attribute[word].name)
+        hint = f"It has: {', '.join(columns)}." if like is None else f"Do you mean {side}.{quoted(like)}?"
+        raise ConfigurationError(
+            f"when= of listener {name!r} uses {side}.{word}, but table {table.fullname!r} has no "
+            f'column {found!r}. {hint} A column that the model does not know is taken in quotes: {side}."{found}".'
+        )
 
 
 def _discriminator(mapper: Mapper[Any], side: str, operation: str) -> ColumnElement[bool] | None:

@@ -10,15 +10,17 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from types import FunctionType
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
-from sqlalchemy import MetaData
+from sqlalchemy import ColumnElement, MetaData
 from sqlalchemy.exc import ArgumentError, InvalidRequestError
-from sqlalchemy.orm import Mapper, class_mapper
+from sqlalchemy.orm import Mapper, QueryableAttribute, class_mapper
 
 from sqla_pubsub.attributes import column_names, local_table
 from sqla_pubsub.declare.conditions import check_condition, compile_condition
 from sqla_pubsub.declare.mixin import PubSub
+from sqla_pubsub.declare.options import check_keywords, check_together, names_of
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.message import Message, decoder
 from sqla_pubsub.names import MESSAGE, Operation
@@ -28,7 +30,6 @@ from sqla_pubsub.subscription import Condition, ListenerSpec, Subscription, regi
 F = TypeVar("F", bound=Callable[..., Any])
 PARAMETERS = ("event", "old", "new", "session", "context")
 BATCH_PARAMETERS = ("events", "session")
-MAX_BATCH = 10_000
 
 
 class Options(TypedDict, total=False):
@@ -45,7 +46,8 @@ class Options(TypedDict, total=False):
         timeout: End a handler that runs longer, as a failed attempt.
         effects: ``"database"`` promises that the handler only works through ``session``; its events
             then need no savepoint of their own.
-        previous_names: Names this listener had before; their waiting entries are adopted.
+        previous_names: Names this listener had before; their waiting entries are adopted. A string
+            alone is one name.
     """
 
     name: str
@@ -69,14 +71,18 @@ def after_insert(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F
 
 
 def after_update(
-    model: type[Any], /, *, of: Iterable[Any] = (), **options: Unpack[Options]
+    model: type[Any],
+    /,
+    *,
+    of: Iterable[Any] | QueryableAttribute[Any] = (),
+    **options: Unpack[Options],
 ) -> Callable[[F], F]:
     """Call the function for every row whose values changed.
 
     Args:
         model: The model.
-        of: Attributes of which at least one must have changed; empty for any column. An UPDATE that
-            leaves all values as they were publishes nothing.
+        of: Attributes of which at least one must have changed; empty for any column. One alone needs
+            no list. An UPDATE that leaves all values as they were publishes nothing.
         options: See `Options`.
 
     Raises:
@@ -120,7 +126,8 @@ def on_message(
     fields = [field.name for field in dataclasses.fields(cast("Any", message))]
 
     def decorate(handler: F) -> F:
-        name = str(options.get("name") or getattr(handler, "__name__", ""))
+        name = _name(handler, options)
+        check_keywords("on_message", name, {**options}, Options.__annotations__, "ordered_by")
         if options.get("when") is not None:
             raise ConfigurationError(f"listener {name!r} of a message takes no when=. Test in the handler.")
         if options.get("ordered", False) != (ordered_by is not None) or ordered_by not in (None, *fields):
@@ -137,15 +144,16 @@ def on_message(
 
 
 def _decorator(
-    model: type[Any], operation: Operation, of: Iterable[Any], options: Options
+    model: type[Any], operation: Operation, of: Iterable[Any] | QueryableAttribute[Any], options: Options
 ) -> Callable[[F], F]:
-    mapper = _mapper(model)
-    if isinstance(of, str):
-        of = [of]
-    columns = column_names(mapper, of, "of")
+    decorator = f"after_{operation.lower()}"
+    mapper = _mapper(model, decorator)
+    columns = column_names(mapper, _attributes(of), "of")
 
     def decorate(handler: F) -> F:
-        name = str(options.get("name") or getattr(handler, "__name__", ""))
+        name = _name(handler, options)
+        own = "of" if operation == "UPDATE" else None
+        check_keywords(decorator, name, {**options}, Options.__annotations__, own)
         when = options.get("when")
         check_condition(when, operation, name)
         compile_condition(when, mapper, operation, name)
@@ -175,19 +183,44 @@ def register(
         transactional=options.get("transactional", True),
         timeout=options.get("timeout"),
         effects=options.get("effects", "any"),
-        previous_names=tuple(options.get("previous_names", ())),
+        previous_names=names_of(name, options.get("previous_names", ())),
     )
-    _check_options(spec)
+    check_together(spec)
     registry_of(metadata).add(spec)
 
 
+def _name(handler: object, options: Options) -> str:
+    if not callable(handler):
+        raise ConfigurationError(f"{handler!r} is no function. Decorate a function.")
+    name = options.get("name")
+    return name if isinstance(name, str) else str(getattr(handler, "__name__", ""))
+
+
+def _attributes(of: object) -> Iterable[Any]:
+    if isinstance(of, str | QueryableAttribute | ColumnElement):
+        return [of]
+    if not isinstance(of, Iterable):
+        raise ConfigurationError(f"of={of!r} names no attributes. Give a list, such as of=[Comment.content].")
+    return of
+
+
+def _refuse_function(found: object, decorator: str, wanted: str) -> None:
+    """Without its parentheses a decorator gets the handler in the place of the model."""
+    if isinstance(found, FunctionType):
+        raise ConfigurationError(
+            f"{decorator} is given the function {found.__qualname__!r}. Write @{decorator}({wanted}) above it."
+        )
+
+
 def _check_message(message: object) -> None:
+    _refuse_function(message, "on_message", "MessageType")
     if not (isinstance(message, type) and issubclass(message, Message)) or message is Message:
         raise ConfigurationError(f"on_message({message!r}): give a subclass of Message.")
     decoder(message)
 
 
-def _mapper(model: type[Any]) -> Mapper[Any]:
+def _mapper(model: type[Any], decorator: str) -> Mapper[Any]:
+    _refuse_function(model, decorator, "Model")
     try:
         mapper: Mapper[Any] = class_mapper(model, configure=False)
     except (ArgumentError, InvalidRequestError, TypeError) as error:
@@ -203,8 +236,6 @@ def _mapper(model: type[Any]) -> Mapper[Any]:
 
 
 def _parameters(handler: Callable[..., Any], name: str, batch: int | None) -> frozenset[str]:
-    if not callable(handler):
-        raise ConfigurationError(f"{handler!r} is no function. Decorate a function.")
     if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
         raise ConfigurationError(
             f"listener {name!r} is an async function, which is not supported yet. "
@@ -221,23 +252,3 @@ def _parameters(handler: Callable[..., Any], name: str, batch: int | None) -> fr
             )
         names.append(parameter.name)
     return frozenset(names)
-
-
-def _check_options(spec: ListenerSpec) -> None:
-    def refuse(found: str, remedy: str) -> None:
-        raise ConfigurationError(f"listener {spec.name!r}: {found}. {remedy}.")
-
-    if not spec.name.strip() or spec.name != spec.name.strip() or not spec.name.isprintable():
-        refuse("the name is empty or has blanks around it", "Give name= some visible letters")
-    if spec.batch is not None and not 1 <= spec.batch <= MAX_BATCH:
-        refuse(f"batch={spec.batch}", f"Give 1 to {MAX_BATCH}, or leave it out")
-    if spec.batch is not None and spec.ordered:
-        refuse(
-            "batch= and ordered= exclude each other", "An ordered listener gets one event of a row at a time"
-        )
-    if spec.batch is not None and not spec.transactional:
-        refuse("batch= needs a transaction", "Leave out transactional=False")
-    if spec.timeout is not None and spec.timeout <= timedelta(0):
-        refuse(f"timeout={spec.timeout}", "Give a positive timedelta")
-    if spec.effects not in ("any", "database"):
-        refuse(f"effects={spec.effects!r}", "Give 'any' or 'database'")

@@ -12,6 +12,10 @@ from sqla_pubsub.outbox import FORMAT
 
 Kind = Literal["missing", "changed", "damaged", "orphaned", "table"]
 REMEDY = "Run: alembic revision --autogenerate, then alembic upgrade head"
+_NAME_MODULES = (
+    '. Autogenerate sees only listeners it imports: listeners = ["myapp.listeners"] under [tool.sqla-pubsub] '
+    "in pyproject.toml"
+)
 _RENAME = (
     "It is left alone, because it is not ours. Rename it, or choose other names with configure(prefix=...)"
 )
@@ -67,7 +71,10 @@ class Difference:
         return places[0] == places[1]
 
     def __str__(self) -> str:
-        return f"{self.detail}. {self.by_hand or REMEDY}"
+        remedy = self.by_hand or REMEDY
+        if self.by_hand is None and set(self.listeners) - set(self.captured):
+            remedy += _NAME_MODULES
+        return f"{self.detail}. {remedy}"
 
 
 def diff(installed: Iterable[Installed], declared: Iterable[TriggerSpec]) -> list[Difference]:

@@ -7,9 +7,18 @@ from datetime import timedelta
 from typing import Literal
 
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.values import Kind, instead, shown
 
 MAX_GROUP = 500
 """Most entries claimed at once; a claim of more saves nothing measurable."""
+
+_DURATIONS = ("commit_every", "poll_interval", "grace")
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(_DURATIONS, "duration"),
+    "claim_size": "whole number",
+    "synchronous_commit": "flag",
+    "direct_url": "text",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +39,7 @@ class ListenerConfig:
         direct_url: URL past a connection pooler, for notifications and ``transactional=False``.
 
     Raises:
-        ConfigurationError: A value is out of range, or two contradict each other.
+        ConfigurationError: A value has a wrong type or is out of range, or two contradict each other.
     """
 
     commit_every: timedelta = timedelta(milliseconds=100)
@@ -42,10 +51,13 @@ class ListenerConfig:
     direct_url: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("commit_every", "poll_interval", "grace"):
-            value: timedelta = getattr(self, name)
-            if value <= timedelta(0):
-                raise ConfigurationError(f"ListenerConfig({name}={value}): give a positive timedelta.")
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            wanted = None if value is None and name == "direct_url" else instead(value, kind)
+            if wanted is None and name in _DURATIONS and value <= timedelta(0):
+                wanted = "a positive timedelta"
+            if wanted is not None:
+                raise ConfigurationError(f"ListenerConfig({name}={shown(value)}): give {wanted}.")
         if not 1 <= self.claim_size <= MAX_GROUP:
             raise ConfigurationError(f"ListenerConfig(claim_size={self.claim_size}): give 1 to {MAX_GROUP}.")
         if self.notify not in ("idle", "always", "off"):
@@ -54,8 +66,8 @@ class ListenerConfig:
             )
         if self.commit_every > self.grace:
             raise ConfigurationError(
-                f"ListenerConfig(commit_every={self.commit_every}, grace={self.grace}): a stopping listener could "
-                "not finish its transaction. Give commit_every <= grace."
+                f"ListenerConfig(commit_every={shown(self.commit_every)}, grace={shown(self.grace)}): a stopping "
+                "listener could not finish its transaction. Give commit_every <= grace."
             )
         if self.notify == "off" and self.direct_url is not None:
             raise ConfigurationError(

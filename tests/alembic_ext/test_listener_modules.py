@@ -3,6 +3,7 @@
 import pytest
 from alembic.util import CommandError
 
+from alembic_ext.plugin import NAME
 from tests.alembic_ext.project import COMMENT, INSERT_LISTENER, Project, called
 
 pytestmark = pytest.mark.one_driver
@@ -60,6 +61,79 @@ def test_a_module_that_is_no_longer_named_takes_its_triggers_along(project: Proj
     assert called(project.migrate(), "upgrade") == ["drop_pubsub_trigger comment"]
 
 
+def warnings(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return what the stock logging of ``alembic.ini`` showed since the last call."""
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARN")]
+
+
+NONE = f"WARNI [{NAME}] listeners.none: models publish, but no listener is declared:"
+REMEDY = (
+    "Name the modules with listeners: "
+    'listeners = ["myapp.listeners"] under [tool.sqla-pubsub] in pyproject.toml, or sqla_pubsub.listeners = '
+    "myapp.listeners in alembic.ini, or import them in env.py."
+)
+
+
+def test_models_that_publish_to_nobody_are_a_warning(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Most likely nothing imports the listeners; the migration looks complete with its outbox tables."""
+    project.migrate()
+    assert warnings(capsys) == [f"{NONE} no triggers are written. {REMEDY}"]
+
+
+def test_that_all_captures_would_be_dropped_is_a_warning(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.option("shop.listeners shop.more")
+    deleting = "\n\n@after_delete(Comment)\ndef tidy(old): ...\n"
+    viewed = '\n\nclass Viewed(Message, metadata=Base.metadata, name="viewed"):\n    article: int\n'
+    project.models(COMMENT + viewed)
+    project.write("more.py", SECOND + deleting + "\n\n@on_message(Viewed)\ndef count(new): ...\n")
+    project.migrate()
+    project.ini.write_text(project.ini.read_text().replace("sqla_pubsub.listeners =", "# "))
+    assert warnings(capsys) == []
+    project.revision()
+    assert warnings(capsys) == [
+        f"{NONE} 3 captures would be dropped, for 'audit', 'count', 'email_author', 'tidy'. {REMEDY}"
+    ]
+
+
+def test_a_named_module_without_listeners_is_no_warning(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.option("shop.listeners")
+    project.migrate()
+    project.write("listeners.py", "from shop.models import *\n")
+    assert called(project.migrate(), "upgrade") == ["drop_pubsub_trigger comment"]
+    assert warnings(capsys) == []
+
+
+@pytest.mark.parametrize("models", [COMMENT + INSERT_LISTENER, COMMENT.replace("PubSub, Base", "Base")])
+def test_listeners_beside_the_models_and_models_that_do_not_publish_are_no_warning(
+    project: Project, capsys: pytest.CaptureFixture[str], models: str
+) -> None:
+    project.models(models)
+    project.migrate()
+    assert warnings(capsys) == []
+
+
+def test_an_outbox_that_env_py_leaves_out_is_no_warning(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.configure(
+        "include_name=keep",
+        "def keep(name, type_, parents):\n    return type_ != 'table' or name == 'comment'",
+    )
+    project.revision()
+    assert warnings(capsys) == []
+
+
+def test_the_program_shows_the_warning(project: Project) -> None:
+    output = project.run("revision", "--autogenerate", "-m", "x")
+    assert "listeners.none: models publish, but no listener is declared: no triggers are written." in output
+
+
 @pytest.mark.parametrize(
     ("name", "source", "words"),
     [
@@ -76,6 +150,14 @@ def test_a_module_that_cannot_be_imported_stops_autogenerate_with_a_sentence(
     project.write("broken.py", source)
     project.option(name)
     with pytest.raises(CommandError, match=words):
+        project.revision()
+
+
+def test_a_condition_on_a_column_that_is_not_there_stops_autogenerate(project: Project) -> None:
+    """Installed, it would fail every write to the table."""
+    project.write("listeners.py", LISTENERS.replace("(Comment)", "(Comment, when=\"new.contnt = 'x'\")"))
+    project.option("shop.listeners")
+    with pytest.raises(CommandError, match=r"module 'shop.listeners', at .*: when= .* mean new\.content\?"):
         project.revision()
 
 

@@ -90,7 +90,7 @@ def test_a_condition_that_cannot_be_sql_is_refused_with_a_remedy(when: Any, word
         (lambda row: True, "UPDATE", "uses 'row', but UPDATE knows old and new"),
         ("", "UPDATE", "is empty"),
         ("  ", "UPDATE", "is empty"),
-        (5, "UPDATE", "is 5. Give a function of old and new, or a SQL string"),
+        (5, "UPDATE", "is 5. Give a function of old and new, such as .*, or a SQL string"),
     ],
 )
 def test_a_condition_on_a_row_that_the_operation_does_not_know_is_refused(
@@ -100,6 +100,40 @@ def test_a_condition_on_a_row_that_the_operation_does_not_know_is_refused(
         check_condition(when, operation, "watch")
 
 
-@pytest.mark.parametrize("when", ["new.title = 'old'", "new.older > 0", None])
+@pytest.mark.parametrize(
+    "when", ["new.title = 'old'", "new.older > 0", 'new."old" > 0', "new.id > 0 -- not old", None]
+)
 def test_words_in_strings_and_names_are_not_rows(when: str | None) -> None:
     check_condition(when, "INSERT", "watch")
+
+
+@pytest.mark.parametrize(
+    ("when", "words"),
+    [
+        (
+            "new.knd = 'x'",
+            r"uses new\.knd, but table 'comment' has no column 'knd'\. Do you mean new\.kind\?",
+        ),
+        ("old.Kind = new.KIND AND new.dta IS NULL", r"uses new\.dta.* Do you mean new\.data\?"),
+        ("new.title = 'x'", r"""has no column 'title'\. Do you mean new\."Title 100%"\?"""),
+        ("new.xyzzy", "has no column 'xyzzy'. It has: id, Title 100%, kind, data. A column that the model"),
+        ("old.knd > 1", r'is taken in quotes: old\."knd"\.'),
+    ],
+)
+def test_a_column_that_is_not_there_is_refused_before_the_application_writes(when: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        compiled(when)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "new.KIND = 'new.x'",
+        'new."legacy" > 1',
+        'new."Title 100%" = $$new.x$$',
+        "new.xmin = '1'",
+        "new.* IS NULL",
+    ],
+)
+def test_a_column_that_may_be_there_is_taken(when: str) -> None:
+    assert compiled(when) == when

@@ -38,7 +38,8 @@ def test_what_is_only_declared_is_missing() -> None:
     assert difference.listeners == ("email_author",)
     assert str(difference) == (
         "trigger for listener 'email_author' is not installed: INSERT on table 'comment'. "
-        "Run: alembic revision --autogenerate, then alembic upgrade head"
+        "Run: alembic revision --autogenerate, then alembic upgrade head. Autogenerate sees only listeners it "
+        'imports: listeners = ["myapp.listeners"] under [tool.sqla-pubsub] in pyproject.toml'
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import ConfigurationError, Insert, Listener, ListenerConfig, RetryPolicy, after_insert
@@ -271,7 +271,7 @@ def test_draining_without_the_tables_is_an_error_and_not_an_empty_outbox(notes: 
     @after_insert(notes.Note)
     def handle() -> None: ...
 
-    with pytest.raises(ProgrammingError, match="pubsub_outbox"):
+    with pytest.raises(ConfigurationError, match=r"'pubsub_outbox' does not exist.*alembic upgrade head"):
         Listener(notes.engine, notes.metadata).drain()
 
 
@@ -314,9 +314,9 @@ def test_what_cannot_be_listened_to_is_refused_where_the_listener_is_made(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"commit_every": timedelta(0)}, "commit_every=0:00:00.*positive"),
+        ({"commit_every": timedelta(0)}, "commit_every=0.*positive"),
         ({"poll_interval": timedelta(seconds=-1)}, "poll_interval=.*positive"),
-        ({"grace": timedelta(0)}, "grace=0:00:00.*positive"),
+        ({"grace": timedelta(0)}, "grace=0.*positive"),
         ({"claim_size": 0}, "claim_size=0"),
         ({"claim_size": 10**6}, "claim_size=1000000"),
         ({"notify": "never"}, "notify='never'.*'idle', 'always' or 'off'"),
