@@ -42,6 +42,6 @@ def set_context(session: Session | Connection, **values: Any) -> None:
     if not isinstance(session, Connection):
         # Pending changes were made before this call: they go out under the context of that time.
         session.flush()
-        # Where one transaction serves several events, the listener ends the context with the event.
-        session.info[CONTEXT_SETTING] = True
+    # Where one transaction serves several events, the listener ends the context with the event.
+    session.info[CONTEXT_SETTING] = True
     session.execute(_MERGE, {"setting": CONTEXT_SETTING, "values": encoded})

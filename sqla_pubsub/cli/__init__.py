@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from sqla_pubsub.cli.project import Unreachable
 from sqla_pubsub.cli.root import cli
 from sqla_pubsub.errors import PubSubError
 
@@ -13,9 +14,9 @@ __all__ = ["cli", "main"]
 
 
 def main() -> None:
-    """Run the command line; what went wrong is one sentence on stderr and exit code 2."""
+    """Run the command line; what went wrong is one sentence on stderr and exit code 2, or 1 for a server away."""
     try:
         cli.main(prog_name="sqla-pubsub", standalone_mode=True)
     except PubSubError as error:
         click.echo(f"sqla-pubsub: {error}", err=True)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, Unreachable) else 2)

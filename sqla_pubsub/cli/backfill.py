@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import DBAPIError
 
-from sqla_pubsub.cli.project import module_option, open_project, unreachable, url_option
+from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
 from sqla_pubsub.declare.backfill.progress import Progress as Done
 from sqla_pubsub.declare.backfill.service import Backfill
-from sqla_pubsub.deliver.connect import make_engine
 from sqla_pubsub.deliver.outcome import DENIED, describe
 from sqla_pubsub.errors import ConfigurationError, sqlstate
 
@@ -47,9 +47,9 @@ def backfill(
     Stopped anywhere, it goes on where it was when it is run again. Writers and workers may run meanwhile.
     """
     project = open_project(url, modules)
-    engine = make_engine(project.config.direct_url or project.url)
+    project = replace(project, url=project.config.direct_url or project.url)
     try:
-        with Backfill(engine, project.metadata, listener) as work:
+        with Backfill(project.engine(), project.metadata, listener) as work:
             if abandon:
                 found = work.abandon()
                 click.echo(
@@ -68,7 +68,7 @@ def backfill(
                 f"{describe(error.orig or error)}. Backfill {listener!r} as the role that runs the migrations: "
                 "it creates a trigger and functions, and reads and writes the outbox."
             ) from error
-        raise unreachable(project.url, error) from error
+        raise failed(project, error) from error
     click.echo(_summary(done, listener))
 
 

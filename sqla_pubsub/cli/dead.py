@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.inspect import json_option
 from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
+from sqla_pubsub.cli.words import counted
 from sqla_pubsub.deliver.maintenance import Letters, Maintenance
 from sqla_pubsub.errors import ConfigurationError
 
@@ -44,8 +45,10 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         project = open_project(url, modules)
         letters = Letters(listener=listener, older_than=older_than, ids=tuple(others.pop("ids", ())))
+        maintenance = Maintenance(project.engine(), project.metadata)
         try:
-            command(Maintenance(project.engine(), project.metadata), letters, **others)
+            _refuse_unknown_listener(maintenance, listener)
+            command(maintenance, letters, **others)
         except DBAPIError as error:
             raise failed(project, error, "operator") from error
 
@@ -61,6 +64,9 @@ def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, l
     rows = maintenance.dead_letters(letters, limit=limit)
     if as_json:
         click.echo(_as_json(rows))
+        return
+    if not rows:
+        click.echo("No dead letters.")
         return
     table = Table("id", "listener", "event", "attempts", "died at", "reason")
     for row in rows:
@@ -135,7 +141,17 @@ def _apply(
         while moved := action(letters):
             count += moved
             progress.update(task, completed=count)
-    click.echo(f"{count} dead letter{'s' * (count != 1)} {done}.")
+    click.echo(f"{counted(count, 'dead letter')} {done}.")
+
+
+def _refuse_unknown_listener(maintenance: Maintenance, listener: str | None) -> None:
+    if listener is None:
+        return
+    known = maintenance.listeners()
+    if listener not in known:
+        raise ConfigurationError(
+            f"listener {listener!r} is not declared and has no dead letters. Known are: {', '.join(sorted(known))}."
+        )
 
 
 def _refuse_unknown(letters: Letters, rows: Sequence[dict[str, Any]]) -> None:

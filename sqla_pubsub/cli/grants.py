@@ -9,7 +9,7 @@ import click
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import DBAPIError
 
-from sqla_pubsub.cli.project import modules_argument, open_projects, unreachable, url_option
+from sqla_pubsub.cli.project import failed, modules_argument, open_projects, url_option
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.privileges import DUTIES, Duty, needed, statements
 from sqla_pubsub.quoting import quoted
@@ -43,7 +43,7 @@ def grants(modules: Sequence[str], url: str | None, **chosen: Sequence[str]) -> 
             with project.engine().connect() as connection:
                 lines = list(_lines(connection, project.metadata, roles))
         except DBAPIError as error:
-            raise unreachable(project.url, error) from error
+            raise failed(project, error) from error
         click.echo("\n".join(lines))
 
 

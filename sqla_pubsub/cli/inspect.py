@@ -14,17 +14,11 @@ from sqlalchemy import MetaData
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
-from sqla_pubsub.cli.project import (
-    failed,
-    modules_argument,
-    open_project,
-    unreachable,
-    url_option,
-)
+from sqla_pubsub.cli.difference import sentence
+from sqla_pubsub.cli.project import failed, modules_argument, open_project, url_option
+from sqla_pubsub.cli.words import counted, lasting
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
-from sqla_pubsub.deliver.outcome import DENIED
-from sqla_pubsub.errors import sqlstate
 from sqla_pubsub.privileges import refuse_without_rights
 from sqla_pubsub.subscription import registry_of
 
@@ -37,7 +31,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 def check_command(modules: Sequence[str], url: str | None) -> None:
     """Compare what MODULES declare with what is installed. Exit code 1 when they differ.
 
-    The same code when entries wait for a listener that nobody declares: no worker will ever take them.
+    The same code when entries wait for a listener that nobody declares, because no worker will ever take
+    them, and when the database cannot be reached.
     """
     project = open_project(url, modules)
     rows: list[ListenerStatus] = []
@@ -49,16 +44,17 @@ def check_command(modules: Sequence[str], url: str | None) -> None:
         if not any(difference.kind == "table" for difference in differences):
             rows = Maintenance(project.engine(), project.metadata).status()
     except DBAPIError as error:
-        raise unreachable(project.url, error) from error
+        raise failed(project, error, "monitor") from error
     for difference in differences:
-        click.echo(str(difference))
+        click.echo(sentence(difference))
     if not differences:
         click.echo("All declared triggers are installed.")
     abandoned = _abandoned(rows, project.metadata)
     for row in abandoned:
+        entries = counted(row.ready + row.waiting, "entry", "entries")
         click.echo(
-            f"listener {row.listener!r} is not declared, but {row.ready + row.waiting} entries and {row.dead} dead "
-            f"letters are its own. Give the listener that takes them over previous_names=[{row.listener!r}], "
+            f"listener {row.listener!r} is not declared, but {entries} and {counted(row.dead, 'dead letter')} are "
+            f"its own. Give the listener that takes them over previous_names=[{row.listener!r}], "
             "declare it again, or delete them."
         )
     sys.exit(1 if differences or abandoned else 0)
@@ -75,7 +71,11 @@ def _abandoned(rows: Sequence[ListenerStatus], metadata: MetaData) -> list[Liste
 @json_option
 @url_option
 def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> None:
-    """Show the backlog of every listener."""
+    """Show the backlog of every listener.
+
+    Ready is what a worker would take now, retries whose time has come among it; waiting, what is retried
+    later; oldest, for how long the first of the ready entries has been ready.
+    """
     project = open_project(url, modules)
     try:
         rows = Maintenance(project.engine(), project.metadata).status()
@@ -103,12 +103,13 @@ def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) 
     try:
         rows = Maintenance(project.engine(), project.metadata).status()
     except DBAPIError as error:
-        click.echo(str(failed(project, error, "monitor")), err=True)
-        sys.exit(2 if sqlstate(error) == DENIED else 1)
+        raise failed(project, error, "monitor") from error
     late = [row for row in rows if row.declared and row.oldest is not None and row.oldest > max_age]
     for row in late:
+        assert row.oldest is not None
+        ready = counted(row.ready, "entry", "entries")
         click.echo(
-            f"listener {row.listener!r} is behind: {row.ready} entries ready, the oldest since {row.oldest}"
+            f"listener {row.listener!r} is behind: {ready} ready, the oldest for {lasting(row.oldest)}"
         )
     if not late:
         click.echo("healthy")
@@ -116,9 +117,9 @@ def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) 
 
 
 def _print_table(rows: Sequence[ListenerStatus]) -> None:
-    table = Table("listener", "ready", "waiting", "dead", "oldest", "")
+    table = Table("listener", "ready", "waiting", "dead", "oldest", "note")
     for row in rows:
-        oldest = "" if row.oldest is None else str(row.oldest).partition(".")[0]
+        oldest = "" if row.oldest is None else lasting(row.oldest)
         note = "" if row.declared else "not declared"
         table.add_row(row.listener, str(row.ready), str(row.waiting), str(row.dead), oldest, note)
     Console().print(table)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -17,18 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, nap, retry_if_exception_type, wait_random_exponential
+from tenacity import Retrying, nap, retry_if_exception, wait_random_exponential
 
-from sqla_pubsub.cli.project import (
-    Project,
-    modules_argument,
-    open_project,
-    unreachable,
-    url_option,
-)
+from sqla_pubsub.cli.difference import sentence
+from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
+from sqla_pubsub.cli.words import counted
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
-from sqla_pubsub.deliver.connect import say_waiting
+from sqla_pubsub.deliver.connect import Outage, is_away
 from sqla_pubsub.deliver.health import HealthServer
 from sqla_pubsub.deliver.listener import chosen
 from sqla_pubsub.deliver.maintenance import Maintenance
@@ -119,14 +115,17 @@ def _differences(project: Project, engine: Engine, *, patient: bool, comparing: 
     try:
         if not patient:
             return compare()
-        return Retrying(
-            retry=retry_if_exception_type(DBAPIError),
+        outage = Outage(engine, project.metadata)
+        found = Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, DBAPIError) and is_away(error)),
             wait=wait_random_exponential(multiplier=0.2, max=5.0),
             sleep=nap.sleep,
-            before_sleep=say_waiting,
+            before_sleep=outage.waiting,
         )(compare)
     except DBAPIError as error:
-        raise unreachable(project.url, error) from error
+        raise failed(project, error, "listener") from error
+    outage.over()
+    return found
 
 
 def _refuse_without_capture(
@@ -135,9 +134,9 @@ def _refuse_without_capture(
     wanted = {spec.name for spec in chosen(registry_of(project.metadata).listeners, listeners)}
     fatal = [d for d in differences if d.kind == "table" or wanted & _uncaptured(d)]
     if fatal:
-        raise ConfigurationError("\n".join(str(difference) for difference in fatal))
+        raise ConfigurationError("\n".join(map(sentence, fatal)))
     for difference in differences:
-        logger.warning("capture.differs: %s", difference)
+        logger.warning("capture.differs: %s", sentence(difference))
 
 
 def _uncaptured(difference: Difference) -> set[str]:
@@ -149,11 +148,14 @@ def _supervise(
     project: Project, engine: Engine, plan: Plan, processes: int, health: HealthServer | None
 ) -> int:
     maintenance = Maintenance(engine, project.metadata)
+    names = [spec.name for spec in chosen(registry_of(project.metadata).listeners, plan.listeners)]
     bar: AbstractContextManager[Any] = nullcontext()
     on_progress = None
     if plan.drain and sys.stderr.isatty():
-        names = [spec.name for spec in chosen(registry_of(project.metadata).listeners, plan.listeners)]
-        bar, on_progress = _progress_bar(maintenance.pending(names))
+        try:
+            bar, on_progress = _progress_bar(maintenance.pending(names)[0])
+        except DBAPIError as error:
+            raise failed(project, error, "listener") from error
     with bar:
         supervisor = Supervisor(plan, processes, count_crash=maintenance.count_crash, on_progress=on_progress)
         if health is not None:
@@ -161,7 +163,19 @@ def _supervise(
         code = supervisor.run()
     if plan.drain:
         click.echo(summary(supervisor.counts), err=True)
+        if code == 0:
+            _say_what_is_left(maintenance, names)
     return code
+
+
+def _say_what_is_left(maintenance: Maintenance, names: Sequence[str]) -> None:
+    """Entries of an earlier run too, which this one had no reason to try."""
+    # The events were handled, whether or not they can be counted.
+    with suppress(DBAPIError):
+        ready, waiting = maintenance.pending(names)
+        if ready or waiting:
+            left = counted(ready + waiting, "entry", "entries")
+            click.echo(f"{left} left in the outbox: {ready} ready, {waiting} waiting for a retry", err=True)
 
 
 def summary(counts: Sequence[Counts]) -> str:
@@ -172,8 +186,8 @@ def summary(counts: Sequence[Counts]) -> str:
     """
     done, retried, dead = (sum(column) for column in zip(*counts, strict=True))
     return (
-        f"{done} event{'s' * (done != 1)} handled, {retried} failed and waiting for a retry, "
-        f"{dead} dead letter{'s' * (dead != 1)}"
+        f"{counted(done, 'event')} handled, {retried} failed and waiting for a retry, "
+        f"{counted(dead, 'dead letter')}"
     )
 
 

@@ -11,18 +11,21 @@ from typing import Any
 
 import click
 from sqlalchemy import Engine, MetaData, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.connect import denial, make_engine
+from sqla_pubsub.deliver.connect import denial, is_away, make_engine, refusal
 from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.deliver.worker import find_metadata
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.errors import ConfigurationError, PubSubError, sqlstate
 from sqla_pubsub.privileges import Duty
 from sqla_pubsub.settings import ProjectSettings, import_modules, load_settings
 from sqla_pubsub.subscription import registries
 
 URL_VARIABLE = "SQLA_PUBSUB_URL"
+DRIVERS = ("psycopg2", "psycopg")
+_SECRETS = ("password", "sslpassword", "passfile", "sslkey")
+"""Options that a URL may have behind the question mark."""
 
 url_option = click.option(
     "--url", help=f"SQLAlchemy URL of the database. Default: ${URL_VARIABLE}, the settings files."
@@ -36,6 +39,10 @@ module_option = click.option(
 )
 
 modules_argument = click.argument("modules", nargs=-1)
+
+
+class Unreachable(PubSubError):
+    """The database does not answer for now: exit code 1, because trying again may help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +135,10 @@ def listener_config(settings: Mapping[str, Any]) -> ListenerConfig:
             )
         values[name] = value
     if isinstance(values.get("direct_url"), str):
-        values["direct_url"] = with_driver(values["direct_url"])
+        try:
+            values["direct_url"] = with_driver(values["direct_url"])
+        except ConfigurationError as error:
+            raise ConfigurationError(f"[tool.sqla-pubsub.listen] direct_url: {error}") from error
     return ListenerConfig(**values)
 
 
@@ -136,29 +146,42 @@ def with_driver(url: str) -> str:
     """Return *url* with a driver that is installed; a bare one means psycopg2, else psycopg.
 
     Raises:
-        ConfigurationError: It is no URL, or not one of PostgreSQL.
+        ConfigurationError: It is no URL, not one of PostgreSQL, or its driver cannot be used.
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ConfigurationError(
-            "the database URL cannot be read. Give one such as postgresql+psycopg2://user@host/database."
+            "the database URL cannot be read. Give one such as postgresql+psycopg2://user@host:5432/database."
         ) from error
-    backend = parsed.get_backend_name()
+    backend, _, driver = parsed.drivername.partition("+")
     if backend not in ("postgresql", "postgres"):
         raise ConfigurationError(f"the database URL is one of {backend!r}. Give a postgresql:// URL.")
-    if "+" not in parsed.drivername:
-        driver = "psycopg2" if find_spec("psycopg2") else "psycopg"
-        parsed = parsed.set(drivername=f"postgresql+{driver}")
-    return parsed.render_as_string(hide_password=False)
+    driver = driver or next(filter(find_spec, DRIVERS), DRIVERS[0])
+    if driver not in DRIVERS:
+        raise ConfigurationError(f"driver {driver!r} is not supported. Use {' or '.join(DRIVERS)}.")
+    complete = parsed.set(drivername=f"postgresql+{driver}").render_as_string(hide_password=False)
+    try:
+        make_engine(complete)
+    except ImportError as error:
+        found = "is not installed" if find_spec(driver) is None else f"cannot be imported: {error}"
+        raise ConfigurationError(
+            f"driver {driver!r} {found}. Run: pip install 'sqla-pubsub[{driver}]'"
+        ) from error
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise ConfigurationError(f"the database URL cannot be used: {describe(error)}. Mend it.") from error
+    return complete
 
 
-def failed(project: Project, error: DBAPIError, duty: Duty) -> ConfigurationError:
-    """Return the sentence for a command whose statement failed: a missing right, or a server that is away."""
-    return denial(project.engine(), project.metadata, duty, error) or unreachable(project.url, error)
-
-
-def unreachable(url: str, error: DBAPIError) -> ConfigurationError:
-    """Return the sentence for a server that does not answer."""
-    place = make_url(url).render_as_string(hide_password=True)
-    return ConfigurationError(f"the database at {place} cannot be reached: {describe(error.orig or error)}")
+def failed(project: Project, error: DBAPIError, duty: Duty | None = None) -> PubSubError:
+    """Return the sentence for a command whose statement failed: a missing right or table, or a server away."""
+    engine = project.engine()
+    refused = None if duty is None else denial(engine, project.metadata, duty, error)
+    refused = refused or refusal(engine, project.metadata, error)
+    if refused is not None:
+        return refused
+    place = make_url(project.url).difference_update_query(_SECRETS).render_as_string(hide_password=True)
+    away = sqlstate(error) is None or error.connection_invalidated
+    found = "cannot be reached" if away else "refused a statement"
+    kind = Unreachable if is_away(error) else ConfigurationError
+    return kind(f"the database at {place} {found}: {describe(error.orig or error)}")

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Callable
+from datetime import timedelta
 
-from sqlalchemy import Engine, MetaData, create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, MetaData, create_engine, text
+from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
-from tenacity import RetryCallState
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+from sqla_pubsub.deliver.notifications import StopSignal
 from sqla_pubsub.deliver.outcome import DENIED, describe
 from sqla_pubsub.errors import ConfigurationError, sqlstate
-from sqla_pubsub.privileges import Duty, refuse_without_rights
+from sqla_pubsub.privileges import Duty, needed, refuse_without_rights
+from sqla_pubsub.retry import RetryPolicy
+from sqla_pubsub.subscription import outbox
 
 logger = logging.getLogger(__name__)
 
-_HIDDEN = (DENIED, "42P01", "3F000")
-"""Permission denied; and a table or schema that is not there for a role without the right on its schema."""
+_GONE = ("42P01", "3F000")
+"""A table or schema that is not there, or not for a role without the right on its schema."""
+_WRONG = ("0A", "22", "23", "3D", "3F", "42")
+"""Classes of SQLSTATEs that say the same however often a statement is tried.
+
+Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
 
 KEEPALIVE = {
     "keepalives": 1,
@@ -32,6 +44,11 @@ KEEPALIVE = {
 Source: https://www.postgresql.org/docs/current/libpq-connect.html
 """
 
+# What connects but cannot work, for want of a right say, would connect again without end.
+_backoff = RetryPolicy(
+    max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=2)
+)
+
 
 def make_engine(url: str) -> Engine:
     """Return an engine for *url* whose connections notice a server that went away."""
@@ -40,7 +57,7 @@ def make_engine(url: str) -> Engine:
 
 def denial(engine: Engine, metadata: MetaData, duty: Duty, error: BaseException) -> ConfigurationError | None:
     """Return the refusal where *error* came from a right that the role lacks, None where it did not."""
-    if sqlstate(error) in _HIDDEN:
+    if sqlstate(error) in (DENIED, *_GONE):
         try:
             with engine.connect() as connection:
                 refuse_without_rights(connection, metadata, duty)
@@ -51,21 +68,130 @@ def denial(engine: Engine, metadata: MetaData, duty: Duty, error: BaseException)
     return None
 
 
-def said(refusal: ConfigurationError | None) -> bool:
-    """Log the right that is missing; return False where none is."""
-    if refusal is not None:
-        logger.error("right.missing: %s", refusal)
-    return refusal is not None
+def refusal(engine: Engine, metadata: MetaData, error: BaseException) -> ConfigurationError | None:
+    """Return the refusal where the URL has an unknown option or our tables are missing, else None."""
+    if isinstance(error, DBAPIError) and _unreadable(error):
+        return ConfigurationError(
+            f"the database URL cannot be used: {describe(error.orig or error)}. Allowed options are those of libpq."
+        )
+    if sqlstate(error) in _GONE:
+        try:
+            return _absence(engine, metadata)
+        except SQLAlchemyError:
+            logger.debug("right.unknown: the catalog cannot be read", exc_info=True)
+    return None
 
 
-def say_waiting(
-    state: RetryCallState, denial: Callable[[BaseException], ConfigurationError | None] | None = None
-) -> None:
-    """Log one line for an attempt to connect that failed."""
-    error = None if state.outcome is None else state.outcome.exception()
-    if error is not None and denial is not None and said(denial(error)):
-        return
-    logger.warning(
-        "connection.waiting: attempt %s failed: %s", state.attempt_number, describe(error) if error else "",
-        extra={"attempt": state.attempt_number},
-    )  # fmt: skip
+def _absence(engine: Engine, metadata: MetaData) -> ConfigurationError | None:
+    table = outbox(metadata).Entry.__table__
+    with engine.connect() as connection:
+        if needed(connection, metadata, "listener"):
+            return None
+        hint = ""
+        if connection.schema_for_object(table) is None:
+            path = connection.scalar(text("SHOW search_path"))
+            hint = f". If it is installed, its schema is not in the search_path of this connection: {path}"
+    return ConfigurationError(
+        f"outbox table {table.fullname!r} does not exist in this database. Run: alembic upgrade head{hint}"
+    )
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether it may go better later: not where the URL, a table or a right is wrong."""
+    state = sqlstate(error)
+    return not _unreadable(error) if state is None else state[:2] not in _WRONG
+
+
+def _unreadable(error: DBAPIError) -> bool:
+    """Whether libpq refused the URL before it asked any server."""
+    return sqlstate(error) is None and error.statement is None and isinstance(error, ProgrammingError)
+
+
+class Outage:
+    """What a listener says from the first failure until there is work again, and the attempts between.
+
+    Args:
+        engine: The database.
+        metadata: Whose listeners are to run.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, engine: Engine, metadata: MetaData, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._metadata = metadata
+        self._clock = clock
+        self._rng = random.Random()
+        self._losses = 0
+        """Connections lost in a row without a round of work between them."""
+        self._since: float | None = None
+
+    def refuse(self, error: BaseException, *, rights: bool = False) -> None:
+        """Raise what trying again would not mend; a right may be given back, so that only where it is asked for.
+
+        Raises:
+            ConfigurationError: The outbox is not installed, the URL has an unknown option, or a right is missing.
+        """
+        refused = self._denial(error) if rights else None
+        refused = refused or refusal(self._engine, self._metadata, error)
+        if refused is not None:
+            raise refused from error
+
+    def lost(self, error: BaseException) -> None:
+        """Log that the work was interrupted."""
+        if not self._denied(error):
+            logger.warning("connection.lost: %s", describe(error))
+
+    def waiting(self, state: RetryCallState) -> None:
+        """Log one line for an attempt to connect that failed."""
+        error = None if state.outcome is None else state.outcome.exception()
+        if error is None or not self._denied(error):
+            logger.warning(
+                "connection.waiting: attempt %s failed: %s", state.attempt_number, describe(error) if error else "",
+                extra={"attempt": state.attempt_number},
+            )  # fmt: skip
+
+    def pause(self) -> float:
+        """Return how many seconds to wait before connecting again, more after each loss."""
+        self._losses += 1
+        pause = _backoff.delay(self._losses, self._rng)
+        assert pause is not None
+        return pause.total_seconds()
+
+    def over(self) -> None:
+        """Log once that the database can be worked with again."""
+        self._losses = 0
+        if self._since is not None:
+            away, self._since = self._clock() - self._since, None
+            logger.warning("connection.restored: after %.1f s", away, extra={"away": away})
+
+    def until_open(self, opens: Callable[[], None], stop: StopSignal) -> bool:
+        """Call *opens* until it succeeds; return False when stopped before that."""
+        retrying = Retrying(
+            retry=retry_if_exception_type((DBAPIError, PoolTimeout)),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            sleep=stop.wait,
+            before_sleep=self.waiting,
+            stop=lambda _: stop(),
+            reraise=True,
+        )
+        try:
+            retrying(opens)
+        except (DBAPIError, PoolTimeout):
+            if not stop():
+                raise
+            return False
+        return True
+
+    def _denied(self, error: BaseException) -> bool:
+        """Log the right that is missing; return False where none is."""
+        refused = self._denial(error)
+        if refused is not None:
+            logger.error("right.missing: %s", refused)
+        elif self._since is None:
+            self._since = self._clock()
+        return refused is not None
+
+    def _denial(self, error: BaseException) -> ConfigurationError | None:
+        return denial(self._engine, self._metadata, "listener", error)

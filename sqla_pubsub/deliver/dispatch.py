@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
@@ -212,9 +211,9 @@ def read_message(entry: Entry, subscription: Subscription) -> Any:
     assert subscription.message is not None
     try:
         return decoder(subscription.message).decode(entry.new or "null")
-    except msgspec.DecodeError as error:
+    except Exception as error:
         raise UnreadableEntry(
-            f"outbox entry {entry.id} is no readable message {subscription.source!r}: {error}."
+            f"outbox entry {entry.id} is no readable message {subscription.source!r}: {type(error).__name__}: {error}."
         ) from error
 
 

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from datetime import timedelta
 from functools import cached_property, partial
 
 from sqlalchemy import Engine, MetaData
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import configure_mappers
-from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.connect import denial, make_engine, said, say_waiting
+from sqla_pubsub.deliver.connect import Outage, make_engine
 from sqla_pubsub.deliver.dispatch import Dispatcher
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
-from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
 from sqla_pubsub.deliver.step import ConnectionLost
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.subscription import ListenerSpec, registry_of
 
 logger = logging.getLogger(__name__)
@@ -34,11 +30,6 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 
 _IMPORTED_IN = os.getpid()
-
-# What connects but cannot work, for want of a right say, would connect again without end.
-_backoff = RetryPolicy(
-    max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=2)
-)
 
 
 class Listener:
@@ -78,7 +69,7 @@ class Listener:
         self._engine = engine
         self._config = config or ListenerConfig()
         self._registry = registry_of(metadata)
-        self._denial = partial(denial, engine, metadata, "listener")
+        self._outage = Outage(engine, metadata)
         self._specs = chosen(self._registry.listeners, listeners)
         self._board = board or Board()
         self._stop = StopSignal()
@@ -86,9 +77,6 @@ class Listener:
         self._direct_store: Store | None = None
         self._sleeper: Sleeper | None = None
         self._lanes: list[Lane] = []
-        self._losses = 0
-        """Connections lost in a row without a round of work between them."""
-        self._rng = random.Random()
 
     def stop(self) -> None:
         """End `run` or `drain` after the event in hand; safe in signal handlers and from other threads."""
@@ -104,7 +92,7 @@ class Listener:
 
         Raises:
             DBAPIError: The server cannot be reached.
-            ConfigurationError: The role lacks a right.
+            ConfigurationError: The role lacks a right, or the outbox is not installed.
         """
         settled = 0
         try:
@@ -115,11 +103,12 @@ class Listener:
                     step = self._round(progress)
                 except ConnectionLost:
                     self._disconnect()
+                    for lane in self._lanes:
+                        lane.rewind(due=True)
                     continue
                 except DBAPIError as error:
                     self._disconnect()
-                    if (refusal := self._denial(error)) is not None:
-                        raise refusal from error
+                    self._outage.refuse(error, rights=True)
                     raise
                 settled += step
                 if not step and not self._more:
@@ -129,21 +118,22 @@ class Listener:
         return settled
 
     def run(self) -> None:
-        """Work until stopped; wait for the server as long as it is away."""
+        """Work until stopped; wait for the server as long as it is away.
+
+        Raises:
+            ConfigurationError: The outbox is not installed, or the URL has an unknown option.
+        """
         try:
             self._open_lanes()
             logger.info(
                 "listener.started: %s", ", ".join(spec.name for spec in self._specs),
                 extra={"listeners": [spec.name for spec in self._specs]},
             )  # fmt: skip
-            while not self._stop() and self._connected():
+            while not self._stop() and self._outage.until_open(self._open, self._stop):
                 try:
                     self._work_until_idle_or_lost()
                 except ConnectionLost:
-                    self._losses += 1
-                    pause = _backoff.delay(self._losses, self._rng)
-                    assert pause is not None
-                    self._stop.wait(pause.total_seconds())
+                    self._stop.wait(self._outage.pause())
             logger.info("listener.stopped")
         finally:
             self._close()
@@ -153,7 +143,7 @@ class Listener:
         try:
             while not self._stop():
                 settled = self._round(None)
-                self._losses = 0
+                self._outage.over()
                 if settled or self._more:
                     self._sleeper.progress()
                     if self._more:
@@ -163,13 +153,11 @@ class Listener:
                 self._adopt()
                 for lane in self._lanes:
                     lane.rewind(due=due_in is not None and due_in <= 0)
-                if any(lane.slow for lane in self._lanes):
-                    self._sleeper.busy()
-        except (ConnectionLost, DBAPIError) as error:
+        except (ConnectionLost, DBAPIError, PoolTimeout) as error:
             self._disconnect()
+            self._outage.refuse(error)
             # A right that was taken away may be given back, so this goes on too.
-            if not said(self._denial(error)):
-                logger.warning("connection.lost: %s", describe(error))
+            self._outage.lost(error)
             raise ConnectionLost from error
 
     def _round(self, progress: Progress | None) -> int:
@@ -197,10 +185,15 @@ class Listener:
     def _lane(self, spec: ListenerSpec) -> Lane:
         dispatcher = Dispatcher(spec, self._registry)
         if spec.transactional:
-            return Lane(spec, dispatcher, self._config, self._board, stopping=self._stop)
+            return Lane(spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy)
         return OutsideLane(
-            spec, dispatcher, self._config, self._board, stopping=self._stop, engine=self._engine
-        )
+            spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy,
+            engine=self._engine,
+        )  # fmt: skip
+
+    def _busy(self) -> None:
+        if self._sleeper is not None:
+            self._sleeper.busy()
 
     def _open_stores(self) -> None:
         """Open the work connection, and a direct one where a pooler stands between."""
@@ -225,36 +218,22 @@ class Listener:
         assert store is not None
         return store
 
-    def _connected(self) -> bool:
-        """Open what is not open, trying until it succeeds; return False when stopped before that."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(DBAPIError),
-            wait=wait_random_exponential(multiplier=0.1, max=2.0),
-            sleep=self._stop.wait,
-            before_sleep=partial(say_waiting, denial=self._denial),
-            stop=lambda _: self._stop(),
-            reraise=True,
-        )
-        try:
-            retrying(self._open)
-        except DBAPIError:
-            if not self._stop():
-                raise
-            return False
-        return True
-
     def _open(self) -> None:
         self._disconnect()
-        self._open_stores()
-        self._sleeper = Sleeper(
-            self._direct_engine,
-            self._registry.outbox,
-            self._config,
-            # An old worker may still give back what it took under an earlier name.
-            [name for spec in self._specs for name in (spec.name, *spec.previous_names)],
-            self._stop,
-            answered=self._board.answered,
-        )
+        try:
+            self._open_stores()
+            self._sleeper = Sleeper(
+                self._direct_engine,
+                self._registry.outbox,
+                self._config,
+                # An old worker may still give back what it took under an earlier name.
+                [name for spec in self._specs for name in (spec.name, *spec.previous_names)],
+                self._stop,
+                answered=self._board.answered,
+            )
+        except DBAPIError as error:
+            self._outage.refuse(error)
+            raise
         for lane in self._lanes:
             lane.rewind(due=True)
 
@@ -276,6 +255,9 @@ class Listener:
 
     def _close(self) -> None:
         self._disconnect()
+        for lane in self._lanes:
+            with suppress(SQLAlchemyError):
+                lane.close(partial(Store, self._engine, self._registry.outbox, self._config))
 
 
 def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> list[ListenerSpec]:

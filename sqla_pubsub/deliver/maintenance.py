@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Engine, MetaData, and_, delete, func, insert, select, true
+from sqlalchemy import ColumnElement, Delete, Engine, MetaData, and_, delete, func, insert, or_, select, true
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.deliver.locks import WAKE, lock_parameters
 from sqla_pubsub.deliver.outcome import DeadLetter, describe, is_transient
-from sqla_pubsub.deliver.statements import WAKE, Statements, lock_parameters
+from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.names import BACKFILL
 from sqla_pubsub.outbox import STORED_COLUMNS
 from sqla_pubsub.subscription import outbox, registry_of
@@ -32,10 +33,10 @@ class ListenerStatus:
     Attributes:
         listener: Its name.
         declared: Whether the imported modules declare it.
-        ready: Entries that wait for nothing.
-        waiting: Entries that wait for their retry.
+        ready: Entries that wait for nothing, retries whose time has come among them.
+        waiting: Entries whose retry is not due yet.
         dead: Dead letters.
-        oldest: Age of the oldest entry that is ready, None without one.
+        oldest: How long the first of the ready ones has been ready, None without one.
     """
 
     listener: str
@@ -72,12 +73,14 @@ class Maintenance:
     def status(self) -> list[ListenerStatus]:
         """Return the backlog per listener, declared or not, in order of name."""
         e, d = self._statements.entry.c, self._statements.letter.c
+        ready = self._ready
+        since = func.min(func.coalesce(e.due_at, e.occurred_at)).filter(ready)
         entries = (
             select(
                 e.listener,
-                func.count().filter(e.due_at.is_(None)),
-                func.count().filter(e.due_at.is_not(None)),
-                func.clock_timestamp() - func.min(e.occurred_at).filter(e.due_at.is_(None)),
+                func.count().filter(ready),
+                func.count().filter(~ready),
+                func.clock_timestamp() - since,
             )
             .where(e.operation != BACKFILL)
             .group_by(e.listener)
@@ -99,12 +102,20 @@ class Maintenance:
             for name in names
         ]
 
-    def pending(self, listeners: Sequence[str]) -> int:
-        """Return how many entries of *listeners* are due now."""
-        e = self._statements.entry.c
-        due = e.due_at.is_(None) | (e.due_at <= func.clock_timestamp())
+    def pending(self, listeners: Sequence[str]) -> tuple[int, int]:
+        """Return how many entries of *listeners* are ready, and how many wait for their retry."""
+        e, ready = self._statements.entry.c, self._ready
+        counts = select(func.count().filter(ready), func.count().filter(~ready))
         with self._engine.connect() as connection:
-            return connection.scalar(select(func.count()).where(e.listener.in_(listeners), due)) or 0
+            row = connection.execute(counts.where(e.listener.in_(listeners), e.operation != BACKFILL)).one()
+        return row[0], row[1]
+
+    def listeners(self) -> set[str]:
+        """Return the names that are declared, under their present name or an earlier one, or have dead letters."""
+        specs = self._registry.listeners.values()
+        with self._engine.connect() as connection:
+            stored = connection.scalars(select(self._statements.letter.c.listener).distinct()).all()
+        return {*stored, *(name for spec in specs for name in (spec.name, *spec.previous_names))}
 
     def count_crash(self, entry_id: int) -> bool:
         """Record that a process died with *entry_id* in hand; at the limit it becomes a dead letter.
@@ -157,7 +168,9 @@ class Maintenance:
         letter, entry = self._statements.letter, self._statements.entry
         kept = [name for name in STORED_COLUMNS if name not in ("attempt", "crashes")]
         back = self._delete(letters, limit).returning(*(letter.c[name] for name in kept)).cte("back")
-        moved = insert(entry).from_select(kept, select(*back.c)).cte("moved")
+        # Ready from now on, whenever it occurred: a probe asks how long it has been waiting for a worker.
+        again = select(*back.c, func.clock_timestamp())
+        moved = insert(entry).from_select([*kept, "due_at"], again).cte("moved")
         # Counted by the server: psycopg has forgotten the row count of an INSERT when SQLAlchemy asks.
         count = select(func.count()).select_from(back).add_cte(moved)
         with self._engine.begin() as connection:
@@ -174,6 +187,11 @@ class Maintenance:
         letter = self._statements.letter
         chosen = select(letter.c.id).where(self._filter(letters)).order_by(letter.c.id).limit(limit)
         return delete(letter).where(letter.c.id.in_(chosen.with_for_update(skip_locked=True)))
+
+    @property
+    def _ready(self) -> ColumnElement[bool]:
+        e = self._statements.entry.c
+        return or_(e.due_at.is_(None), e.due_at <= func.clock_timestamp())
 
     def _filter(self, letters: Letters) -> ColumnElement[bool]:
         d = self._statements.letter.c

@@ -22,15 +22,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.statements import (
-    LEAVE_DOOR,
-    LOCK_KEY,
-    NOTIFY,
-    PROBE_DOOR,
-    TRY_DOOR,
-    Statements,
-    lock_parameters,
-)
+from sqla_pubsub.deliver.locks import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
+from sqla_pubsub.deliver.statements import UNLIMITED, Statements
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.outbox import Outbox
 
@@ -121,8 +114,9 @@ class Sleeper:
         self._holding = False
         self._since = clock()
         self._waiting_as = ""
-        self._fruitless = False
+        self._fruitless = self._deaf = False
         try:
+            self._connection.execute(UNLIMITED)
             self._key, self._channel, self._pid = self._identify(outbox)
             self.blind = config.notify == "off" or self._pooled()
             self._listen()
@@ -144,12 +138,20 @@ class Sleeper:
         """A pooler between us and the server hands out a process id of its own."""
         pooled = bool(self._driver.info.backend_pid != self._pid)
         if pooled:
-            logger.warning(
-                "listener.polling: a connection pooler stands before the server, so notifications cannot be "
-                "received; polling every %s s at most. Give direct_url= a URL past the pooler to be woken.",
-                BLIND_POLL,
-            )
+            self._go_blind()
         return pooled
+
+    def _go_blind(self) -> None:
+        self.blind = True
+        if self._holding:
+            # Writers would notify somebody who cannot hear it.
+            self._connection.execute(LEAVE_DOOR, {"key": self._key})
+            self._holding = False
+        logger.warning(
+            "listener.polling: a connection pooler stands before the server, so notifications cannot be "
+            "received; polling every %s s at most. Give direct_url= a URL past the pooler to be woken.",
+            BLIND_POLL,
+        )
 
     def _listen(self) -> None:
         if self.blind:
@@ -189,9 +191,9 @@ class Sleeper:
                 return due_in
             self._fruitless = ready
             if not listening and not self.blind:
-                logger.warning("listener.deaf: the LISTEN registration was gone; listening again")
-                self._connection.execute(text(f"LISTEN {self._quoted_channel()}"))
+                self._listen_again()
                 continue
+            self._deaf = False
             elapsed = self._clock() - self._since
             timeout = min(longest, max(FIRST_POLL, elapsed), TAKE_OVER_POLL if ready else longest)
             if due_in is not None and due_in > 0:
@@ -202,6 +204,14 @@ class Sleeper:
             if ready:
                 return None if due_in is None else due_in - timeout
         return None
+
+    def _listen_again(self) -> None:
+        if self._deaf:
+            self._go_blind()
+            return
+        self._deaf = True
+        logger.warning("listener.deaf: the LISTEN registration was gone; listening again")
+        self._connection.execute(text(f"LISTEN {self._quoted_channel()}"))
 
     def _look(self) -> tuple[bool, float | None, bool]:
         row = self._connection.execute(

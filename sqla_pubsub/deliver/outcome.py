@@ -66,7 +66,7 @@ def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng:
     if delay is None:
         return DeadLetter(id=id, attempt=attempt, reason=describe(error), traceback=text)
     if isinstance(error, RetryLater) and error.after is not None:
-        delay = error.after
+        delay = min(error.after, timedelta(days=36_500))
     return Retry(id=id, attempt=attempt, delay=delay, error=text)
 
 
@@ -90,6 +90,6 @@ def is_denied(error: BaseException) -> bool:
     return sqlstate(error) == DENIED and getattr(error, "statement", None) is not None
 
 
-def _encodable(text: str) -> str:
+def _encodable(text: object) -> str:
     """Names of files and the like may hold lone surrogates, which neither a log nor the database takes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str(text).encode("utf-8", "backslashreplace").decode()

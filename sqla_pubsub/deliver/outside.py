@@ -8,19 +8,22 @@ connection or not at all, so nobody acknowledges what another one took over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.lane import Lane
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
-from sqla_pubsub.deliver.statements import LEAVE_ENTRY, TRY_ENTRY, lock_parameters
+from sqla_pubsub.deliver.locks import LEAVE_ENTRY, TRY_ENTRY, lock_parameters
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied
+from sqla_pubsub.deliver.statements import UNLIMITED
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.deliver.watchdog import deadline
+from sqla_pubsub.deliver.watchdog import call_within
 from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, UnreadableEntry
 
 CANDIDATES = 20
@@ -28,42 +31,55 @@ CANDIDATES = 20
 
 
 class OutsideLane(Lane):
-    """Works one entry at a time, with no transaction open meanwhile."""
+    """Works one entry after the other, with no transaction open while a handler runs."""
 
     def __init__(self, *arguments: Any, engine: Engine, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._engine = engine
-        self._taken = False
+        self._found = self._marked = False
         self._own: Connection | None = None
         """What sessions of handlers work on, kept while there is one event after the other."""
 
     def step(self, store: Store) -> Step:
-        """Work one entry.
+        """Work entries as long as ``commit_every``, so that other lanes have their turn.
 
         Raises:
             ConnectionLost: The claiming connection broke, and the claim with it.
         """
         try:
-            return self._one(store)
+            return self._some(store)
         except SQLAlchemyError as error:
             if store.lost:
                 raise ConnectionLost(describe(error)) from error
             raise
 
-    def _one(self, store: Store) -> Step:
-        connection = store.connection
-        with connection.begin():
+    def close(self, open_store: Callable[[], Store]) -> None:
+        """Give back the connection of the sessions."""
+        self._let_go()
+        super().close(open_store)
+
+    def _some(self, store: Store) -> Step:
+        began, settled = self._clock(), 0
+        with store.connection.begin():
             found = store.candidates(self.spec, start=self._scan.start(self._clock()), size=CANDIDATES)
         for entry_id in found:
             self._scan.passed(entry_id)
             if self._stopping():
-                return Step()
+                return Step(settled=settled)
             entry = self._take(store, entry_id)
-            if entry is not None:
-                self._taken = True
-                return self._work_taken(store, entry)
-        self._let_go()
-        return Step(more=len(found) == CANDIDATES or self._start_over())
+            if entry is None:
+                continue
+            self._found = True
+            outcome = self._work_taken(store, entry)
+            settled += outcome is not None
+            if not isinstance(outcome, Acknowledge):
+                self._scan.start_over()
+                return Step(settled=settled, more=True)
+            if self._clock() - began >= self._config.commit_every.total_seconds():
+                return Step(settled=settled, more=True)
+        if not settled:
+            self._let_go()
+        return Step(settled=settled, more=bool(settled) or len(found) == CANDIDATES or self._start_over())
 
     def _start_over(self) -> bool:
         """Return whether to look from the lowest id again: only where this scan found something to do.
@@ -71,8 +87,8 @@ class OutsideLane(Lane):
         What others have in hand is found by every scan.
         """
         self._scan.start_over()
-        taken, self._taken = self._taken, False
-        return taken
+        found, self._found = self._found, False
+        return found
 
     def _take(self, store: Store, entry_id: int) -> Entry | None:
         connection, lock = store.connection, _lock(store, entry_id)
@@ -84,7 +100,8 @@ class OutsideLane(Lane):
                 connection.execute(LEAVE_ENTRY, lock)
         return entry
 
-    def _work_taken(self, store: Store, entry: Entry) -> Step:
+    def _work_taken(self, store: Store, entry: Entry) -> Outcome | None:
+        self._taken()
         outcome = self._decode_and_handle(store, entry)
         if outcome is not None:
             with store.begin():
@@ -93,16 +110,14 @@ class OutsideLane(Lane):
         with store.connection.begin():
             store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))
         self._note([] if outcome is None else [outcome])
-        if not isinstance(outcome, Acknowledge):
-            self._scan.start_over()
-        return Step(settled=outcome is not None, more=True)
+        return outcome
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | None:
         try:
             with store.begin():
                 decoded = self._dispatcher.decode(store.connection, [entry])
         except (UnreadableEntry, DBAPIError) as error:
-            if store.lost:
+            if store.lost or is_denied(error):
                 raise
             return self._verdict.unreadable(entry, error)
         return self._call(entry, decoded)
@@ -113,8 +128,8 @@ class OutsideLane(Lane):
         own = self._connected()
         self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
         try:
-            with deadline(timeout, own, self.spec.name):
-                self._dispatcher.handle_outside(entry, decoded, own)
+            handle = partial(self._dispatcher.handle_outside, entry, decoded, own)
+            call_within(timeout, own, self.spec.name, handle)
         except BaseException as error:
             # Interrupted anywhere, or broken: not for another event.
             self._let_go(broken=isinstance(error, HandlerTimeout))
@@ -127,6 +142,8 @@ class OutsideLane(Lane):
 
     def _connected(self) -> Connection:
         """Return a connection for one event: the last one's, if it still answers."""
+        if self._marked:
+            self._let_go()
         if self._own is not None:
             try:
                 if self._own.in_transaction():
@@ -137,10 +154,16 @@ class OutsideLane(Lane):
                 self._let_go(broken=True)
         if self._own is None:
             self._own = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._own.execute(UNLIMITED)
+            event.listen(self._own, "set_connection_execution_options", self._mark)
         return self._own
 
+    def _mark(self, *_: object) -> None:
+        """A handler gave the connection options, a tenant's schema say: not for the next event."""
+        self._marked = True
+
     def _let_go(self, *, broken: bool = False) -> None:
-        own, self._own = self._own, None
+        own, self._own, self._marked = self._own, None, False
         if own is not None:
             if broken and not own.invalidated:
                 own.invalidate()

@@ -10,12 +10,13 @@ halves, so that the event to blame is found without calling a handler twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
-_Left = tuple[int, tuple[tuple[object, frozenset[str]], ...]]
+_Left = tuple[int, tuple[tuple[object, dict[str, Any]], ...]]
 
 
 class Pending:
@@ -33,9 +34,7 @@ class Pending:
 
     def keep(self, entry_id: int, instances: Iterable[object]) -> None:
         """Take over objects that belong to no session any more."""
-        self._left.append(
-            (entry_id, tuple((each, frozenset(instance_state(each).dict)) for each in instances))
-        )
+        self._left.append((entry_id, tuple((each, dict(instance_state(each).dict)) for each in instances)))
 
     def write(self) -> None:
         """Write all objects, and note in `failed` which entries' cannot be.
@@ -79,9 +78,9 @@ def _alone(instance: object) -> bool:
     return not state.dict.keys() & state.mapper.relationships.keys()
 
 
-def _forget_generated(instances: Iterable[tuple[object, frozenset[str]]]) -> None:
-    """A failed write leaves the keys in the objects that the server gave them, which are void."""
+def _forget_generated(instances: Iterable[tuple[object, dict[str, Any]]]) -> None:
+    """A failed write leaves in the objects what the server and hooks gave them, which is void."""
     for instance, own in instances:
         values = instance_state(instance).dict
-        for name in values.keys() - own:
-            del values[name]
+        values.clear()
+        values.update(own)

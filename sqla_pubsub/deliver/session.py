@@ -30,7 +30,7 @@ class HandlerSession(Session):
     """
 
     def __init__(self, connection: Connection, *, savepoints: bool, pending: Pending | None) -> None:
-        super().__init__(bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False)
+        super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False)
         self._connection = connection
         self._savepoints = savepoints
         self._pending = pending
@@ -46,6 +46,14 @@ class HandlerSession(Session):
         if not self._entered:
             self._enter()
         return self._connection
+
+    @property
+    def bind(self) -> Connection:
+        """The work connection at the savepoint, for who does not ask `get_bind`."""
+        return self.get_bind()
+
+    @bind.setter
+    def bind(self, _: object) -> None: ...
 
     def begin(self, nested: bool = False) -> SessionTransaction:
         """Open a savepoint; anything else is refused, because the listener has begun."""
@@ -78,27 +86,30 @@ class HandlerSession(Session):
             self.connection()
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
-        if self._pending is not None and not self._entered and may_wait(self):
+        if self._pending is not None and not self._entered and not self.info and may_wait(self):
             self._pending.keep(entry_id, self.new)
         else:
             self.flush()
         for own in self._left_open():
             own.commit()
-        if self.info.pop(CONTEXT_SETTING, False):
+        if self.info.pop(CONTEXT_SETTING, False) | self._connection.info.pop(CONTEXT_SETTING, False):
             # The next event is handled in the same transaction, and knows nothing of this context.
             self._connection.execute(FORGET_CONTEXT)
-        self.expunge_all()
+        if self._entered:
+            # It leaves the savepoint too: a rollback in the next event would go to it.
+            super().close()
+        else:
+            self.expunge_all()
         self._entered = False
 
     def undo(self) -> None:
         """Go back to where the event began, whatever state the handler left."""
         self._violated = None
         self.info.pop(CONTEXT_SETTING, None)
+        self._connection.info.pop(CONTEXT_SETTING, None)
         if self._savepoints and not self._entered:
             # It wrote nothing, and the savepoint is still that of an earlier event, whose work stays.
-            while (open_one := self.get_nested_transaction()) is not None:
-                open_one.close()
-            self.expunge_all()
+            super().close()
             return
         for own in self._left_open():
             own.rollback()
@@ -112,7 +123,6 @@ class HandlerSession(Session):
 
     def release(self) -> None:
         """End the group: what its events did belongs to the outer transaction now."""
-        super().commit()
         if self._nested is not None:
             self._nested.commit()
         super().close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,6 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     CompoundSelect,
-    Connection,
     Delete,
     Executable,
     Insert,
@@ -43,9 +42,7 @@ from sqlalchemy import (
 )
 
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.names import CHANNEL_PREFIX
 from sqla_pubsub.outbox import STORED_COLUMNS, Outbox
-from sqla_pubsub.quoting import identifier, qualified
 
 _FIELDS = tuple(field.name for field in fields(Entry))
 _JSON = ("old", "new", "context")
@@ -55,9 +52,15 @@ _ALL_ROWS: ColumnElement[Any] = literal_column("'[]'::jsonb")
 
 
 class Statements:
-    """All statements on one outbox."""
+    """All statements on one outbox.
 
-    def __init__(self, outbox: Outbox) -> None:
+    Args:
+        outbox: The tables.
+        names: Of an ordered listener that had others before: all names its entries may still stand under.
+    """
+
+    def __init__(self, outbox: Outbox, names: Sequence[str] = ()) -> None:
+        self._names = list(names)
         self.entry: Table = outbox.Entry.__table__
         self.letter: Table = outbox.DeadLetter.__table__
 
@@ -102,16 +105,17 @@ class Statements:
         return [
             *(~self._earlier(lambda b, x=x, y=y: b[x] == c[y]) for x, y in same_row),
             ~self._earlier(lambda b: b.key == _ALL_ROWS),
-            not_(and_(c.key == _ALL_ROWS, self._earlier(lambda _: true()))),
+            not_(and_(c.key.is_not_distinct_from(_ALL_ROWS), self._earlier(lambda _: true()))),
         ]
 
     def _earlier(self, condition: Callable[..., ColumnElement[bool]]) -> ColumnElement[bool]:
         """Whether the listener has an earlier entry for which *condition* holds."""
         c, before = self.entry.c, self.entry.alias("before")
+        same = before.c.listener.in_(self._names) if self._names else before.c.listener == c.listener
         return (
             select(literal(1))
             .select_from(before)
-            .where(before.c.listener == c.listener, before.c.id < c.id, condition(before.c))
+            .where(same, before.c.id < c.id, condition(before.c))
             .correlate(self.entry)
             .exists()
         )
@@ -261,40 +265,10 @@ class Statements:
         ).select_from(name)
 
 
-LOCK_KEY = text(
-    "SELECT hashtextextended(quote_ident(n.nspname) || :suffix, 0) AS key,"
-    " CAST(:prefix AS text) || to_hex(hashtextextended(quote_ident(n.nspname) || :suffix, 0)) AS channel,"
-    " pg_backend_pid() AS pid"
-    " FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
-    " WHERE c.oid = to_regclass(:outbox)"
-).bindparams(prefix=CHANNEL_PREFIX)
-"""The lock key and channel of an outbox, computed as its capture functions do. Parameters: suffix, outbox."""
-
-WAKE = text(
-    "SELECT pg_notify(:prefix || to_hex(hashtextextended(quote_ident(n.nspname) || :suffix, 0)), '')"
-    " FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
-    " WHERE c.oid = to_regclass(:outbox)"
-).bindparams(prefix=CHANNEL_PREFIX)
-"""Wake the sleepers of an outbox. Parameters as for `LOCK_KEY`."""
-
-
-def lock_parameters(entry: Table, connection: Connection) -> dict[str, str]:
-    """Return the parameters that name the outbox *entry* in `LOCK_KEY` and `WAKE`."""
-    schema = connection.schema_for_object(entry)
-    return {"suffix": f".{identifier(entry.name)}", "outbox": qualified(schema, entry.name)}
-
-
-# By oid, because outboxes of one name in two schemas count their entries alike.
-_ENTRY_KEY = (
-    "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
+# Limits of a role or database would end a connection that a slow handler has, or that waits; the handler would
+# be called again without end. How long one may take is what timeout= says.
+UNLIMITED = text(
+    "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN "
+    "('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout') AND setting <> '0'"
 )
-TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({_ENTRY_KEY})")
-LEAVE_ENTRY = text(f"SELECT pg_advisory_unlock({_ENTRY_KEY})")
-"""The claim of one entry that outlives transactions and dies with its connection. Parameters: outbox, id."""
-
-TRY_DOOR = text("SELECT pg_try_advisory_lock(:key)")
-LEAVE_DOOR = text("SELECT pg_advisory_unlock(:key)")
-PROBE_DOOR = text(
-    "SELECT CASE WHEN pg_try_advisory_lock_shared(:key) THEN pg_advisory_unlock_shared(:key) ELSE false END"
-)
-NOTIFY = text("SELECT pg_notify(:channel, '')")
+"""Lift the limits on time that would end the connection."""

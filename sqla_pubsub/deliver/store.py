@@ -14,7 +14,7 @@ from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
 from sqla_pubsub.deliver.pending import Pending
 from sqla_pubsub.deliver.session import HandlerSession
-from sqla_pubsub.deliver.statements import Statements
+from sqla_pubsub.deliver.statements import UNLIMITED, Statements
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
@@ -40,6 +40,7 @@ class Store:
     """One connection on which whole groups of entries are worked."""
 
     def __init__(self, engine: Engine, outbox: Outbox, config: ListenerConfig) -> None:
+        self._outbox = outbox
         self.statements = Statements(outbox)
         self.guarded = False
         """True while a handler runs: nobody but the listener may commit then."""
@@ -48,7 +49,7 @@ class Store:
         self._session: HandlerSession | None = None
         self._pending: Pending | None = None
         self._transaction: RootTransaction | None = None
-        self._statements_built: dict[tuple[str, bool], Any] = {}
+        self._statements_built: dict[tuple[str, bool, tuple[str, ...]], Any] = {}
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
         self._driver: Any = self.connection.connection.driver_connection
         try:
@@ -68,7 +69,16 @@ class Store:
                 connection.execute(
                     text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
                 )
+            connection.execute(UNLIMITED)
         event.listen(connection, "commit", self._refuse)
+        event.listen(connection, "set_connection_execution_options", self._refuse_options)
+
+    def _refuse_options(self, _: Connection, options: object) -> None:
+        if self.guarded:
+            raise SessionOwnershipError(
+                "a handler set execution options of the connection, which the listener and the next events use too. "
+                "Give them to the statement: session.execute(..., execution_options=...)."
+            )
 
     def _refuse(self, _: Connection) -> None:
         if self.guarded:
@@ -182,9 +192,11 @@ class Store:
         return found[0] if found else None
 
     def _built(self, kind: str, spec: ListenerSpec) -> Any:
-        key = (kind, spec.ordered)
+        names = (spec.name, *spec.previous_names) if spec.ordered and spec.previous_names else ()
+        key = (kind, spec.ordered, names)
         if key not in self._statements_built:
-            self._statements_built[key] = getattr(self.statements, kind)(ordered=spec.ordered)
+            statements = Statements(self._outbox, names)
+            self._statements_built[key] = getattr(statements, kind)(ordered=spec.ordered)
         return self._statements_built[key]
 
     def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
@@ -221,7 +233,7 @@ class Store:
                 "b_id": outcome.id,
                 "b_attempt": outcome.attempt,
                 "b_delay": outcome.delay,
-                "b_error": _clean(outcome.error),
+                "b_error": self._clean(outcome.error),
             },
         )
 
@@ -231,10 +243,13 @@ class Store:
             {
                 "b_id": outcome.id,
                 "b_attempt": outcome.attempt,
-                "b_reason": _clean(outcome.reason),
-                "b_traceback": None if outcome.traceback is None else _clean(outcome.traceback),
+                "b_reason": self._clean(outcome.reason),
+                "b_traceback": None if outcome.traceback is None else self._clean(outcome.traceback),
             },
         )
+
+    def _clean(self, value: str) -> str:
+        return _clean(value, str(self._driver.info.parameter_status("server_encoding")))
 
     def close(self) -> None:
         """Give the connection up; whatever is open on it is undone by the server."""
@@ -251,6 +266,7 @@ def ids(entries: Iterable[Entry]) -> list[int]:
     return [entry.id for entry in entries]
 
 
-def _clean(value: str) -> str:
-    """PostgreSQL's text holds no NUL."""
-    return value.replace("\0", "\\0")
+def _clean(value: str, encoding: str) -> str:
+    """Return text as the database can hold it: without NUL, and only with characters of its own."""
+    known = "utf-8" if encoding == "UTF8" else "ascii"
+    return value.replace("\0", "\\0").encode(known, "backslashreplace").decode()

@@ -210,8 +210,9 @@ class Supervisor:
         assert delay is not None
         slot.start_at = now + delay.total_seconds()
         logger.warning(
-            "worker.died: worker %s, exit code %s, after %.1f s%s; next in %s",
-            process.pid, process.exitcode, lived, f", entry {_listed(in_hand)} in hand" if in_hand else "", delay,
+            "worker.died: worker %s, exit code %s, after %.1f s%s; next in %.1f s",
+            process.pid, process.exitcode, lived, f", entry {_listed(in_hand)} in hand" if in_hand else "",
+            delay.total_seconds(),
             extra={"worker": process.pid, "exit_code": process.exitcode, "entries": in_hand},
         )  # fmt: skip
         for board in slot.boards:

@@ -17,7 +17,7 @@ from sqla_pubsub.deliver.outcome import (
     is_transient,
     judge,
 )
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.errors import UnreadableEntry, sqlstate
 from sqla_pubsub.retry import Rng
 from sqla_pubsub.subscription import ListenerSpec
 
@@ -47,18 +47,21 @@ class Verdict:
         fields = {"listener": self._spec.name, "entry": entry.id, "attempt": attempt}
         if isinstance(outcome, Retry):
             logger.warning(
-                "event.failed: entry %s for %r, attempt %s, next in %s: %s",
-                entry.id, self._spec.name, attempt, outcome.delay, describe(error), extra=fields,
+                "event.failed: entry %s for %r, attempt %s, next in %.1f s: %s",
+                entry.id, self._spec.name, attempt, outcome.delay.total_seconds(), describe(error), extra=fields,
             )  # fmt: skip
         else:
             logger.error(
-                "event.dead: entry %s for %r is a dead letter after %s attempts: %s",
+                "event.dead: entry %s for %r is a dead letter after attempt %s: %s",
                 entry.id, self._spec.name, attempt, describe(error), extra=fields,
             )  # fmt: skip
         return outcome
 
     def unreadable(self, entry: Entry, error: BaseException) -> Outcome:
-        """Return the outcome of an entry whose payload cannot become an event."""
+        """Return the outcome of an entry whose payload could not be decoded."""
+        if (sqlstate(error) or "42")[:2] not in ("22", "42"):
+            # Not the payload's fault, nor that of a type which is gone: it may go better later.
+            return self.failed(entry, error)
         text = f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {describe(error)}"
         return self.failed(entry, UnreadableEntry(text))
 

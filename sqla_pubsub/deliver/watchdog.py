@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 
@@ -22,14 +22,15 @@ AGAIN = 1.0
 """Seconds until the alarm is repeated: Python drops one that hits a finalizer, and a handler may swallow it."""
 
 
-@contextmanager
-def deadline(limit: timedelta | None, connection: Connection, name: str) -> Iterator[None]:
-    """Raise HandlerTimeout inside the block when it takes longer than *limit*.
+def call_within(
+    limit: timedelta | None, connection: Connection, name: str, handle: Callable[[], None]
+) -> None:
+    """Call *handle*, and raise HandlerTimeout in it when it takes longer than *limit*.
 
     Outside the main thread no alarm can be raised: there only the running query is cancelled.
     """
     if limit is None:
-        yield
+        handle()
         return
     seconds = limit.total_seconds()
     error = HandlerTimeout(f"listener {name!r} ran longer than its timeout of {limit}")
@@ -47,11 +48,15 @@ def deadline(limit: timedelta | None, connection: Connection, name: str) -> Iter
     watchdog.daemon = True
     in_main = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGALRM, alarm) if in_main else None
-    watchdog.start()
-    if in_main:
-        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
-        yield
+        # Twice, and no context manager: an alarm that comes while the inner one is left must not skip the outer.
+        try:
+            watchdog.start()
+            if in_main:
+                signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+            handle()
+        finally:
+            armed = False
     except Exception as raised:
         if fired.is_set() and raised is not error:
             raise error from raised

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.deliver.board import Board, boards
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.connect import make_engine
+from sqla_pubsub.deliver.connect import is_away, make_engine
 from sqla_pubsub.deliver.listener import Listener, chosen
 from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
@@ -97,8 +97,11 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
         logger.error("worker.refused: %s", error)
         sys.exit(EXIT_REFUSED)
     except DBAPIError as error:
-        logger.error("connection.lost: %s", describe(error))
-        sys.exit(EXIT_LOST)
+        if is_away(error):
+            logger.error("connection.lost: %s", describe(error))
+            sys.exit(EXIT_LOST)
+        logger.error("worker.refused: %s", describe(error))
+        sys.exit(EXIT_REFUSED)
 
 
 def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Board]) -> list[Listener]:

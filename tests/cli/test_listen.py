@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, text
 
-from tests.cli.project import DEADLINE, Shop
+from tests.cli.project import DEADLINE, LISTENERS, Shop
+from tests.servers import Server
 from tests.waiting import wait_until
 
 
@@ -122,7 +123,23 @@ def test_drain_handles_what_is_due_and_says_how_much(shop: Shop) -> None:
     result = shop.run("listen", "shop.listeners", "--drain", "--processes", "2")
     assert result.returncode == 0
     assert "5 events handled, 0 failed and waiting for a retry, 1 dead letter" in result.stderr
+    assert "left in the outbox" not in result.stderr
     assert shop.effects("ship") == ["one", "two"]
+
+
+@pytest.mark.one_driver
+def test_drain_says_what_is_left_of_earlier_runs_too(shop: Shop) -> None:
+    shop.order("one", "two")
+    later = (
+        "UPDATE pubsub_outbox SET due_at = clock_timestamp() + interval '1 hour' WHERE new ->> 'item' = 'one'"
+    )
+    with shop.engine.begin() as connection:
+        connection.execute(text(later))
+    result = shop.run("listen", "shop.listeners", "--drain", "--listener", "ship")
+    assert "1 event handled, 0 failed" in result.stderr
+    assert "\n1 entry left in the outbox: 0 ready, 1 waiting for a retry\n" in result.stderr
+    result = shop.run("listen", "shop.listeners", "--drain")
+    assert "\n2 entries left in the outbox: 0 ready, 2 waiting for a retry\n" in result.stderr
 
 
 @pytest.mark.one_driver
@@ -205,7 +222,7 @@ def test_bad_input_gets_one_clear_sentence_and_exit_code_2(
 def test_drain_refuses_an_unreachable_server_without_naming_the_password(shop: Shop) -> None:
     away = make_url(shop.url).set(port=1, password="s3cret").render_as_string(hide_password=False)
     result = shop.run("listen", "shop.listeners", "--drain", url=away)
-    assert result.returncode == 2
+    assert result.returncode == 1
     assert "cannot be reached" in result.stderr
     assert "s3cret" not in result.stdout + result.stderr
 
@@ -219,6 +236,18 @@ def test_the_daemon_waits_for_the_server_says_so_and_stops_when_told(shop: Shop)
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE) == 0
     assert "s3cret" not in shop.log
+
+
+@pytest.mark.one_driver
+def test_a_daemon_that_waited_for_the_server_says_that_it_is_back(shop: Shop, server: Server) -> None:
+    server.stop()
+    process = shop.start("listen", "shop.listeners")
+    wait_until(lambda: "connection.waiting" in shop.log, DEADLINE, "an attempt to be logged")
+    server.start()
+    wait_until(lambda: "listener.started" in shop.log, DEADLINE, "the worker to start")
+    assert shop.log.count("connection.restored: after") == 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE) == 0
 
 
 @pytest.mark.one_driver
@@ -252,8 +281,39 @@ def test_url_and_modules_come_from_pyproject_or_alembic_ini(shop: Shop) -> None:
 
 
 @pytest.mark.one_driver
-def test_what_only_a_worker_can_see_is_refused_with_code_2_too(bare_shop: Shop) -> None:
-    result = bare_shop.run("listen", "shop.listeners", "--no-check")
+@pytest.mark.parametrize("options", [(), ("--drain",)], ids=["run", "drain"])
+@pytest.mark.parametrize("previous", ["", "previous_names=['formerly'], "], ids=["new", "renamed"])
+def test_what_only_a_worker_can_see_is_refused_with_code_2_too(
+    bare_shop: Shop, options: tuple[str, ...], previous: str
+) -> None:
+    bare_shop.write("shop/listeners.py", LISTENERS.replace("(Order, retry", f"(Order, {previous}retry"))
+    result = bare_shop.run("listen", "shop.listeners", "--no-check", *options)
     assert result.returncode == 2
-    assert "outbox table 'pubsub_outbox' does not exist" in result.stderr
+    assert result.stderr.count("worker.refused: outbox table 'pubsub_outbox' does not exist") == 1
+    assert "Run: alembic upgrade head" in result.stderr
+    assert "connection.lost" not in result.stderr
+    assert "worker.died" not in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.one_driver
+def test_a_daemon_whose_outbox_is_dropped_ends_with_code_2_and_says_why(shop: Shop) -> None:
+    process = shop.listening()
+    with shop.engine.begin() as connection:
+        connection.execute(text("DROP TABLE pubsub_outbox"))
+    assert process.wait(DEADLINE) == 2
+    assert "worker.refused: outbox table 'pubsub_outbox' does not exist" in shop.log
+    assert "worker.died" not in shop.log
+
+
+@pytest.mark.one_driver
+@pytest.mark.parametrize("options", [(), ("--drain",)], ids=["run", "drain"])
+def test_a_direct_url_with_an_unknown_option_is_refused_by_the_worker(
+    shop: Shop, options: tuple[str, ...]
+) -> None:
+    url = make_url(shop.url).update_query_dict({"nonsense": "1"}).render_as_string(hide_password=False)
+    shop.write("pyproject.toml", f'[tool.sqla-pubsub.listen]\ndirect_url = "{url}"\n')
+    shop.write("shop/listeners.py", LISTENERS.replace("(Order, retry", "(Order, transactional=False, retry"))
+    result = shop.run("listen", "shop.listeners", *options)
+    assert result.returncode == 2
+    assert 'invalid connection option "nonsense"' in result.stderr

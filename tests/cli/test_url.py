@@ -1,8 +1,9 @@
 """Where the database is: --url, then SQLA_PUBSUB_URL, then pyproject.toml, then alembic.ini."""
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 
+from sqla_pubsub.cli.project import with_driver
 from tests.cli.project import Shop
 
 pytestmark = pytest.mark.one_driver
@@ -37,16 +38,105 @@ def test_without_a_url_the_places_are_named(shop: Shop) -> None:
     assert "no database URL is given. Use --url, SQLA_PUBSUB_URL" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["status", "health"])
-def test_an_unreachable_server_is_one_sentence_without_the_password(shop: Shop, command: str) -> None:
-    result = shop.run(command, "shop.listeners", url=WRONG)
-    assert result.returncode == (1 if command == "health" else 2)
+COMMANDS = [
+    ("status", "shop.listeners"),
+    ("health", "shop.listeners"),
+    ("check", "shop.listeners"),
+    ("dead", "list", "--module", "shop.listeners"),
+    ("dead", "retry", "--all", "--module", "shop.listeners"),
+    ("grants", "shop.listeners", "--listener", "worker"),
+    ("backfill", "ship", "--module", "shop.listeners"),
+    ("listen", "shop.listeners", "--drain"),
+    ("listen", "shop.listeners", "--exit-on-error"),
+]
+each_command = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+
+
+@each_command
+def test_an_unreachable_server_is_one_sentence_without_the_password_and_exit_code_1(
+    shop: Shop, command: tuple[str, ...]
+) -> None:
+    """Trying again may help, so what restarts on 1 and not on 2 does."""
+    result = shop.run(*command, url=WRONG)
+    assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "nobody:***@127.0.0.1:1/nothing cannot be reached" in result.stderr
     assert "s3cret" not in result.stdout + result.stderr
 
 
-def test_a_daemon_told_so_does_not_wait_for_the_server(shop: Shop) -> None:
-    result = shop.run("listen", "shop.listeners", "--exit-on-error", url=WRONG)
+@each_command
+def test_an_option_that_libpq_does_not_know_is_refused_with_exit_code_2(
+    shop: Shop, command: tuple[str, ...]
+) -> None:
+    result = shop.run(*command, url=f"{WRONG}?nonsense=1")
     assert result.returncode == 2
+    assert "the database URL cannot be used: " in result.stderr
+    assert 'invalid connection option "nonsense"' in result.stderr
+    assert "s3cret" not in result.stdout + result.stderr
+
+
+def test_a_password_behind_the_question_mark_is_not_shown_either(shop: Shop) -> None:
+    result = shop.run(
+        "status", "shop.listeners", url="postgresql://nobody@127.0.0.1:1/nothing?password=s3cret"
+    )
     assert "cannot be reached" in result.stderr
+    assert "s3cret" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("nonsense", "the database URL cannot be read. Give one such as postgresql+psycopg2://"),
+        ("postgresql://nobody:s3cret@localhost:port/nothing", "the database URL cannot be read. Give one such"),
+        ("postgresql://nobody:s3cret@/nothing?host=a:x&host=b", "the database URL cannot be used: ArgumentError: Rec"),
+        ("postgresql://nobody:s3cret@localhost/x?plugin=y", "the database URL cannot be used: NoSuchModuleError"),
+        ("postgresql+asyncpg://nobody:s3cret@localhost/x", "driver 'asyncpg' is not supported. Use psycopg2 or psy"),
+        ("postgresql+psycopg_async://localhost/x", "driver 'psycopg_async' is not supported. Use psycopg2 or ps"),
+        ("mysql://nobody:s3cret@localhost/x", "the database URL is one of 'mysql'. Give a postgresql:// URL."),
+    ],
+)  # fmt: skip
+def test_a_url_that_cannot_be_used_is_one_sentence_that_says_which_can(
+    shop: Shop, given: str, sentence: str
+) -> None:
+    result = shop.run("status", "shop.listeners", url=given)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"sqla-pubsub: {sentence}" in result.stderr
+    assert "s3cret" not in result.stderr
+    # The same of the setting, by its name.
+    shop.write("pyproject.toml", f'[tool.sqla-pubsub.listen]\ndirect_url = "{given}"\n')
+    result = shop.run("status", "shop.listeners")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"sqla-pubsub: [tool.sqla-pubsub.listen] direct_url: {sentence}" in result.stderr
+    assert "s3cret" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("raise ModuleNotFoundError(\"No module named 'psycopg'\", name='psycopg')", "cannot be imported: No mod"),
+        ("raise ImportError('no pq wrapper available')", "cannot be imported: no pq wrapper available"),
+    ],
+)  # fmt: skip
+def test_a_driver_that_cannot_be_imported_is_named_with_its_remedy(
+    shop: Shop, content: str, found: str
+) -> None:
+    shop.write("psycopg.py", content)
+    result = shop.run("status", "shop.listeners", url="postgresql+psycopg://nobody@localhost/nothing")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"driver 'psycopg' {found}" in result.stderr
+    assert "Run: pip install 'sqla-pubsub[psycopg]'" in result.stderr
+
+
+def test_a_driver_that_is_not_installed_is_named_with_its_remedy(shop: Shop) -> None:
+    # As the import system says it where a module is not there.
+    shop.write("without.py", "import sys\nsys.modules['psycopg'] = None\nfrom shop.listeners import *\n")
+    result = shop.run("status", "without", url="postgresql+psycopg://nobody@localhost/nothing")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "sqla-pubsub: driver 'psycopg' is not installed. Run: pip install 'sqla-pubsub[psycopg]'\n",
+    )
+
+
+def test_the_old_name_of_the_scheme_gets_a_driver_too() -> None:
+    assert create_engine(with_driver("postgres://nobody@localhost/nothing")).driver == "psycopg2"
+    assert create_engine(with_driver("postgres+psycopg://nobody@localhost/nothing")).driver == "psycopg"

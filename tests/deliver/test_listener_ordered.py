@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import DateTime, create_engine
+from sqlalchemy import DateTime, create_engine, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sqla_pubsub import (
@@ -249,3 +249,36 @@ def test_writers_in_two_time_zones_write_one_row_in_one_order(notes: Notes) -> N
         )
     assert notes.drain() == 1
     assert notes.effects("handle") == []
+
+
+def test_entries_from_before_the_promise_hold_nothing_back(notes: Notes) -> None:
+    """They were written without a key, so nobody knows their rows."""
+
+    @after_insert(notes.Note, ordered=True, retry=HOUR)
+    def handle(new: Any, session: Session) -> None:
+        if new.content == "bad":
+            raise ValueError
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("bad", "a", "b")
+    notes.execute("UPDATE pubsub_outbox SET key = NULL, old_key = NULL")
+    assert notes.drain() == 3
+    assert notes.effects("handle") == ["a", "b"]
+
+
+def test_a_renamed_listener_waits_for_what_an_old_worker_has_in_hand(notes: Notes) -> None:
+    @after_update(notes.Note, ordered=True, previous_names=["count"])
+    def tally(new: Any, session: Session) -> None:
+        session.add(notes.effect("tally", new.content))
+
+    notes.write("a", "a")
+    notes.execute("UPDATE note SET content = 'b' WHERE id = 1")
+    notes.execute("UPDATE note SET content = 'c' WHERE id = 1")
+    notes.execute("UPDATE note SET content = 'other' WHERE id = 2")
+    notes.execute("UPDATE pubsub_outbox SET listener = 'count'")
+    with notes.engine.connect() as old_worker:
+        old_worker.execute(text("SELECT FROM pubsub_outbox WHERE id = 1 FOR UPDATE"))
+        assert notes.drain() == 1
+        assert notes.effects("tally") == ["other"]
+    assert notes.drain() == 2
+    assert notes.effects("tally") == ["other", "b", "c"]

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.types import UserDefinedType
 
-from sqla_pubsub import Insert, Listener, ListenerConfig, Reject, RetryPolicy, after_insert
+from sqla_pubsub import Insert, Listener, ListenerConfig, PubSub, Reject, RetryPolicy, after_insert
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
@@ -256,3 +259,76 @@ def test_a_server_without_a_free_connection_is_not_the_fault_of_the_event(
         notes.execute("DROP ROLE plain")
     assert calls == ["a"]
     assert notes.dead() == []
+
+
+@pytest.mark.one_driver
+def test_a_stopped_listener_has_given_the_connection_of_its_sessions_back(notes: Notes) -> None:
+    @after_insert(notes.Note, transactional=False)
+    def handle(session: Session) -> None:
+        session.execute(text("SELECT 1"))
+        listener.stop()
+
+    notes.write("a", "b")
+    engine = create_engine(notes.engine.url)
+    listener = Listener(engine, notes.metadata)
+    listener.run()
+    assert isinstance(engine.pool, QueuePool)
+    assert engine.pool.checkedout() == 0
+    engine.dispose()
+
+
+def test_options_that_a_handler_gives_its_connection_are_not_for_the_next_event(notes: Notes) -> None:
+    @after_insert(notes.Note, transactional=False, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        if new.content == "of ann":
+            session.connection(execution_options={"schema_translate_map": {None: "ann"}})
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("a", "of ann", "b")
+    notes.execute("CREATE SCHEMA ann CREATE TABLE effect (LIKE public.effect INCLUDING ALL)")
+    notes.execute("ALTER TABLE ann.effect ALTER id SET DEFAULT 1")
+    assert notes.drain() == 3
+    assert notes.effects("handle") == ["a", "b"]
+    assert notes.scalar("SELECT what FROM ann.effect") == "of ann"
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_a_right_that_is_missing_to_read_an_entry_is_not_the_fault_of_the_event(
+    notes: Notes, transactional: bool
+) -> None:
+    """The type of a column stands in a schema that the role may not use."""
+
+    class Mood(UserDefinedType[str]):
+        cache_ok = True
+
+        def get_col_spec(self, **_: Any) -> str:
+            return "hidden.mood"
+
+    class Thing(PubSub, notes.Base):  # type: ignore[misc, name-defined]
+        __tablename__ = "thing"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        mood: Mapped[Any] = mapped_column(Mood)
+
+    @after_insert(Thing, transactional=transactional, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.mood))
+
+    notes.execute("CREATE SCHEMA hidden")
+    notes.execute("CREATE DOMAIN hidden.mood AS text")
+    notes.install()
+    notes.execute("INSERT INTO thing (mood) VALUES ('good')")
+    notes.execute("CREATE ROLE blind LOGIN")
+    notes.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO blind")
+    notes.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO blind")
+    engine = create_engine(notes.engine.url.set(username="blind"))
+    try:
+        with pytest.raises(DBAPIError, match="permission denied for schema hidden"):
+            Listener(engine, notes.metadata).drain()
+        assert [(entry.attempt, entry.crashes) for entry in notes.entries()] == [(0, 0)]
+        notes.execute("GRANT USAGE ON SCHEMA hidden TO blind")
+        assert Listener(engine, notes.metadata).drain() == 1
+    finally:
+        engine.dispose()
+        notes.execute("DROP OWNED BY blind")
+        notes.execute("DROP ROLE blind")
+    assert notes.effects("handle") == ["good"]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import ForeignKey, Identity, event, func, select
@@ -179,3 +179,62 @@ def test_two_events_that_add_the_same_key_keep_the_first_and_fail_the_second(not
     assert notes.drain(commit_every=LONG) == 6
     assert sorted(map(str, notes.effects("handle"))) == ["a", "b", "c", "first", "twin 'one' %"]
     assert [letter.new["content"] for letter in notes.dead()] == ['twin "two" %']
+
+
+@pytest.mark.one_driver
+@pytest.mark.parametrize("eager", ["auto", False])
+def test_an_expression_is_evaluated_anew_by_the_write_that_stands(notes: Notes, eager: Any) -> None:
+    """The write that failed leaves in the object what the server gave it, or nothing at all."""
+
+    class Place(notes.Base):  # type: ignore[misc, name-defined]
+        __tablename__ = "place"
+        __mapper_args__: ClassVar[Any] = {"eager_defaults": eager}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+        position: Mapped[int]
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        behind = select(func.coalesce(func.max(Place.position), 0) + 1).scalar_subquery()
+        session.add(Place(name=None if new.content == "bad" else new.content, position=behind))
+
+    notes.write("first", "a", "bad", "b", "c")
+    assert notes.drain(commit_every=LONG) == 5
+    assert notes.scalar("SELECT array_agg(position ORDER BY id) FROM place") == [1, 2, 3, 4]
+
+
+@pytest.mark.one_driver
+def test_a_hook_before_the_insert_finds_what_the_handler_set(notes: Notes) -> None:
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.Effect(listener=None if new.content == "bad" else "handle", what=new.content))
+
+    def sign(_: Any, __: Any, effect: Any) -> None:
+        effect.what = f"<{effect.what}>"
+
+    event.listen(notes.Effect, "before_insert", sign)
+    notes.write("first", "a", "b", "bad", "c")
+    assert notes.drain(commit_every=LONG) == 5
+    assert notes.effects("handle") == ["<first>", "<a>", "<b>", "<c>"]
+
+
+@pytest.mark.one_driver
+def test_a_hook_before_the_flush_finds_what_the_handler_told_the_session(notes: Notes) -> None:
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        session.info["user"] = f"user of {new.content}"
+        session.add(notes.effect("handle", new.content))
+
+    def sign(session: Session, *_: Any) -> None:
+        for each in session.new:
+            if isinstance(each, notes.Effect):
+                each.what = session.info["user"]
+
+    notes.install()
+    event.listen(Session, "before_flush", sign)
+    try:
+        notes.execute("INSERT INTO note (content) VALUES ('a'), ('b'), ('c')")
+        assert notes.drain(commit_every=LONG) == 3
+    finally:
+        event.remove(Session, "before_flush", sign)
+    assert notes.effects("handle") == ["user of a", "user of b", "user of c"]

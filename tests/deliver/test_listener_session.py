@@ -287,8 +287,11 @@ def test_a_savepoint_opened_on_the_connection_and_left_open_harms_nobody(notes: 
     assert [letter.id for letter in notes.dead()] == [2, 4]
 
 
+@pytest.mark.parametrize("on_connection", [False, True])
 @pytest.mark.parametrize("effects", ["any", "database"])
-def test_the_context_that_a_handler_sets_is_gone_with_its_event(notes: Notes, effects: Any) -> None:
+def test_the_context_that_a_handler_sets_is_gone_with_its_event(
+    notes: Notes, effects: Any, on_connection: bool
+) -> None:
     """Although the next event of the group is handled in the same transaction."""
     contexts: list[Any] = []
 
@@ -300,7 +303,7 @@ def test_the_context_that_a_handler_sets_is_gone_with_its_event(notes: Notes, ef
     @after_insert(notes.Note, effects=effects)
     def handle(new: Any, session: Session) -> None:
         if new.content == "b":
-            set_context(session, tenant="ann")
+            set_context(session.connection() if on_connection else session, tenant="ann")
         session.add(Order(item=new.content))
 
     @after_insert(Order)

@@ -1,16 +1,22 @@
 """``timeout=``: a handler that runs too long is ended, and that try is counted."""
 
+import signal
 import socket
+import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Insert, RetryPolicy, after_insert
+from sqla_pubsub.deliver.watchdog import call_within
+from sqla_pubsub.errors import HandlerTimeout
 from tests.deliver.notes import Notes
 
 # An alarm may hit a finalizer that the garbage collector just runs, where Python drops the error.
@@ -182,3 +188,48 @@ def test_a_handler_that_swallows_the_alarm_gets_another(notes: Notes) -> None:
     notes.drain()
     assert time.monotonic() - began < 10
     assert len(notes.dead()) == 1
+
+
+def test_a_try_that_times_out_while_the_listener_stops_is_counted(notes: Notes) -> None:
+    """Its connection is gone by then, and there is no next round to write it down in."""
+
+    @after_insert(notes.Note, timeout=SHORT)
+    def handle(session: Session) -> None:
+        listener.stop()
+        sleep(session)
+
+    notes.write("a")
+    listener = notes.listener()
+    listener.run()
+    assert [entry.attempt for entry in notes.entries()] == [1]
+
+
+@pytest.mark.one_driver
+def test_an_alarm_that_comes_while_the_call_ends_leaves_no_timer_behind(engine: Engine) -> None:
+    """On any line after the handler has returned. A timer left behind would hit another event."""
+    before, tracer = signal.getsignal(signal.SIGALRM), sys.gettrace()
+    ended, lines = False, iter(range(0))
+
+    def end() -> None:
+        nonlocal ended
+        ended = True
+
+    def trace(frame: FrameType, what: str, _: Any) -> Any:
+        if frame.f_code is not call_within.__code__:
+            return None
+        if what == "line" and ended and signal.getitimer(signal.ITIMER_REAL)[0] and next(lines, None) == 0:
+            signal.raise_signal(signal.SIGALRM)
+        return trace
+
+    for count in range(10):
+        ended, lines = False, iter(range(count, -1, -1))
+        with engine.connect() as connection, suppress(HandlerTimeout):
+            sys.settrace(trace)
+            try:
+                call_within(timedelta(hours=1), connection, "handle", end)
+            finally:
+                sys.settrace(tracer)
+        assert signal.setitimer(signal.ITIMER_REAL, 0) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGALRM) is before
+    # The last round wanted a tenth line: it met some, and there were not so many.
+    assert 0 < len(list(lines)) < 10

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from sqla_pubsub import Insert, Listener, RetryPolicy, after_insert
 from tests.deliver.notes import DEADLINE, Notes, running
+from tests.servers import Server
 from tests.waiting import wait_until
 
 ONCE = RetryPolicy(max_attempts=1)
@@ -67,7 +68,8 @@ def test_an_error_of_the_event_itself_is_counted_at_once(notes: Notes) -> None:
 
 def test_a_deadlock_with_a_writer_costs_the_event_nothing(notes: Notes) -> None:
     """The listener is the victim: the other side waits longer before it looks for a deadlock."""
-    holding, go_on = threading.Event(), threading.Event()
+    holding = threading.Event()
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
     calls: list[int] = []
 
     @after_insert(notes.Note, retry=ONCE)
@@ -76,19 +78,19 @@ def test_a_deadlock_with_a_writer_costs_the_event_nothing(notes: Notes) -> None:
         session.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
         session.execute(text("UPDATE effect SET what = 'handler' WHERE listener = 'one'"))
         holding.set()
-        assert go_on.wait(DEADLINE)
+        if len(calls) == 1:
+            # The server looks for a deadlock once a wait, and the writer looks too late.
+            wait_until(lambda: notes.scalar(waiting) == 1, DEADLINE, "the writer to wait")
         session.execute(text("UPDATE effect SET what = 'handler' WHERE listener = 'two'"))
 
     notes.write("a")
     notes.execute("INSERT INTO effect (listener) VALUES ('one'), ('two')")
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
     def write() -> None:
         assert holding.wait(DEADLINE)
         with notes.engine.begin() as connection:
             connection.execute(text("SET LOCAL deadlock_timeout = '60s'"))
             connection.execute(text("UPDATE effect SET what = 'writer' WHERE listener = 'two'"))
-            go_on.set()
             connection.execute(text("UPDATE effect SET what = 'writer' WHERE listener = 'one'"))
 
     writer = threading.Thread(target=write)
@@ -192,3 +194,59 @@ def test_a_batch_that_breaks_its_connection_is_replayed_one_by_one(notes: Notes)
     notes.drain()
     assert notes.effects("handle") == ["a", "b"]
     assert [letter.id for letter in notes.dead()] == [2]
+
+
+def test_an_exhausted_pool_is_waited_for(notes: Notes, caplog: pytest.LogCaptureFixture) -> None:
+    """The application's own threads may use the same engine."""
+
+    @after_insert(notes.Note)
+    def handle(session: Session) -> None:
+        session.add(notes.effect("handle", "x"))
+
+    notes.write("a")
+    engine = create_engine(notes.engine.url, pool_size=2, max_overflow=0, pool_timeout=0.05)
+    with running(Listener(engine, notes.metadata)):
+        with engine.connect():
+            wait_until(lambda: "connection.waiting" in caplog.text, DEADLINE, "the listener to say so")
+        wait_until(lambda: notes.effects("handle") == ["x"], DEADLINE, "the effect")
+    engine.dispose()
+
+
+@pytest.mark.one_driver
+@pytest.mark.parametrize(
+    ("limit", "transactional"),
+    [
+        ("idle_in_transaction_session_timeout", True),
+        ("transaction_timeout", True),
+        ("idle_session_timeout", False),
+    ],
+)
+def test_a_limit_of_the_role_does_not_end_the_connection_under_a_slow_handler(
+    notes: Notes, server: Server, limit: str, transactional: bool
+) -> None:
+    """How long a handler may take is what ``timeout=`` says."""
+    if limit == "transaction_timeout" and server.version < 17:
+        pytest.skip("PostgreSQL 17 brought it")
+    calls: list[int] = []
+
+    @after_insert(notes.Note, retry=RetryPolicy(initial=timedelta(0)), transactional=transactional)
+    def handle(session: Session) -> None:
+        calls.append(1)
+        session.execute(text("SELECT 1"))
+        threading.Event().wait(0.2)
+        session.execute(text("SELECT 1"))
+        if len(calls) > 1:
+            listener.stop()
+
+    notes.write("a")
+    notes.execute("CREATE ROLE hasty LOGIN SUPERUSER")
+    notes.execute(f"ALTER ROLE hasty SET {limit} = '50ms'")
+    engine = create_engine(notes.engine.url.set(username="hasty"))
+    listener = Listener(engine, notes.metadata)
+    try:
+        assert listener.drain() == 1
+    finally:
+        engine.dispose()
+        notes.execute("DROP ROLE hasty")
+    assert len(calls) == 1
+    assert notes.left() == 0

@@ -161,7 +161,9 @@ def test_an_event_whose_writer_probed_the_lock_early_does_not_wait_for_the_poll(
 
 
 @pytest.mark.parametrize("which", ["listening", "working", "both"])
-def test_a_terminated_connection_is_replaced_within_a_moment(recording: Notes, which: str) -> None:
+def test_a_terminated_connection_is_replaced_within_a_moment_and_the_log_says_so(
+    recording: Notes, which: str, caplog: pytest.LogCaptureFixture
+) -> None:
     conditions = {"listening": LISTENING, "working": f"NOT ({LISTENING})", "both": "true"}
     others = "pid <> pg_backend_pid() AND datname = current_database() AND application_name = 'worker'"
     engine = create_engine(recording.engine.url.update_query_dict({"application_name": "worker"}))
@@ -179,6 +181,9 @@ def test_a_terminated_connection_is_replaced_within_a_moment(recording: Notes, w
         wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
     engine.dispose()
     assert recording.left() == 0
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert said[0] == "connection.lost"
+    assert (said[-1], said.count("connection.restored")) == ("connection.restored", 1)
 
 
 @pytest.mark.parametrize("which", ["LISTEN", "FOR UPDATE"])

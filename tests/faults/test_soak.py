@@ -17,7 +17,7 @@ from sqlalchemy import MetaData, Table, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from sqla_pubsub.deliver.statements import LOCK_KEY, lock_parameters
+from sqla_pubsub.deliver.locks import LOCK_KEY, lock_parameters
 from tests.cli.project import Shop
 from tests.cli.test_listen import alive, children
 from tests.faults.oracle import DEADLINE, DOORMEN, compare_effects, terminate
@@ -31,6 +31,21 @@ MINUTES = float(os.environ.get("PUBSUB_TEST_SOAK_MINUTES") or length(short=0.12,
 BACKLOG = 2_000
 """Entries from which on the writers wait: a backlog is not what is looked for here."""
 FACTS = "SELECT item FROM fact"
+LEFT = (
+    (
+        "SELECT listener, operation, key, id, attempt, crashes, due_at - clock_timestamp() AS due FROM pubsub_outbox "
+        "ORDER BY id LIMIT 20"
+    ),
+    "SELECT listener, count(*), min(id), max(id), count(due_at) FROM pubsub_outbox GROUP BY listener",
+    (
+        "SELECT pid, state, wait_event, now() - xact_start AS since, left(query, 200) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ),
+    (
+        "SELECT pid, locktype, mode, granted, relation::regclass FROM pg_locks WHERE locktype IN ('advisory', 'tuple') "
+        "OR NOT granted"
+    ),
+)
 IN_ORDER = """
     SELECT count(*) FROM
     (SELECT item, row, rank() OVER (PARTITION BY row ORDER BY id) AS place FROM effect WHERE listener = 'in_order') AS e
@@ -151,7 +166,10 @@ class Soak:
         """Let everything be settled, and ask the oracle."""
         self.resume()
         # One event after the other with its own connection: outside work is what is left at the end.
-        wait_until(self.shop.settled, length(short=4, full=20) * DEADLINE, "the outbox to be empty")
+        try:
+            wait_until(self.shop.settled, length(short=4, full=20) * DEADLINE, "the outbox to be empty")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self._left()}") from None
         for listener in ("plain", "in_order", "batched"):
             compare_effects(self.shop, listener, committed=FACTS)
         assert self.shop.scalar(IN_ORDER) == 0
@@ -165,6 +183,12 @@ class Soak:
         assert self.process.wait(DEADLINE) == 0
         for log in (*self.logs, self.shop.log):
             assert "Traceback" not in log, log[-3000:]
+
+    def _left(self) -> str:
+        """Return what keeps the outbox from being empty: the entries, and who does what in the database."""
+        with self.shop.engine.connect() as connection:
+            found = [connection.execute(text(query)).all() for query in LEFT]
+        return "\n".join(str(row) for rows in found for row in rows)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

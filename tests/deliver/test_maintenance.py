@@ -1,0 +1,115 @@
+"""Dead letters that are put back are the same events, handled at once and in the order they had."""
+
+import threading
+from collections import defaultdict
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session
+
+from sqla_pubsub import Insert, Listener, Reject, Update, after_insert, after_update
+from sqla_pubsub.deliver.maintenance import Letters, Maintenance
+from sqla_pubsub.errors import ConfigurationError
+from tests.deliver.notes import DEADLINE, Notes, running
+from tests.waiting import wait_until
+
+LONG = timedelta(hours=1)
+
+
+def look_after(notes: Notes, engine: Engine | None = None) -> Maintenance:
+    return Maintenance(engine or notes.engine, notes.metadata)
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_a_sleeping_worker_handles_a_letter_that_is_put_back_at_once_as_the_same_event(
+    notes: Notes, transactional: bool
+) -> None:
+    seen = []
+
+    @after_insert(notes.Note, transactional=transactional)
+    def handle(event: Insert) -> None:
+        seen.append((event.id, event.occurred_at, event.attempt))
+        if len(seen) == 1:
+            raise Reject("not yet")
+
+    notes.write("a")
+    with running(notes.listener(poll_interval=LONG)):
+        wait_until(notes.dead, DEADLINE, "the letter to be dead")
+        asleep = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+        wait_until(lambda: notes.scalar(asleep), DEADLINE, "the worker to sleep")
+        assert look_after(notes).revive(Letters()) == 1
+        wait_until(lambda: not notes.left(), DEADLINE, "it to be handled")
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_letters_of_one_row_that_are_put_back_keep_their_order_in_one_drain(
+    notes: Notes, transactional: bool
+) -> None:
+    """A claim that finds the first of them only is no sign that no other one is due."""
+    failing, seen = [True], defaultdict(list)
+
+    @after_update(notes.Note, ordered=True, transactional=transactional)
+    def handle(event: Update) -> None:
+        if failing[0]:
+            raise Reject("not yet")
+        seen[event.new.id].append(event.new.content)
+
+    notes.write("0", "0")
+    for number in range(1, 6):
+        notes.execute("UPDATE note SET content = :content", content=str(number))
+    assert notes.drain() == 10
+    failing[0] = False
+    notes.execute("UPDATE note SET content = 'last'")
+    assert look_after(notes).revive(Letters()) == 10
+    assert notes.drain() == 12
+    assert seen == {row: ["1", "2", "3", "4", "5", "last"] for row in (1, 2)}
+    assert notes.left() == 0
+
+
+def test_ready_is_what_a_claim_would_take(notes: Notes) -> None:
+    @after_insert(notes.Note)
+    def handle(session: Session) -> None: ...
+
+    notes.write("ready", "overdue", "later")
+    notes.execute(
+        "UPDATE pubsub_outbox SET due_at = clock_timestamp() - interval '1 hour' WHERE new ->> 'content' = 'overdue'"
+    )
+    notes.execute(
+        "UPDATE pubsub_outbox SET due_at = clock_timestamp() + interval '1 hour' WHERE new ->> 'content' = 'later'"
+    )
+    [row] = look_after(notes).status()
+    assert (row.ready, row.waiting) == look_after(notes).pending(["handle"]) == (2, 1)
+    assert row.oldest is not None
+    assert timedelta(hours=1) <= row.oldest < timedelta(hours=2)
+    assert notes.drain() == 2
+    [row] = look_after(notes).status()
+    assert (row.ready, row.waiting, row.oldest) == (0, 1, None)
+
+
+def test_an_outbox_that_is_dropped_under_a_worker_ends_it_with_the_remedy(notes: Notes) -> None:
+    @after_insert(notes.Note)
+    def handle() -> None: ...
+
+    def drop() -> None:
+        wait_until(lambda: not notes.entries(), DEADLINE, "the worker to work")
+        notes.execute("DROP TABLE pubsub_outbox")
+
+    notes.write("a")
+    listener = notes.listener(poll_interval=timedelta(milliseconds=50))
+    dropping = threading.Thread(target=drop)
+    dropping.start()
+    with pytest.raises(ConfigurationError, match=r"'pubsub_outbox' does not exist.*alembic upgrade head"):
+        listener.run()
+    dropping.join()
+
+
+def test_a_url_with_an_unknown_option_is_refused_and_not_waited_for(notes: Notes) -> None:
+    @after_insert(notes.Note)
+    def handle() -> None: ...
+
+    url = notes.engine.url.update_query_dict({"nonsense": "1"})
+    for act in (Listener.drain, Listener.run):
+        with pytest.raises(ConfigurationError, match='invalid connection option "nonsense"'):
+            act(Listener(create_engine(url), notes.metadata))
