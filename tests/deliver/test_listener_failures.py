@@ -242,7 +242,7 @@ def test_a_failure_is_logged_without_the_payload(notes: Notes, caplog: pytest.Lo
     notes.drain()
     first, second = (record for record in caplog.records if record.name.startswith("sqla_pubsub"))
     assert (first.levelname, second.levelname) == ("WARNING", "ERROR")
-    assert first.getMessage().startswith("event.failed: entry 1 for 'mailer', attempt 1, next in 0:00:00:")
+    assert first.getMessage().startswith("event.failed: entry 1 for 'mailer', attempt 1, next in 0.0 s: ")
     assert second.getMessage().startswith(
         "event.dead: entry 1 for 'mailer' is a dead letter after 2 attempts:"
     )
