@@ -244,6 +244,6 @@ def test_a_failure_is_logged_without_the_payload(notes: Notes, caplog: pytest.Lo
     assert (first.levelname, second.levelname) == ("WARNING", "ERROR")
     assert first.getMessage().startswith("event.failed: entry 1 for 'mailer', attempt 1, next in 0.0 s: ")
     assert second.getMessage().startswith(
-        "event.dead: entry 1 for 'mailer' is a dead letter after 2 attempts:"
+        "event.dead: entry 1 for 'mailer' is a dead letter after attempt 2:"
     )
     assert "secret" not in caplog.text
