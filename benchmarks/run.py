@@ -1,6 +1,6 @@
 """Measures ours beside PostgreSQL's own limit, and writes ``benchmarks/RESULTS.md``.
 
-    python -m benchmarks.run [--peers all] [--full] [--out FILE]
+    python -m benchmarks.run [--peers all|NAME,...] [--full] [--out FILE]
 
 ``make bench`` and ``make bench-peers`` call it. The peer harness stands beside the checkout, or where
 BENCH_HARNESS says.
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peers", choices=["limits", "all"], default="limits", help="other systems too")
+    parser.add_argument("--peers", default="", help="other systems too: their names with commas, or all")
     parser.add_argument("--full", action="store_true", help="full numbers, a million entries, a minute")
     parser.add_argument("--repeat", type=int, default=3, help="runs of which the median counts")
     parser.add_argument("--scale", type=float, help="factor of the full numbers of events")
@@ -63,9 +63,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _beside_others(options: argparse.Namespace, scale: float, results: Results) -> None:
     harness = Harness()
-    everything = options.peers == "all"
-    harness.prepare(everything=everything)
-    for one in series(harness.peers() if everything else ()):
+    known = harness.peers()
+    peers = known if options.peers == "all" else tuple(filter(None, options.peers.split(",")))
+    if unknown := sorted({*peers} - {*known}):
+        raise Refused(f"peer {unknown[0]!r} is unknown. Allowed are: all, {', '.join(known)}.")
+    harness.prepare(everything=bool(peers))
+    for one in series(peers):
         print("measuring", *one.workloads, one.option, file=sys.stderr, flush=True)
         seconds = FULL_LATENCY if options.full else SHORT_LATENCY
         harness.run(one, repeats=options.repeat, scale=scale, seconds=seconds, into=results)
