@@ -91,8 +91,18 @@ class Soak:
         log.rename(self.shop.folder / f"log.{len(self.logs)}")
         self.process = self._listen()
 
+    def _has_given_up(self) -> bool:
+        """Whether the supervisor ended because one worker was killed again and again while it started."""
+        return self.process.wait(DEADLINE) == 1 and "supervisor.gave_up" in self.shop.log
+
     def inflict(self) -> None:
         """Do one thing at random, at first what was not yet done."""
+        if self.process.poll() is not None:
+            # As systemd does with exit code 1.
+            assert self._has_given_up(), (self.process.returncode, self.shop.log)
+            self.done["give_up"] += 1
+            self.resume()
+            self._listen_again()
         new = [fault for fault in self.weights if not self.done[fault.__name__]]
         known = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
         fault = self.rng.choice(new) if new else known
@@ -120,7 +130,8 @@ class Soak:
         self.process.terminate()
         code = self.process.wait(DEADLINE)
         # Before Python has begun to run the program, nobody can answer the signal.
-        assert code == 0 or (code == -signal.SIGTERM and not self.shop.log), (code, self.shop.log)
+        unheard = code == -signal.SIGTERM and not self.shop.log
+        assert code == 0 or unheard or self._has_given_up(), (code, self.shop.log)
         self._listen_again()
 
     def end_connections(self) -> None:
