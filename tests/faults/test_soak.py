@@ -95,14 +95,17 @@ class Soak:
         """Whether the supervisor ended because one worker was killed again and again while it started."""
         return self.process.wait(DEADLINE) == 1 and "supervisor.gave_up" in self.shop.log
 
-    def inflict(self) -> None:
-        """Do one thing at random, at first what was not yet done."""
+    def _revive(self) -> None:
+        """Start a supervisor that gave up again, as systemd does with exit code 1."""
         if self.process.poll() is not None:
-            # As systemd does with exit code 1.
             assert self._has_given_up(), (self.process.returncode, self.shop.log)
             self.done["give_up"] += 1
             self.resume()
             self._listen_again()
+
+    def inflict(self) -> None:
+        """Do one thing at random, at first what was not yet done."""
+        self._revive()
         new = [fault for fault in self.weights if not self.done[fault.__name__]]
         known = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
         fault = self.rng.choice(new) if new else known
@@ -176,6 +179,7 @@ class Soak:
     def check(self) -> None:
         """Let everything be settled, and ask the oracle."""
         self.resume()
+        self._revive()
         # One event after the other with its own connection: outside work is what is left at the end.
         try:
             wait_until(self.shop.settled, length(short=4, full=20) * DEADLINE, "the outbox to be empty")
