@@ -213,6 +213,9 @@ class Writer(threading.Thread):
     def run(self) -> None:
         """Write until stopped."""
         while not self._enough.is_set():
+            if self._crowded.is_set():
+                self._enough.wait(0.5)
+                continue
             kind = self._rng.choice(list(KINDS))
             first, count = self._next, self._rng.randint(1, 12)
             self._next += count
@@ -222,4 +225,4 @@ class Writer(threading.Thread):
                     KINDS[kind](connection, first, first + count - 1)
                 self.refused -= 1
                 self.committed[kind] += 1
-            self._enough.wait(0.5 if self._crowded.is_set() else self._rng.uniform(0, 0.05))
+            self._enough.wait(self._rng.uniform(0, 0.05))
