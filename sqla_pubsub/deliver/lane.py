@@ -57,7 +57,8 @@ class Lane(Single):
             if self._alone:
                 return self._run_alone(store, self._alone.popleft())
             return self._run_group(store)
-        except SQLAlchemyError as error:
+        except Exception as error:
+            # Not SQLAlchemy's alone: psycopg2 has others for a server that ends it in mid statement.
             if store.lost:
                 raise ConnectionLost(describe(error)) from error
             raise

@@ -48,7 +48,7 @@ class OutsideLane(Lane):
         """
         try:
             return self._some(store)
-        except SQLAlchemyError as error:
+        except Exception as error:
             if store.lost:
                 raise ConnectionLost(describe(error)) from error
             raise

@@ -11,10 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
 from sqla_pubsub.deliver.pending import Pending
 from sqla_pubsub.deliver.session import HandlerSession
 from sqla_pubsub.deliver.statements import UNLIMITED, Statements
+from sqla_pubsub.deliver.step import ConnectionLost
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
@@ -52,6 +53,7 @@ class Store:
         self._statements_built: dict[tuple[str, bool, tuple[str, ...]], Any] = {}
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
         self._driver: Any = self.connection.connection.driver_connection
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         try:
             self._set_up(config)
         except BaseException:
@@ -87,7 +89,7 @@ class Store:
     @property
     def lost(self) -> bool:
         """Whether the connection is gone."""
-        return self.connection.closed or self.connection.invalidated
+        return self.connection.closed or self.connection.invalidated or bool(self._driver.closed)
 
     def begin(self, *, savepoints: bool = True, together: bool = False) -> RootTransaction:
         """Open the transaction of one group.
@@ -153,12 +155,20 @@ class Store:
         )
 
     def abandon(self) -> None:
-        """Undo the group, whatever state a handler left its transaction in."""
+        """Undo the group, whatever state a handler left its transaction in.
+
+        Raises:
+            ConnectionLost: The driver's connection is closed.
+        """
         self._session = None
         if self.connection.get_transaction() is not None:
             self.connection.rollback()
         # Where a handler tried to commit, SQLAlchemy takes the transaction for ended; the driver does not.
-        self._driver.rollback()
+        try:
+            self._driver.rollback()
+        except self._driver_error as error:
+            self.close()
+            raise ConnectionLost(describe(error)) from error
 
     def end_events(self) -> None:
         """Close the session of the group, before its outcomes are written."""
@@ -255,7 +265,7 @@ class Store:
         """Give the connection up; whatever is open on it is undone by the server."""
         self.guarded = False
         try:
-            if not self.lost:
+            if not (self.connection.closed or self.connection.invalidated):
                 self.connection.invalidate()
         finally:
             self.connection.close()

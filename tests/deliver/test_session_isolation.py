@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, insert
+from sqlalchemy import ForeignKey, event, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
@@ -118,3 +118,44 @@ def test_a_handler_cannot_give_its_connection_another_schema(notes: Notes) -> No
     assert letter.reason.startswith("SessionOwnershipError: a handler set execution options")
     assert notes.scalar("SELECT count(*) FROM ann.effect") == 0
     assert notes.scalar("SELECT count(*) FROM ann.pubsub_outbox") == 4
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("kind", ["INSERT", "DELETE", "SELECT"])
+def test_a_connection_that_ends_with_an_unheard_of_error_costs_no_event(
+    notes: Notes, kind: str, batch: int | None
+) -> None:
+    """psycopg2 raises SystemError when the server ends it in mid statement, which SQLAlchemy takes for no disconnection."""
+    ended: list[str] = []
+
+    def end(connection: Any, _: Any, statement: str, *__: Any) -> None:
+        if working and statement.startswith(kind) and not ended:
+            ended.append(statement)
+            connection.connection.driver_connection.close()
+            raise SystemError("decode returned a result with an exception set")
+
+    working: list[bool] = []
+
+    def work(new: Any, session: Session) -> None:
+        working.append(True)
+        session.add(notes.effect("handle", new.content))
+        session.flush()
+
+    if batch is None:
+        after_insert(notes.Note, name="handle", retry=RetryPolicy(initial=timedelta(0)))(work)
+    else:
+
+        @after_insert(notes.Note, name="handle", batch=batch, retry=RetryPolicy(initial=timedelta(0)))
+        def together(events: list[Any], session: Session) -> None:
+            for each in events:
+                work(each.new, session)
+
+    notes.write("a", "b", "c")
+    event.listen(notes.engine, "before_cursor_execute", end)
+    try:
+        notes.drain()
+    finally:
+        event.remove(notes.engine, "before_cursor_execute", end)
+    assert sorted(notes.effects("handle")) == ["a", "b", "c"]
+    assert notes.left() == 0
+    assert ended
