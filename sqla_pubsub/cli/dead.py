@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.inspect import json_option
+from sqla_pubsub.cli.phrases import counted
 from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
-from sqla_pubsub.cli.words import counted
 from sqla_pubsub.deliver.maintenance import Letters, Maintenance
 from sqla_pubsub.errors import ConfigurationError
 

@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.difference import sentence
+from sqla_pubsub.cli.phrases import counted, lasting
 from sqla_pubsub.cli.project import failed, modules_argument, open_project, url_option
-from sqla_pubsub.cli.words import counted, lasting
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
 from sqla_pubsub.privileges import refuse_without_rights

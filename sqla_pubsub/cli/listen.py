@@ -20,8 +20,8 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, nap, retry_if_exception, wait_random_exponential
 
 from sqla_pubsub.cli.difference import sentence
+from sqla_pubsub.cli.phrases import counted
 from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
-from sqla_pubsub.cli.words import counted
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.connect import Outage, is_away

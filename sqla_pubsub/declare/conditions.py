@@ -18,7 +18,7 @@ from sqlalchemy.sql.elements import quoted_name
 from sqlalchemy.sql.util import ClauseAdapter, find_tables
 
 from sqla_pubsub.attributes import columns_by_attribute, local_table
-from sqla_pubsub.declare.words import bare, fields
+from sqla_pubsub.declare.condition_fields import bare, fields
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import MAX_BYTES
 from sqla_pubsub.quoting import quoted
