@@ -105,8 +105,8 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
     indexes = (
         _index(f"{name}_ready", "listener", "id", where="due_at IS NULL"),
         _index(f"{name}_due", "listener", "due_at", where="due_at IS NOT NULL"),
-        _index(f"{name}_key", "listener", "key", where="key IS NOT NULL"),
-        _index(f"{name}_old_key", "listener", "old_key", where="old_key IS NOT NULL"),
+        _index(f"{name}_key", "listener", "key", "id", where="key IS NOT NULL"),
+        _index(f"{name}_old_key", "listener", "old_key", "id", where="old_key IS NOT NULL"),
     )
     entry: type[OutboxEntry] = registry.mapped(
         type(

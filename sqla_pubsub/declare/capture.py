@@ -181,7 +181,9 @@ def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence
     # The key of all rows is that of none: an empty array.
     key = row_key(spec.key, sides[-1], spec.zoned) if sides else f"{literal('[]')}::jsonb"
     values += [_of_ordered(spec, single, key)]
-    values += [_of_ordered(spec, single, row_key(spec.key, "old", spec.zoned)) if len(sides) == 2 else "NULL"]
+    # Only where it is another one: the entry belongs to two rows then.
+    old_key = f"nullif({row_key(spec.key, 'old', spec.zoned)}, {key})"
+    values += [_of_ordered(spec, single, old_key) if len(sides) == 2 else "NULL"]
     values += [_payload(spec, side) if side in sides else "NULL" for side in ("old", "new")]
     values += [
         # In brackets, this is asked once for a statement and not once for a row.

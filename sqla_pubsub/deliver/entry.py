@@ -8,7 +8,11 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A claimed entry. ``old``, ``new`` and ``context`` are raw JSON text."""
+    """A claimed entry. ``old``, ``new`` and ``context`` are raw JSON text.
+
+    ``row`` is given where another entry of the same row was claimed with it and comes first: the id of
+    the first one.
+    """
 
     id: int
     operation: str
@@ -20,3 +24,4 @@ class Entry:
     format: int
     attempt: int
     crashes: int
+    row: int | None = None

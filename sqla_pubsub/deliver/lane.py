@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, Retry, describe
 from sqla_pubsub.deliver.pace import MAX_SAVEPOINTS
 from sqla_pubsub.deliver.single import Alone, Single
 from sqla_pubsub.deliver.step import ConnectionLost, Step
@@ -97,13 +97,13 @@ class Lane(Single):
     def _claim(self, store: Store, size: int) -> list[Entry]:
         now = self._clock()
         if self._scan.is_due(now):
-            due = store.claim_due(self.spec, size=size)
+            due = store.claims.due(self.spec, size=size)
             # In order, those that are handled now may hold back others that are due too.
             if len(due) < size and not (due and self.spec.ordered):
                 self._scan.no_more_due(now)
             if due:
                 return self._without_crashed(due)
-        entries = store.claim(self.spec, start=self._scan.start(now), size=size)
+        entries = store.claims.ready(self.spec, start=self._scan.start(now), size=size)
         return self._without_crashed(entries)
 
     def _without_crashed(self, entries: list[Entry]) -> list[Entry]:
@@ -121,11 +121,16 @@ class Lane(Single):
             raise Alone(entries, error) from error
         if self.spec.batch is not None:
             return self._work_batch(store, entries, decoded)
-        began, outcomes = self._clock(), []
+        began, outcomes = self._clock(), list[Outcome]()
+        held = set[int]()
         for entry in entries:
+            if entry.row in held:
+                continue
             outcome = self._handle(store, entry, decoded)
             if outcome is None:
                 break
+            if isinstance(outcome, Retry):
+                held.add(entry.row or entry.id)
             outcomes.append(outcome)
             self._scan.passed(entry.id)
             spent = self._clock() - began
@@ -149,6 +154,9 @@ class Lane(Single):
             self._board.put_down()
         if not failed:
             return outcomes
+        if self.spec.ordered:
+            # What came after it in its row was handled, and must not stand before it.
+            raise Alone(entries, next(iter(failed.values())))
         judged = (self._judge(entry, failed[entry.id]) for entry in entries if entry.id in failed)
         return [*(o for o in outcomes if o.id not in failed), *(o for o in judged if o is not None)]
 

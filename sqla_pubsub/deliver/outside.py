@@ -61,7 +61,7 @@ class OutsideLane(Lane):
     def _some(self, store: Store) -> Step:
         began, settled = self._clock(), 0
         with store.connection.begin():
-            found = store.candidates(self.spec, start=self._scan.start(self._clock()), size=CANDIDATES)
+            found = store.claims.candidates(self.spec, start=self._scan.start(self._clock()), size=CANDIDATES)
         for entry_id in found:
             self._scan.passed(entry_id)
             if self._stopping():
@@ -95,7 +95,7 @@ class OutsideLane(Lane):
         with connection.begin():
             if not connection.scalar(TRY_ENTRY, lock):
                 return None
-            entry = store.read_one(self.spec, entry_id)
+            entry = store.claims.read_one(self.spec, entry_id)
             if entry is None:
                 connection.execute(LEAVE_ENTRY, lock)
         return entry

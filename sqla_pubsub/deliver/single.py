@@ -85,7 +85,7 @@ class Single:
         entry: Entry | None = None
         transaction = store.begin(savepoints=self._savepoints)
         try:
-            entry = store.claim_one(self.spec, entry_id)
+            entry = store.claims.one(self.spec, entry_id)
             if entry is None:
                 store.abandon()
                 return Step(more=True)
@@ -134,7 +134,7 @@ class Single:
 
     def _record(self, store: Store, outcome: Outcome) -> None:
         with store.begin():
-            if store.claim_one(self.spec, outcome.id) is not None:
+            if store.claims.one(self.spec, outcome.id) is not None:
                 store.settle([outcome])
 
     def _handle(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
@@ -22,7 +21,6 @@ from sqlalchemy import (
     Table,
     Text,
     Update,
-    and_,
     any_,
     bindparam,
     cast,
@@ -31,11 +29,9 @@ from sqlalchemy import (
     insert,
     literal,
     literal_column,
-    not_,
     or_,
     select,
     text,
-    true,
     tuple_,
     union_all,
     update,
@@ -44,131 +40,99 @@ from sqlalchemy import (
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.outbox import STORED_COLUMNS, Outbox
 
-_FIELDS = tuple(field.name for field in fields(Entry))
+_FIELDS = tuple(field.name for field in fields(Entry) if field.name != "row")
 _JSON = ("old", "new", "context")
-_LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
-_ALL_ROWS: ColumnElement[Any] = literal_column("'[]'::jsonb")
-"""The key of a TRUNCATE."""
+SIZE: BindParameter[int] = bindparam("size", type_=Integer)
+LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
+HIGHEST: ColumnElement[int] = literal_column(str(2**63 - 1), BigInteger)
+"""No id is higher."""
 
 
 class Statements:
-    """All statements on one outbox.
+    """All statements on one outbox, for listeners whose events may be handled in any order.
 
     Args:
         outbox: The tables.
-        names: Of an ordered listener that had others before: all names its entries may still stand under.
     """
 
-    def __init__(self, outbox: Outbox, names: Sequence[str] = ()) -> None:
-        self._names = list(names)
+    def __init__(self, outbox: Outbox) -> None:
         self.entry: Table = outbox.Entry.__table__
         self.letter: Table = outbox.DeadLetter.__table__
 
-    def _claim(self, *, ordered: bool) -> Select[Any]:
-        return self._columns(ordered=ordered).where(self.entry.c.listener == _LISTENER)
+    def _free(self) -> list[ColumnElement[bool]]:
+        """Return what must hold of an entry for it to be handled now, besides its time."""
+        return []
 
-    def _columns(self, *, ordered: bool) -> Select[Any]:
+    def _columns(self) -> Select[Any]:
         c = self.entry.c
-        columns = [cast(c[name], Text).label(name) if name in _JSON else c[name] for name in _FIELDS]
-        statement = select(*columns)
-        if ordered:
-            statement = statement.where(*self._first_of_its_row())
-        return statement
+        return select(*(cast(c[name], Text).label(name) if name in _JSON else c[name] for name in _FIELDS))
 
-    def _ready(self, *, ordered: bool) -> Select[Any]:
-        """Find ready entries, lowest id first. Parameters: listener, start, size.
+    def _claim(self) -> Select[Any]:
+        return self._columns().where(self.entry.c.listener == LISTENER, *self._free())
+
+    def _ready_ids(self) -> Select[Any]:
+        """Find ready entries, lowest id first. Parameters: listener, start, size."""
+        return self._in_turn(select(self.entry.c.id))
+
+    def _in_turn(self, statement: Select[Any]) -> Select[Any]:
+        """Let *statement* read ready entries from *start* on, lowest id first.
 
         As a range of pairs, because only the index on the pair serves that. With an equality, the server may
         as well walk the primary key, past all that other listeners have waiting.
         """
         c = self.entry.c
         pair = tuple_(c.listener, c.id)
-        return (
-            self._columns(ordered=ordered)
-            .where(
-                pair >= tuple_(_LISTENER, bindparam("start", type_=BigInteger)),
-                pair <= tuple_(_LISTENER, literal_column(str(2**63 - 1))),
-                c.due_at.is_(None),
-            )
-            .order_by(c.listener, c.id)
-            .limit(bindparam("size", type_=Integer))
-        )
-
-    def _first_of_its_row(self) -> list[ColumnElement[bool]]:
-        """No earlier entry of the same row, and no TRUNCATE between them: those go first.
-
-        One condition each, because PostgreSQL finds no index for alternatives joined by OR, and would
-        compare every claimed entry with all entries before it.
-        """
-        c = self.entry.c
-        same_row = [("key", "key"), ("key", "old_key"), ("old_key", "key"), ("old_key", "old_key")]
-        return [
-            *(~self._earlier(lambda b, x=x, y=y: b[x] == c[y]) for x, y in same_row),
-            ~self._earlier(lambda b: b.key == _ALL_ROWS),
-            not_(and_(c.key.is_not_distinct_from(_ALL_ROWS), self._earlier(lambda _: true()))),
-        ]
-
-    def _earlier(self, condition: Callable[..., ColumnElement[bool]]) -> ColumnElement[bool]:
-        """Whether the listener has an earlier entry for which *condition* holds."""
-        c, before = self.entry.c, self.entry.alias("before")
-        same = before.c.listener.in_(self._names) if self._names else before.c.listener == c.listener
-        return (
-            select(literal(1))
-            .select_from(before)
-            .where(same, before.c.id < c.id, condition(before.c))
-            .correlate(self.entry)
-            .exists()
-        )
+        return statement.where(
+            pair >= tuple_(LISTENER, bindparam("start", type_=BigInteger)),
+            pair <= tuple_(LISTENER, HIGHEST),
+            c.due_at.is_(None),
+        ).order_by(c.listener, c.id)
 
     def _due(self) -> ColumnElement[bool]:
         # Not clock_timestamp(), which no index can be searched for.
         return self.entry.c.due_at <= func.statement_timestamp()
 
-    def claim_ready(self, *, ordered: bool) -> Select[Any]:
+    @cached_property
+    def claim_ready(self) -> Select[Any]:
         """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size."""
-        return self._ready(ordered=ordered).with_for_update(skip_locked=True, of=self.entry)
+        return self._in_turn(self._columns()).limit(SIZE).with_for_update(skip_locked=True, of=self.entry)
 
-    def claim_due(self, *, ordered: bool) -> Select[Any]:
+    @cached_property
+    def claim_due(self) -> Select[Any]:
         """Claim retries whose time has come. Parameters: listener, size."""
-        c = self.entry.c
         return (
-            self._claim(ordered=ordered)
+            self._claim()
             .where(self._due())
-            .order_by(c.due_at)
-            .limit(bindparam("size", type_=Integer))
+            .order_by(self.entry.c.due_at)
+            .limit(SIZE)
             .with_for_update(skip_locked=True, of=self.entry)
         )
 
-    def claim_one(self, *, ordered: bool) -> Select[Any]:
+    @cached_property
+    def claim_one(self) -> Select[Any]:
         """Claim one entry if it is still there, due, and nobody has it. Parameters: listener, id."""
-        c = self.entry.c
-        return (
-            self._claim(ordered=ordered)
-            .where(
-                c.id == bindparam("id", type_=BigInteger),
-                or_(c.due_at.is_(None), self._due()),
-            )
-            .with_for_update(skip_locked=True, of=self.entry)
-        )
+        return self.read_one.with_for_update(skip_locked=True, of=self.entry)
 
-    def candidates(self, *, ordered: bool) -> CompoundSelect[Any]:
+    @cached_property
+    def candidates(self) -> CompoundSelect[Any]:
         """Find entries without claiming them, ready and due ones. Parameters: listener, start, size."""
-        c, size = self.entry.c, bindparam("size", type_=Integer)
+        c = self.entry.c
         # Each by its own index; the two conditions in one, and the server reads all entries there are.
-        ready = self._ready(ordered=ordered).with_only_columns(c.id)
+        ready = self._ready_ids().limit(SIZE)
         due = (
-            self._claim(ordered=ordered)
+            self._claim()
             .with_only_columns(c.id)
             .where(self._due(), c.id >= bindparam("start", type_=BigInteger))
             .order_by(c.due_at)
-            .limit(size)
+            .limit(SIZE)
         )
-        return union_all(ready.subquery().select(), due.subquery().select()).order_by("id").limit(size)
+        return union_all(ready.subquery().select(), due.subquery().select()).order_by("id").limit(SIZE)
 
-    def read_one(self, *, ordered: bool) -> Select[Any]:
+    @cached_property
+    def read_one(self) -> Select[Any]:
         """Read one entry if it is to be handled now. Parameters: listener, id."""
         c = self.entry.c
-        return self._claim(ordered=ordered).where(
+        return self._claim().where(
             c.id == bindparam("id", type_=BigInteger),
             or_(c.due_at.is_(None), self._due()),
         )

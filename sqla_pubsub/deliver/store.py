@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RootTransaction, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from sqla_pubsub.deliver.claims import Claims
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
@@ -41,7 +42,6 @@ class Store:
     """One connection on which whole groups of entries are worked."""
 
     def __init__(self, engine: Engine, outbox: Outbox, config: ListenerConfig) -> None:
-        self._outbox = outbox
         self.statements = Statements(outbox)
         self.guarded = False
         """True while a handler runs: nobody but the listener may commit then."""
@@ -50,8 +50,8 @@ class Store:
         self._session: HandlerSession | None = None
         self._pending: Pending | None = None
         self._transaction: RootTransaction | None = None
-        self._statements_built: dict[tuple[str, bool, tuple[str, ...]], Any] = {}
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
+        self.claims = Claims(self.connection, outbox)
         self._driver: Any = self.connection.connection.driver_connection
         self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         try:
@@ -175,42 +175,6 @@ class Store:
         if self._session is not None:
             session, self._session = self._session, None
             session.release()
-
-    def claim(self, spec: ListenerSpec, *, start: int, size: int) -> list[Entry]:
-        """Claim up to *size* ready entries from id *start* on, lowest first."""
-        statement = self._built("claim_ready", spec)
-        return self._entries(statement, {"listener": spec.name, "start": start, "size": size})
-
-    def claim_due(self, spec: ListenerSpec, *, size: int) -> list[Entry]:
-        """Claim up to *size* retries whose time has come."""
-        return self._entries(self._built("claim_due", spec), {"listener": spec.name, "size": size})
-
-    def claim_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
-        """Claim one entry, or None when it is settled or in other hands."""
-        found = self._entries(self._built("claim_one", spec), {"listener": spec.name, "id": entry_id})
-        return found[0] if found else None
-
-    def candidates(self, spec: ListenerSpec, *, start: int, size: int) -> list[int]:
-        """Find ids of up to *size* entries to be handled now, from id *start* on, and claim none."""
-        statement = self._built("candidates", spec)
-        parameters = {"listener": spec.name, "start": start, "size": size}
-        return list(self.connection.scalars(statement, parameters))
-
-    def read_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
-        """Return one entry without claiming it, or None when it is not to be handled now."""
-        found = self._entries(self._built("read_one", spec), {"listener": spec.name, "id": entry_id})
-        return found[0] if found else None
-
-    def _built(self, kind: str, spec: ListenerSpec) -> Any:
-        names = (spec.name, *spec.previous_names) if spec.ordered and spec.previous_names else ()
-        key = (kind, spec.ordered, names)
-        if key not in self._statements_built:
-            statements = Statements(self._outbox, names)
-            self._statements_built[key] = getattr(statements, kind)(ordered=spec.ordered)
-        return self._statements_built[key]
-
-    def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
-        return [Entry(*row) for row in self.connection.execute(statement, parameters)]
 
     def adopt(self, spec: ListenerSpec) -> None:
         """Take over what was written for earlier names of a listener."""

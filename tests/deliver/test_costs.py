@@ -16,7 +16,8 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from sqla_pubsub import ListenerConfig, after_insert, outbox
+from sqla_pubsub import ListenerConfig, after_insert, after_update, outbox
+from sqla_pubsub.deliver.in_order import OrderedStatements
 from sqla_pubsub.deliver.statements import Statements
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
@@ -71,20 +72,60 @@ def nodes_of(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes_of(child)
 
 
-@pytest.mark.parametrize(("ordered", "pages"), [(False, 1.5 * SIZE), (True, 8 * SIZE)])
-def test_claiming_ready_entries_reads_only_what_it_claims(
-    backlog: Notes, ordered: bool, pages: float
-) -> None:
-    claim = Statements(outbox(backlog.metadata)).claim_ready(ordered=ordered)
-    nodes, indexes, touched = explained(backlog, claim, listener="handle", start=DEAD + 1, size=SIZE)
+def statements(notes: Notes, *, ordered: bool = False) -> Any:
+    return (OrderedStatements if ordered else Statements)(outbox(notes.metadata))
+
+
+def test_claiming_ready_entries_reads_only_what_it_claims(backlog: Notes) -> None:
+    nodes, indexes, touched = explained(
+        backlog, statements(backlog).claim_ready, listener="handle", start=DEAD + 1, size=SIZE
+    )
     assert "pubsub_outbox_ready" in indexes
     assert not nodes & {"Seq Scan", "Sort", "Bitmap Heap Scan"}
-    assert touched < pages
+    assert touched < 1.5 * SIZE
 
 
-@pytest.mark.parametrize(("ordered", "pages"), [(False, 1.5 * SIZE), (True, 8 * SIZE)])
+def test_an_ordered_listener_reads_only_the_next_entries(backlog: Notes) -> None:
+    """In a few pages each, although there are entries of as many rows."""
+    nodes, indexes, touched = explained(
+        backlog,
+        statements(backlog, ordered=True).firsts,
+        listener="handle",
+        start=DEAD + 1,
+        window=SIZE,
+    )
+    assert {"pubsub_outbox_ready", "pubsub_outbox_key", "pubsub_outbox_old_key"} <= indexes
+    assert not nodes & {"Seq Scan", "Bitmap Heap Scan"}
+    assert touched < 14 * SIZE
+
+
+@pytest.mark.parametrize("analyzed", [True, False])
+def test_a_row_with_thousands_of_entries_costs_an_ordered_listener_no_more(
+    backlog: Notes, analyzed: bool
+) -> None:
+    """Nor where the server believes that the outbox is as empty as it was."""
+    backlog.execute("TRUNCATE pubsub_outbox")
+    backlog.execute("ANALYZE pubsub_outbox")
+    backlog.execute(BACKLOG, rows=20_000)
+    backlog.execute("UPDATE pubsub_outbox SET key = '[1]', due_at = NULL WHERE listener = 'handle'")
+    if analyzed:
+        backlog.execute("ANALYZE pubsub_outbox")
+    ordered = statements(backlog, ordered=True)
+    first = backlog.scalar("SELECT min(id) FROM pubsub_outbox WHERE listener = 'handle'")
+    window = {"listener": "handle", "start": 0, "window": SIZE}
+    _, _, touched = explained(backlog, ordered.firsts, **window)
+    assert touched < 3 * SIZE
+    _, _, touched = explained(backlog, ordered.window_end, **window)
+    assert touched < 3 * SIZE
+    _, _, touched = explained(backlog, ordered.followers, heads=[first], each=SIZE)
+    assert touched < 14 * SIZE
+    _, _, touched = explained(backlog, ordered.take, ids=list(range(first, first + SIZE)), size=SIZE)
+    assert touched < 8 * SIZE
+
+
+@pytest.mark.parametrize(("ordered", "pages"), [(False, 1.5 * SIZE), (True, 16 * SIZE)])
 def test_claiming_due_retries_reads_only_what_it_claims(backlog: Notes, ordered: bool, pages: float) -> None:
-    claim = Statements(outbox(backlog.metadata)).claim_due(ordered=ordered)
+    claim = statements(backlog, ordered=ordered).claim_due
     nodes, indexes, touched = explained(backlog, claim, listener="handle", size=SIZE)
     assert "pubsub_outbox_due" in indexes
     assert not nodes & {"Seq Scan", "Sort", "Bitmap Heap Scan"}
@@ -93,7 +134,7 @@ def test_claiming_due_retries_reads_only_what_it_claims(backlog: Notes, ordered:
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> None:
-    claim = Statements(outbox(backlog.metadata)).claim_one(ordered=ordered)
+    claim = statements(backlog, ordered=ordered).claim_one
     nodes, indexes, touched = explained(backlog, claim, listener="handle", id=ENTRIES)
     assert "pubsub_outbox_pkey" in indexes
     assert "Seq Scan" not in nodes
@@ -102,7 +143,7 @@ def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> 
 
 def test_acknowledging_reads_only_what_it_deletes(backlog: Notes) -> None:
     ids = list(range(DEAD + 1, DEAD + 1 + SIZE))
-    nodes, indexes, touched = explained(backlog, Statements(outbox(backlog.metadata)).acknowledge, ids=ids)
+    nodes, indexes, touched = explained(backlog, statements(backlog).acknowledge, ids=ids)
     assert indexes == {"pubsub_outbox_pkey"}
     assert "Seq Scan" not in nodes
     assert touched < 4 * SIZE
@@ -144,6 +185,22 @@ def test_a_group_whose_handler_asks_for_no_session_takes_three_statements(notes:
 
     assert statements_per_group(notes, groups=4, size=500) <= 4
     assert len(seen) == 3000
+
+
+def test_the_events_of_one_row_share_groups_too(notes: Notes) -> None:
+    """What an ordered listener finds, claims, finds behind that, claims, decodes, acknowledges."""
+    seen = []
+
+    @after_update(notes.Note, ordered=True)
+    def handle(new: Any) -> None:
+        seen.append(int(new.content))
+
+    notes.write("0")
+    notes.execute("DO $$ BEGIN FOR n IN 1..2000 LOOP UPDATE note SET content = n::text; END LOOP; END $$")
+    with recorded(notes) as sent:
+        assert notes.drain(commit_every=LONG) == 2000
+    assert seen == list(range(1, 2001))
+    assert len(sent) < 100
 
 
 def test_a_group_whose_handlers_only_add_rows_takes_few_statements(notes: Notes) -> None:

@@ -22,9 +22,7 @@ from sqla_pubsub import (
     after_insert,
     after_truncate,
     after_update,
-    outbox,
 )
-from sqla_pubsub.deliver.statements import Statements
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
@@ -181,26 +179,6 @@ def test_a_listener_without_the_promise_goes_on_with_the_row(notes: Notes) -> No
     assert notes.effects("handle") == ["next"]
 
 
-def test_the_ordered_claim_finds_predecessors_by_index(notes: Notes) -> None:
-    """Else every claim would compare all entries of the listener with each other."""
-
-    @after_update(notes.Note, ordered=True)
-    def handle() -> None: ...
-
-    notes.install()
-    notes.execute(
-        "INSERT INTO pubsub_outbox (listener, operation, source, key, old_key, new)"
-        " SELECT 'handle', 'UPDATE', 'note', jsonb_build_array(n), jsonb_build_array(n), '{}'"
-        " FROM generate_series(1, 5000) AS n"
-    )
-    notes.execute("ANALYZE pubsub_outbox")
-    claim = Statements(outbox(notes.metadata)).claim_ready(ordered=True)
-    claim = claim.params(listener="handle", start=4000, size=50)
-    plan = notes.plan(str(claim.compile(notes.engine, compile_kwargs={"literal_binds": True})))
-    assert plan.count("Index Scan using pubsub_outbox_key") == 3
-    assert plan.count("Index Scan using pubsub_outbox_old_key") == 2
-
-
 def test_a_retry_is_made_when_it_is_due_although_its_successors_look_ready(notes: Notes) -> None:
     """They are claimed by nobody, and a listener that kept asking for them would not look at the clock."""
     times: list[float] = []
@@ -282,3 +260,110 @@ def test_a_renamed_listener_waits_for_what_an_old_worker_has_in_hand(notes: Note
         assert notes.effects("tally") == ["other"]
     assert notes.drain() == 2
     assert notes.effects("tally") == ["other", "b", "c"]
+
+
+def write_often(notes: Notes, count: int) -> None:
+    """Let the first note change *count* times, to '1', '2', '3' and so on."""
+    notes.execute(
+        f"DO $$ BEGIN FOR n IN 1..{count:d} LOOP UPDATE note SET content = n::text WHERE id = 1; END LOOP; END $$"
+    )
+
+
+def in_order(count: int) -> list[str | None]:
+    return [str(number) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_other_rows_are_found_far_behind_one_that_is_in_hand(notes: Notes, transactional: bool) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @after_update(notes.Note, ordered=True, transactional=transactional)
+    def handle(new: Any, session: Session) -> None:
+        if new.content == "1":
+            begun.set()
+            assert go_on.wait(DEADLINE)
+        session.add(notes.effect(f"row {new.id}", new.content))
+
+    notes.write("a", "a")
+    write_often(notes, 1000)
+    notes.execute("UPDATE note SET content = 'other' WHERE id = 2")
+    with workers(notes, 2):
+        assert begun.wait(DEADLINE)
+        wait_until(lambda: notes.effects("row 2") == ["other"], DEADLINE, "the other row to be handled")
+        assert notes.effects("row 1") == []
+        go_on.set()
+        wait_until(lambda: len(notes.effects("row 1")) >= 20, DEADLINE, "the first row to go on")
+    done = notes.effects("row 1")
+    assert done == in_order(len(done))
+
+
+def test_a_failure_among_many_events_of_a_row_holds_back_those_behind_it(notes: Notes) -> None:
+    @after_update(notes.Note, ordered=True, retry=HOUR)
+    def handle(new: Any, event: Update[Any], session: Session) -> None:
+        if new.content == "70" and event.attempt == 1:
+            raise ValueError
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("a")
+    write_often(notes, 100)
+    assert notes.drain() == 70
+    assert notes.effects("handle") == in_order(69)
+    notes.execute("UPDATE pubsub_outbox SET due_at = clock_timestamp() WHERE due_at IS NOT NULL")
+    assert notes.drain() == 31
+    assert notes.effects("handle") == in_order(100)
+
+
+def test_what_cannot_be_written_among_many_events_of_a_row_holds_back_those_behind_it(notes: Notes) -> None:
+    """It shows at the end of the group, when the handlers of those behind it were called."""
+
+    @after_update(notes.Note, ordered=True, retry=HOUR)
+    def handle(new: Any, event: Update[Any], session: Session) -> None:
+        bad = new.content == "70" and event.attempt == 1
+        session.add(notes.effect("handle", "\0" if bad else new.content))
+
+    notes.write("a")
+    write_often(notes, 100)
+    assert notes.drain() == 70
+    assert notes.effects("handle") == in_order(69)
+    notes.execute("UPDATE pubsub_outbox SET due_at = clock_timestamp() WHERE due_at IS NOT NULL")
+    assert notes.drain() == 31
+    assert notes.effects("handle") == in_order(100)
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        pytest.param("UPDATE pubsub_outbox SET due_at = now() + interval '1 hour' WHERE id = 70", id="retry"),
+        pytest.param("UPDATE pubsub_outbox SET crashes = 1, due_at = 'infinity' WHERE id = 70", id="crash"),
+        pytest.param("UPDATE pubsub_outbox SET listener = 'count' WHERE id = 70", id="earlier name"),
+        pytest.param("UPDATE pubsub_outbox SET key = '[9]', old_key = '[1]' WHERE id = 70", id="other row"),
+    ],
+)
+def test_a_row_goes_on_up_to_an_obstacle(notes: Notes, obstacle: str) -> None:
+    @after_update(notes.Note, ordered=True, previous_names=["count"])
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("a")
+    write_often(notes, 100)
+    notes.execute(obstacle)
+    with notes.engine.connect() as other:
+        other.execute(text("SELECT FROM pubsub_outbox WHERE id = 70 FOR UPDATE"))
+        assert notes.drain() == 69
+    assert notes.effects("handle") == in_order(69)
+
+
+def test_an_entry_in_other_hands_holds_back_those_behind_it(notes: Notes) -> None:
+    """A worker that does not know of the promise yet has it."""
+
+    @after_update(notes.Note, ordered=True)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("a")
+    write_often(notes, 100)
+    with notes.engine.connect() as other:
+        other.execute(text("SELECT FROM pubsub_outbox WHERE id = 70 FOR UPDATE"))
+        assert notes.drain() == 69
+    assert notes.drain() == 31
+    assert notes.effects("handle") == in_order(100)

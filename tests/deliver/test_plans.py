@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sqla_pubsub import after_insert, outbox
+from sqla_pubsub.deliver.in_order import OrderedStatements
 from sqla_pubsub.deliver.statements import Statements
 from tests.deliver.notes import Notes
 
@@ -21,7 +22,7 @@ BACKLOG = (
 
 def plan(notes: Notes, statement: Any) -> str:
     """Return the plan of a statement, with the values it has at run time."""
-    values = statement.params(listener="handle", start=0, size=20)
+    values = statement.params(listener="handle", start=0, size=20, window=220)
     return notes.plan(str(values.compile(notes.engine, compile_kwargs={"literal_binds": True})))
 
 
@@ -39,19 +40,26 @@ def backlog(notes: Notes) -> Notes:
 
 
 def test_due_retries_are_found_without_reading_those_that_still_wait(backlog: Notes) -> None:
-    found = plan(backlog, Statements(outbox(backlog.metadata)).claim_due(ordered=False))
+    found = plan(backlog, Statements(outbox(backlog.metadata)).claim_due)
     assert "Index Cond: ((listener = 'handle'::text) AND (due_at <= statement_timestamp()))" in found
 
 
 def test_what_a_listener_outside_of_a_transaction_may_take_is_found_by_index(backlog: Notes) -> None:
-    found = plan(backlog, Statements(outbox(backlog.metadata)).candidates(ordered=False))
+    found = plan(backlog, Statements(outbox(backlog.metadata)).candidates)
     assert "Index Cond: ((listener = 'handle'::text) AND (due_at <= statement_timestamp()))" in found
     assert "pubsub_outbox_ready" in found
     assert "Seq Scan" not in found
 
 
-@pytest.mark.parametrize("ordered", [False, True])
-def test_ready_entries_are_found_past_those_of_others(backlog: Notes, ordered: bool) -> None:
-    found = plan(backlog, Statements(outbox(backlog.metadata)).claim_ready(ordered=ordered))
-    assert "Index Cond: ((ROW(listener, id) >= ROW('handle'::text, 0)) AND (ROW(listener, id) <= " in found
+IN_TURN = "Index Cond: ((ROW(listener, id) >= ROW('handle'::text, 0)) AND (ROW(listener, id) <= "
+
+
+def test_ready_entries_are_found_past_those_of_others(backlog: Notes) -> None:
+    found = plan(backlog, Statements(outbox(backlog.metadata)).claim_ready)
+    assert IN_TURN in found
     assert "Sort" not in found
+
+
+@pytest.mark.parametrize("kind", ["firsts", "window_end"])
+def test_an_ordered_listener_finds_ready_entries_past_those_of_others(backlog: Notes, kind: str) -> None:
+    assert IN_TURN in plan(backlog, getattr(OrderedStatements(outbox(backlog.metadata)), kind))

@@ -211,6 +211,13 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
+def _born(pid: int) -> str | None:
+    """Return when a process was started, in ticks since the machine was, or None where it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
+
+
 @pytest.fixture
 def soaking_shop(tmp_path: Path, url: str) -> Iterator[Shop]:
     """A project with listeners of every kind, whose connections are never kept for later."""
@@ -233,7 +240,7 @@ def test_random_faults_under_load_lose_and_double_nothing(soaking_shop: Shop, se
         Writer(number, soaking_shop.engine, random.Random(seed + number), crowded)
         for number in range(WRITERS)
     ]
-    until, seen = time.monotonic() + 60 * MINUTES, set[int]()
+    until, seen = time.monotonic() + 60 * MINUTES, set[tuple[int, str | None]]()
     with ExitStack() as at_the_end:
         at_the_end.callback(soak.resume)
         for writer in writers:
@@ -242,7 +249,7 @@ def test_random_faults_under_load_lose_and_double_nothing(soaking_shop: Shop, se
             at_the_end.callback(writer.stop)
         while time.monotonic() < until or len(soak.done) < len(soak.weights):
             soak.inflict()
-            seen.update(children(soak.process.pid))
+            seen.update((worker, _born(worker)) for worker in children(soak.process.pid))
             with suppress(DBAPIError):
                 waiting = soaking_shop.scalar("SELECT count(*) FROM pubsub_outbox")
                 crowded.set() if waiting > BACKLOG else crowded.clear()
@@ -253,4 +260,9 @@ def test_random_faults_under_load_lose_and_double_nothing(soaking_shop: Shop, se
     print(f"faults: {dict(soak.done)}")
     print(f"transactions: {dict(written)}, refused: {sum(writer.refused for writer in writers)}")
     print(f"events: {soaking_shop.scalar('SELECT count(*) FROM fact')}, worker processes: {len(seen)}")
-    wait_until(lambda: not any(map(alive, seen)), DEADLINE, "all workers to have ended")
+    # Told by their birth: in half an hour their numbers are given to others.
+    wait_until(
+        lambda: not any(alive(worker) and _born(worker) == born for worker, born in seen),
+        DEADLINE,
+        "all workers to have ended",
+    )

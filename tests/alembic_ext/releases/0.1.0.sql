@@ -49,9 +49,9 @@ CREATE TABLE pubsub_outbox (
 
 CREATE INDEX pubsub_outbox_due ON pubsub_outbox (listener, due_at) WHERE due_at IS NOT NULL;
 
-CREATE INDEX pubsub_outbox_key ON pubsub_outbox (listener, key) WHERE key IS NOT NULL;
+CREATE INDEX pubsub_outbox_key ON pubsub_outbox (listener, key, id) WHERE key IS NOT NULL;
 
-CREATE INDEX pubsub_outbox_old_key ON pubsub_outbox (listener, old_key) WHERE old_key IS NOT NULL;
+CREATE INDEX pubsub_outbox_old_key ON pubsub_outbox (listener, old_key, id) WHERE old_key IS NOT NULL;
 
 CREATE INDEX pubsub_outbox_ready ON pubsub_outbox (listener, id) WHERE due_at IS NULL;
 
@@ -265,7 +265,7 @@ BEGIN
     ''UPDATE'',
     ''comment'',
     CASE WHEN pubsub_listener.ordered THEN pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(new.*), ''id'')) END,
-    CASE WHEN pubsub_listener.ordered THEN pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''id'')) END,
+    CASE WHEN pubsub_listener.ordered THEN nullif(pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''id'')), pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(new.*), ''id''))) END,
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(old.*)) AS f WHERE f.key NOT IN (''secret'')),
     (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.row_to_json(new.*)) AS f WHERE f.key NOT IN (''secret'')),
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),

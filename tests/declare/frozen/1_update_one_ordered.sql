@@ -25,7 +25,7 @@ BEGIN
     ''UPDATE'',
     ''comment'',
     pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(new.*), ''a''), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(new.*), ''b'')),
-    pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''a''), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''b'')),
+    nullif(pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''a''), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''b'')), pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(new.*), ''a''), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(new.*), ''b''))),
     pg_catalog.row_to_json(old.*),
     pg_catalog.row_to_json(new.*),
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),

@@ -25,7 +25,7 @@ BEGIN
     ''UPDATE'',
     ''comment'',
     CASE WHEN pubsub_listener.ordered THEN pg_catalog.jsonb_build_array(pg_catalog.timezone(''UTC'', pg_catalog.jsonb_object_field_text(pg_catalog.to_jsonb(new.*), ''day''''s'')::timestamptz), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(new.*), ''id'')) END,
-    CASE WHEN pubsub_listener.ordered THEN pg_catalog.jsonb_build_array(pg_catalog.timezone(''UTC'', pg_catalog.jsonb_object_field_text(pg_catalog.to_jsonb(old.*), ''day''''s'')::timestamptz), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''id'')) END,
+    CASE WHEN pubsub_listener.ordered THEN nullif(pg_catalog.jsonb_build_array(pg_catalog.timezone(''UTC'', pg_catalog.jsonb_object_field_text(pg_catalog.to_jsonb(old.*), ''day''''s'')::timestamptz), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(old.*), ''id'')), pg_catalog.jsonb_build_array(pg_catalog.timezone(''UTC'', pg_catalog.jsonb_object_field_text(pg_catalog.to_jsonb(new.*), ''day''''s'')::timestamptz), pg_catalog.jsonb_object_field(pg_catalog.to_jsonb(new.*), ''id''))) END,
     pg_catalog.row_to_json(old.*),
     pg_catalog.row_to_json(new.*),
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),

@@ -1,0 +1,127 @@
+"""Claiming: which entries a worker takes in hand, on the connection that keeps them for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.in_order import OrderedStatements
+from sqla_pubsub.deliver.statements import Statements
+from sqla_pubsub.outbox import Outbox
+from sqla_pubsub.subscription import ListenerSpec
+
+WINDOW = 200
+"""Ready entries at which an ordered listener looks besides as many as it may take: others may have those."""
+WIDEN = 4
+"""How much further it looks each time that it finds none."""
+
+
+class Claims:
+    """Finds and claims entries of any listener; what it claims is free again when the transaction ends.
+
+    Args:
+        connection: Where the claims are held.
+        outbox: The tables.
+    """
+
+    def __init__(self, connection: Connection, outbox: Outbox) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._statements: dict[tuple[bool, tuple[str, ...]], Statements] = {}
+
+    def ready(self, spec: ListenerSpec, *, start: int, size: int) -> list[Entry]:
+        """Claim up to *size* ready entries from id *start* on, lowest first."""
+        statements = self._of(spec)
+        if not isinstance(statements, OrderedStatements):
+            parameters = {"listener": spec.name, "start": start, "size": size}
+            return self._entries(statements.claim_ready, parameters)
+        for stretch in self._stretches(spec, statements, start, size):
+            firsts = self._connection.scalars(statements.firsts, stretch).all()
+            if heads := self._take(statements, firsts, size):
+                return sorted(
+                    [*heads, *self._followers(statements, heads, size - len(heads))], key=attrgetter("id")
+                )
+        return []
+
+    def due(self, spec: ListenerSpec, *, size: int) -> list[Entry]:
+        """Claim up to *size* retries whose time has come."""
+        return self._entries(self._of(spec).claim_due, {"listener": spec.name, "size": size})
+
+    def one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
+        """Claim one entry, or None when it is settled, in other hands, or not to be handled now."""
+        found = self._entries(self._of(spec).claim_one, {"listener": spec.name, "id": entry_id})
+        return found[0] if found else None
+
+    def candidates(self, spec: ListenerSpec, *, start: int, size: int) -> list[int]:
+        """Find ids of up to *size* entries to be handled now, from id *start* on, and claim none."""
+        statements, found = self._of(spec), set[int]()
+        for stretch in self._stretches(spec, statements, start, size):
+            found.update(self._connection.scalars(statements.candidates, stretch))
+            if len(found) >= size:
+                break
+        return sorted(found)[:size]
+
+    def read_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
+        """Return one entry without claiming it, or None when it is not to be handled now."""
+        found = self._entries(self._of(spec).read_one, {"listener": spec.name, "id": entry_id})
+        return found[0] if found else None
+
+    def _of(self, spec: ListenerSpec) -> Statements:
+        key = spec.ordered, spec.previous_names if spec.ordered else ()
+        if key not in self._statements:
+            self._statements[key] = (
+                OrderedStatements(self._outbox, key[1]) if spec.ordered else Statements(self._outbox)
+            )
+        return self._statements[key]
+
+    def _stretches(
+        self, spec: ListenerSpec, statements: Statements, start: int, size: int
+    ) -> Iterator[dict[str, Any]]:
+        """Yield where to look for ready entries: one stretch after the other, until there are no more.
+
+        An ordered listener looks at more entries than it takes. Behind a row that changes often, or waits for a
+        retry, there may be a million that are not free, and no claim must read them all where the next are.
+        """
+        parameters = {"listener": spec.name, "start": start, "size": size}
+        if not isinstance(statements, OrderedStatements):
+            yield parameters
+            return
+        window, end = WINDOW + size, start - 1
+        while end is not None:
+            stretch = {**parameters, "start": end + 1, "window": window}
+            yield stretch
+            end, window = self._connection.scalar(statements.window_end, stretch), WIDEN * window
+
+    def _take(self, statements: OrderedStatements, ids: Sequence[int], size: int) -> list[Entry]:
+        if not ids:
+            return []
+        found = self._connection.execute(statements.take, {"ids": ids, "size": size})
+        return [Entry(*columns) for *columns, ready in found if ready]
+
+    def _followers(self, statements: OrderedStatements, heads: list[Entry], room: int) -> list[Entry]:
+        """Claim up to *room* entries that come next in the rows of *heads*, as many of each row."""
+        # One that killed a process before is handled alone, and those behind it later.
+        rows = [head.id for head in heads if not head.crashes]
+        if not room or not rows:
+            return []
+        each = -(-room // len(rows))
+        found = self._connection.execute(statements.followers, {"heads": rows, "each": each}).all()[:room]
+        taken = {
+            entry.id: entry for entry in self._take(statements, [entry_id for entry_id, _ in found], room)
+        }
+        followers, broken = [], set[int]()
+        for entry_id, row in found:
+            # Where one is missing, somebody else has it, and those behind it must wait.
+            if entry_id not in taken:
+                broken.add(row)
+            elif row not in broken:
+                followers.append(replace(taken[entry_id], row=row))
+        return followers
+
+    def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
+        return [Entry(*row) for row in self._connection.execute(statement, parameters)]
