@@ -37,7 +37,8 @@ class Publish:
             so that a write sent straight to a partition publishes too.
 
     Raises:
-        ConfigurationError: Both ``columns`` and ``exclude`` are given, or ``capture`` is unknown.
+        ConfigurationError: Both ``columns`` and ``exclude`` are given, one of them is no list, or ``capture`` is
+            unknown.
     """
 
     columns: list[Any] | None = None
@@ -45,6 +46,12 @@ class Publish:
     capture: Capture | None = None
 
     def __post_init__(self) -> None:
+        columns = [] if self.columns is None else self.columns
+        for keyword, given in (("columns", columns), ("exclude", self.exclude)):
+            if not isinstance(given, (list, tuple, set, frozenset)):
+                raise ConfigurationError(
+                    f"Publish({keyword}={given!r}) is no list. Give the names in one, such as {keyword}=['secret']."
+                )
         if self.columns is not None and self.exclude:
             raise ConfigurationError("Publish() takes columns= or exclude=, not both.")
         if self.capture not in (None, "statement", "row"):
@@ -177,7 +184,15 @@ def registries() -> list[Registry]:
 
 
 def registry_of(metadata: MetaData) -> Registry:
-    """Return the registry of *metadata*, empty at first."""
+    """Return the registry of *metadata*, empty at first.
+
+    Raises:
+        ConfigurationError: It is no metadata, or something else stands in our place of it.
+    """
+    if not isinstance(metadata, MetaData):
+        raise ConfigurationError(
+            f"{metadata!r} is no MetaData. Give that of your models, such as Base.metadata."
+        )
     registry = metadata.info.get(INFO_KEY)
     if registry is None:
         registry = metadata.info[INFO_KEY] = Registry(metadata)

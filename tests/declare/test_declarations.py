@@ -227,6 +227,16 @@ def test_columns_and_exclude_together_are_refused() -> None:
         Publish(columns=["a"], exclude=["b"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"exclude": "secret"}, r"exclude='secret'.*\['secret'\]"), ({"columns": "title"}, "columns='title'"),
+     ({"exclude": None}, "exclude=None")],
+)  # fmt: skip
+def test_names_that_are_no_list_are_refused(arguments: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Publish(**arguments)
+
+
 def test_an_unknown_level_of_capture_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="Give 'statement' or 'row'"):
         Publish(capture="column")  # type: ignore[arg-type]
@@ -281,6 +291,11 @@ def test_the_outbox_is_placed_before_the_first_model(models: Models) -> None:
 def test_a_prefix_that_is_no_plain_name_is_refused(prefix: str) -> None:
     with pytest.raises(ConfigurationError, match="give lower-case letters"):
         configure(MetaData(), prefix=prefix)
+
+
+def test_what_is_no_metadata_is_refused(models: Models) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no MetaData.*Base\.metadata"):
+        outbox(models.Comment)
 
 
 def test_taken_metadata_info_is_refused() -> None:
