@@ -237,7 +237,7 @@ def test_a_dump_restored_elsewhere_is_as_declared(
         project = Project(tmp_path, here)
         project.models(AWKWARD + MESSAGE)
         project.migrate()
-        arguments = (
+        arguments: tuple[str, ...] = (
             "-h",
             "127.0.0.1",
             "-p",

@@ -1,7 +1,7 @@
 """A migration takes no lock on a table that it can do without, and comparing takes none at all."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -60,7 +60,7 @@ def seen(project: Project, condition: str, keep: Callable[[str], bool]) -> Itera
 
     def after(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
         if connection.engine is not project.engine and keep(statement):
-            with connection.connection.cursor() as own:
+            with closing(connection.connection.cursor()) as own:
                 own.execute(LOCKS.format(condition))
                 found.update(row[0] for row in own.fetchall())
 

@@ -257,9 +257,11 @@ def test_a_running_worker_says_which_right_it_lost_and_goes_on_when_it_is_given_
         with roles.without("listener", right):
             roles.write(*(["fatal"] if crashes else ["a", "fails", "retries"]))
             roles.execute(*UNDER_AN_EARLIER_NAME)
-            wait_until(
-                lambda start=before, said=said: said in roles.shop.log[start:], DEADLINE, f"the loss of {right}"
-            )  # fmt: skip
+
+            def told(start: int = before, said: str = said) -> bool:
+                return said in roles.shop.log[start:]
+
+            wait_until(told, DEADLINE, f"the loss of {right}")
         wait_until(
             lambda: roles.shop.scalar("SELECT count(*) FROM pubsub.pubsub_outbox WHERE due_at IS NULL") == 0,
             DEADLINE, f"the events to be handled after the loss of {right}",

@@ -295,7 +295,7 @@ def test_a_prefix_that_is_no_plain_name_is_refused(prefix: str) -> None:
 
 def test_what_is_no_metadata_is_refused(models: Models) -> None:
     with pytest.raises(ConfigurationError, match=r"is no MetaData.*Base\.metadata"):
-        outbox(models.Comment)
+        outbox(models.Comment)  # type: ignore[arg-type]
 
 
 def test_taken_metadata_info_is_refused() -> None:

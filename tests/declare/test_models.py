@@ -67,7 +67,7 @@ def with_a_dataclass_mixin_on_the_model() -> type[Any]:
 def with_legacy_declarative_base() -> type[Any]:
     base: Any = declarative_base()
 
-    class Comment(PubSub, base):
+    class Comment(PubSub, base):  # type: ignore[misc]
         __tablename__ = "comment"
         id = Column(Integer, primary_key=True)
         content = Column(String, nullable=False)
@@ -78,7 +78,7 @@ def with_legacy_declarative_base() -> type[Any]:
 def with_the_mixin_as_legacy_base() -> type[Any]:
     base: Any = declarative_base(cls=PubSub)
 
-    class Comment(base):
+    class Comment(base):  # type: ignore[misc]
         __tablename__ = "comment"
         id = Column(Integer, primary_key=True)
         content = Column(String, nullable=False)
@@ -276,7 +276,7 @@ def test_a_subclass_declared_after_the_listener_is_heard_too(engine: Engine) -> 
     animal, dog, _, _ = single_table()
     after_delete(dog, name="dogs", when=lambda old: old.name != "kept")(nothing)
 
-    class Poodle(dog):  # type: ignore[misc]
+    class Poodle(dog):  # type: ignore[misc, valid-type]
         __mapper_args__ = {"polymorphic_identity": "poodle"}  # noqa: RUF012
 
     animal.metadata.create_all(engine)
@@ -407,7 +407,7 @@ def test_a_single_table_subclass_of_a_joined_class_is_refused() -> None:
     """Its discriminator stands in another table, which the trigger cannot see for a deleted row."""
     _, author = joined()
 
-    class Poet(author):  # type: ignore[misc]
+    class Poet(author):  # type: ignore[misc, valid-type]
         __mapper_args__ = {"polymorphic_identity": "poet"}  # noqa: RUF012
 
     with pytest.raises(ConfigurationError, match="'person'"):

@@ -369,6 +369,8 @@ class Histories(RuleBasedStateMachine):
             case "replace":
                 self.history.stop_thread()
                 self.history.start_thread()
+            case _:
+                pass
 
     @precondition(lambda self: len(self.table.open) < 3)
     @rule(work=WORK, end=END, fault=FAULT)
@@ -432,7 +434,7 @@ def test_every_committed_event_has_exactly_one_effect_per_listener(history: Hist
         suppress_health_check=list(HealthCheck),
     )
     try:
-        run_state_machine_as_test(lambda: Histories(history), settings=length_of_history)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(lambda: Histories(history), settings=length_of_history)  # type: ignore[arg-type]
     except BaseException as error:
         raise history.failure or error from error
     logger.warning(history.figures)

@@ -205,7 +205,7 @@ def test_a_retry_is_made_when_it_is_due_although_its_successors_look_ready(notes
 def test_writers_in_two_time_zones_write_one_row_in_one_order(notes: Notes) -> None:
     """The key of a row is a time, which each of them shows in a zone of its own."""
 
-    class Reading(PubSub, notes.Base):  # type: ignore[misc]
+    class Reading(PubSub, notes.Base):  # type: ignore[misc, name-defined]
         __tablename__ = "reading"
         at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
         value: Mapped[str]

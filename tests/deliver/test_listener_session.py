@@ -295,7 +295,7 @@ def test_the_context_that_a_handler_sets_is_gone_with_its_event(
     """Although the next event of the group is handled in the same transaction."""
     contexts: list[Any] = []
 
-    class Order(PubSub, notes.Base):  # type: ignore[name-defined]
+    class Order(PubSub, notes.Base):  # type: ignore[misc, name-defined]
         __tablename__ = "order"
         id: Mapped[int] = mapped_column(primary_key=True)
         item: Mapped[str]

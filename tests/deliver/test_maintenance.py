@@ -3,6 +3,7 @@
 import threading
 from collections import defaultdict
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine
@@ -28,7 +29,7 @@ def test_a_sleeping_worker_handles_a_letter_that_is_put_back_at_once_as_the_same
     seen = []
 
     @after_insert(notes.Note, transactional=transactional)
-    def handle(event: Insert) -> None:
+    def handle(event: Insert[Any]) -> None:
         seen.append((event.id, event.occurred_at, event.attempt))
         if len(seen) == 1:
             raise Reject("not yet")
@@ -51,7 +52,7 @@ def test_letters_of_one_row_that_are_put_back_keep_their_order_in_one_drain(
     failing, seen = [True], defaultdict(list)
 
     @after_update(notes.Note, ordered=True, transactional=transactional)
-    def handle(event: Update) -> None:
+    def handle(event: Update[Any]) -> None:
         if failing[0]:
             raise Reject("not yet")
         seen[event.new.id].append(event.new.content)

@@ -202,7 +202,7 @@ def test_a_dead_letter_keeps_the_payload_as_it_was(store: Store) -> None:
 
 
 def test_a_column_dropped_with_entries_waiting_reaches_the_handler_of_today(notes: Notes) -> None:
-    class Draft(PubSub, notes.Base):  # type: ignore[name-defined]
+    class Draft(PubSub, notes.Base):  # type: ignore[misc, name-defined]
         __tablename__ = "draft"
         id: Mapped[int] = mapped_column(primary_key=True)
         body: Mapped[str] = mapped_column(Text)

@@ -81,7 +81,7 @@ def test_each_kind_of_change_is_an_event_of_its_own_type(notes: Notes) -> None:
 
 
 def test_changed_names_the_attributes_whose_values_differ(notes: Notes) -> None:
-    class Price(PubSub, notes.Base):  # type: ignore[name-defined]
+    class Price(PubSub, notes.Base):  # type: ignore[misc, name-defined]
         __tablename__ = "price"
         id: Mapped[int] = mapped_column(primary_key=True)
         amount: Mapped[Decimal] = mapped_column("how_much", Numeric)

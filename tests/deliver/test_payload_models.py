@@ -60,7 +60,7 @@ def save(engine: Engine, base: Any, *objects: Any) -> None:
 
 
 def test_attributes_carry_their_own_names_and_not_those_of_the_columns(engine: Engine, base: Any) -> None:
-    class Order(PubSub, base):
+    class Order(PubSub, base):  # type: ignore[misc]
         __tablename__ = "Order Lines"
         number: Mapped[int] = mapped_column('No. "1"', primary_key=True)
         customer: Mapped[str] = mapped_column("Customer Näme %s :x")
@@ -81,7 +81,7 @@ def test_attributes_carry_their_own_names_and_not_those_of_the_columns(engine: E
 
 
 def test_a_table_in_another_schema_arrives(engine: Engine, base: Any) -> None:
-    class Item(PubSub, base):
+    class Item(PubSub, base):  # type: ignore[misc]
         __tablename__ = "Item"
         __table_args__ = ({"schema": "My Shop"},)
         id: Mapped[int] = mapped_column(primary_key=True)
@@ -101,7 +101,7 @@ def test_a_table_in_another_schema_arrives(engine: Engine, base: Any) -> None:
 
 
 def test_composite_attributes_are_put_together(engine: Engine, base: Any) -> None:
-    class Vertex(PubSub, base):
+    class Vertex(PubSub, base):  # type: ignore[misc]
         __tablename__ = "vertex"
         id: Mapped[int] = mapped_column(primary_key=True)
         start: Mapped[Point] = composite(mapped_column("x1"), mapped_column("y1"))
@@ -120,7 +120,7 @@ def test_composite_attributes_are_put_together(engine: Engine, base: Any) -> Non
 
 
 def test_a_change_inside_a_mutable_value_is_written(engine: Engine, base: Any) -> None:
-    class Profile(PubSub, base):
+    class Profile(PubSub, base):  # type: ignore[misc]
         __tablename__ = "profile"
         id: Mapped[int] = mapped_column(primary_key=True)
         data: Mapped[dict[str, Any]] = mapped_column(MutableDict.as_mutable(JSONB))
@@ -137,7 +137,7 @@ def test_a_change_inside_a_mutable_value_is_written(engine: Engine, base: Any) -
 
 
 def test_the_reconstructor_runs_and_the_constructor_does_not(engine: Engine, base: Any) -> None:
-    class Account(PubSub, base):
+    class Account(PubSub, base):  # type: ignore[misc]
         __tablename__ = "account"
         id: Mapped[int] = mapped_column(primary_key=True)
         name: Mapped[str]
@@ -193,7 +193,7 @@ def test_dataclass_models_arrive(engine: Engine) -> None:
 def test_rows_of_one_table_arrive_as_the_class_that_their_discriminator_names(
     engine: Engine, base: Any
 ) -> None:
-    class Animal(PubSub, base):
+    class Animal(PubSub, base):  # type: ignore[misc]
         __tablename__ = "animal"
         id: Mapped[int] = mapped_column(primary_key=True)
         kind: Mapped[str]
@@ -223,7 +223,7 @@ def test_rows_of_one_table_arrive_as_the_class_that_their_discriminator_names(
 
 
 def test_a_joined_subclass_loads_the_columns_of_its_parent(engine: Engine, base: Any) -> None:
-    class Person(PubSub, base):
+    class Person(PubSub, base):  # type: ignore[misc]
         __tablename__ = "person"
         id: Mapped[int] = mapped_column(primary_key=True)
         kind: Mapped[str]
@@ -255,7 +255,7 @@ def test_a_joined_subclass_loads_the_columns_of_its_parent(engine: Engine, base:
 
 
 def test_a_composite_primary_key_identifies_the_row(engine: Engine, base: Any) -> None:
-    class Seat(PubSub, base):
+    class Seat(PubSub, base):  # type: ignore[misc]
         __tablename__ = "seat"
         row: Mapped[str] = mapped_column(String(2), primary_key=True)
         number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -279,7 +279,7 @@ def test_a_composite_primary_key_identifies_the_row(engine: Engine, base: Any) -
 def secretive(base: Any) -> Any:
     """A model whose events travel without the secret."""
 
-    class Member(PubSub, base):
+    class Member(PubSub, base):  # type: ignore[misc]
         __tablename__ = "member"
         __pubsub__ = Publish(exclude=["secret"])
         id: Mapped[int] = mapped_column(primary_key=True)
@@ -324,7 +324,7 @@ def test_an_excluded_column_of_old_is_a_clear_error(engine: Engine, base: Any, s
 
 
 def test_only_the_chosen_columns_and_the_key_travel(engine: Engine, base: Any) -> None:
-    class Row(PubSub, base):
+    class Row(PubSub, base):  # type: ignore[misc]
         __tablename__ = "row"
         __pubsub__ = Publish(columns=["b"])
         id: Mapped[int] = mapped_column(primary_key=True)
@@ -351,13 +351,13 @@ def test_only_the_chosen_columns_and_the_key_travel(engine: Engine, base: Any) -
 def library(base: Any) -> Any:
     """Authors and their books, of which the books publish."""
 
-    class Author(base):
+    class Author(base):  # type: ignore[misc]
         __tablename__ = "author"
         id: Mapped[int] = mapped_column(primary_key=True)
         name: Mapped[str]
         books: Mapped[list["Book"]] = relationship(back_populates="author")
 
-    class Book(PubSub, base):
+    class Book(PubSub, base):  # type: ignore[misc]
         __tablename__ = "book"
         id: Mapped[int] = mapped_column(primary_key=True)
         title: Mapped[str]
@@ -455,7 +455,7 @@ def test_assigning_to_new_writes_the_row(engine: Engine, base: Any, library: Any
 
 
 def test_rows_of_a_bulk_insert_arrive_in_their_order(engine: Engine, base: Any) -> None:
-    class Log(PubSub, base):
+    class Log(PubSub, base):  # type: ignore[misc]
         __tablename__ = "log"
         id: Mapped[int] = mapped_column(primary_key=True)
         line: Mapped[str]

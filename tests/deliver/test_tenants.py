@@ -207,11 +207,11 @@ def test_a_notification_wakes_the_listener_of_its_tenant(shop: Shop) -> None:
         wait_until(lambda: observer.scalar(doors) == 2, DEADLINE, "both tenants' listeners to sleep")
         for tenant in TENANTS:
             shop.comment(tenant)
-            wait_until(
-                lambda tenant=tenant: shop.effects(tenant) == [f"of {tenant}"],
-                DEADLINE,
-                "the tenant's effect",
-            )
+
+            def handled(tenant: str = tenant) -> bool:
+                return shop.effects(tenant) == [f"of {tenant}"]
+
+            wait_until(handled, DEADLINE, "the tenant's effect")
 
 
 def test_an_event_in_hand_of_one_tenant_holds_back_none_of_another(shop: Shop) -> None:

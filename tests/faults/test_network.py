@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -106,12 +107,16 @@ def test_a_connection_whose_packets_are_swallowed_is_given_up_within_15_seconds(
         another_shop.write("pyproject.toml", f'[tool.sqla-pubsub.listen]\ndirect_url = "{direct}"\n')
         for each in (shop, another_shop):
             each.listening()
-            wait_until(lambda each=each: doorman_asleep(each), DEADLINE, "the worker to sleep")
-        for each in (proxy, direct_proxy):
-            each.swallow()
+            wait_until(partial(doorman_asleep, each), DEADLINE, "the worker to sleep")
+        for between in (proxy, direct_proxy):
+            between.swallow()
         cut = time.monotonic()
         for each in (shop, another_shop):
-            wait_until(lambda each=each: "connection.lost" in each.log, DEADLINE, "the worker to notice")
+
+            def noticed(each: Shop = each) -> bool:
+                return "connection.lost" in each.log
+
+            wait_until(noticed, DEADLINE, "the worker to notice")
         took = time.monotonic() - cut
         print(f"row 8: noticed after {took:.1f} s")
         assert took < 15

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_a_worker_that_wakes_from_a_stop_acknowledges_nothing_another_one_took(s
             number += 1
             shop.order(f"meanwhile {number}")
             done = f"SELECT count(*) = 2 FROM effect WHERE item = 'meanwhile {number}'"
-            wait_until(lambda done=done: shop.scalar(done), DEADLINE, "the other worker to go on")
+            wait_until(partial(shop.scalar, done), DEADLINE, "the other worker to go on")
         assert "held" not in shop.effects("ship")
         end_holder_connection(shop)
         release(shop)

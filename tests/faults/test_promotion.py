@@ -25,7 +25,7 @@ class Pair:
         self._home, self._programs, self._binaries = home, programs, binaries
         self.ports = [_free_port(), _free_port()]
         self._processes: list[subprocess.Popen[bytes]] = []
-        made = [programs.initdb, "-D", home / "0", "-U", "postgres", "-A", "trust", "--no-sync"]
+        made = (programs.initdb, "-D", home / "0", "-U", "postgres", "-A", "trust", "--no-sync")
         subprocess.run(made, check=True, capture_output=True)
         self._start(0, "-c", "wal_level=replica")
         self._copy()
@@ -62,7 +62,7 @@ class Pair:
 
     def _copy(self) -> None:
         # It may run as root; what it copied belongs to the server.
-        copy = [self._binaries / "pg_basebackup", "-D", self._home / "1", "-R", "-X", "stream", "-c", "fast"]
+        copy = (self._binaries / "pg_basebackup", "-D", self._home / "1", "-R", "-X", "stream", "-c", "fast")
         subprocess.run([*copy, "-d", self._dsn(0)], check=True, capture_output=True)
         for path in [self._home / "1", *(self._home / "1").rglob("*")]:
             give_to_server(path)
