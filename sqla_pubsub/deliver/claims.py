@@ -57,14 +57,20 @@ class Claims:
         found = self._entries(self._of(spec).claim_one, {"listener": spec.name, "id": entry_id})
         return found[0] if found else None
 
-    def candidates(self, spec: ListenerSpec, *, start: int, size: int) -> list[int]:
-        """Find ids of up to *size* entries to be handled now, from id *start* on, and claim none."""
-        statements, found = self._of(spec), set[int]()
-        for stretch in self._stretches(spec, statements, start, size):
-            found.update(self._connection.scalars(statements.candidates, stretch))
-            if len(found) >= size:
-                break
-        return sorted(found)[:size]
+    def candidates(self, spec: ListenerSpec, *, start: int, size: int) -> Iterator[list[int]]:
+        """Find ids of up to *size* entries to be handled now, from id *start* on, and claim none.
+
+        An ordered listener finds more of them each time that it asks, in transactions of their own.
+        """
+        statements = self._of(spec)
+        stretches = self._stretches(spec, statements, start, size)
+        while True:
+            with self._connection.begin():
+                stretch = next(stretches, None)
+                if stretch is None:
+                    return
+                found = list(self._connection.scalars(statements.candidates, stretch))
+            yield found
 
     def read_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
         """Return one entry without claiming it, or None when it is not to be handled now."""
@@ -116,8 +122,8 @@ class Claims:
         }
         followers, broken = [], set[int]()
         for entry_id, row in found:
-            # Where one is missing, somebody else has it, and those behind it must wait.
-            if entry_id not in taken:
+            # Where one is missing, somebody else has it or had it, and those behind it must wait.
+            if entry_id not in taken or taken[entry_id].crashes:
                 broken.add(row)
             elif row not in broken:
                 followers.append(replace(taken[entry_id], row=row))

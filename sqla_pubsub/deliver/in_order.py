@@ -124,8 +124,14 @@ class OrderedStatements(Statements):
 
     @cached_property
     def window_end(self) -> Select[Any]:
-        """Find the last id of a window that is full. Parameters: listener, start, window."""
-        return self._in_turn(select(self.entry.c.id)).offset(_WINDOW - 1).limit(1)
+        """Find the last id of a window that is full, unless a TRUNCATE in it holds back all that follows.
+
+        Parameters: listener, start, window.
+        """
+        c = self.entry.c
+        last = self._in_turn(select(c.id, c.listener)).offset(_WINDOW - 1).limit(1).subquery("last").c
+        names = (last.listener, *map(literal, self._previous))
+        return select(last.id).where(*(self._none_before(last, name, "key", _ALL_ROWS) for name in names))
 
     @cached_property
     def followers(self) -> Select[Any]:

@@ -3,7 +3,8 @@
 A group claims, decodes, calls the handler event by event and settles what was handled. It ends when
 ``commit_every`` is spent; what it claimed and did not reach is free again at its commit. Whatever
 throws a whole group back (an unreadable payload, a failing COMMIT, a deadlock) sends its events
-through a transaction of their own, one by one, so that only the guilty one is counted.
+through a transaction of their own, one by one, so that only the guilty one is counted. In order, all of
+them: an event is not free before those that came before it in its row.
 """
 
 from __future__ import annotations
@@ -78,8 +79,12 @@ class Lane(Single):
             transaction.commit()
         except Alone as thrown:
             store.abandon()
-            self._send_alone(thrown.entries, thrown.cause)
+            self._send_alone(entries if self.spec.ordered else thrown.entries, thrown.cause)
             return Step(more=True)
+        except ConnectionLost as error:
+            if self.spec.ordered:
+                self._send_alone(entries, error)
+            raise
         except SQLAlchemyError as error:
             if store.lost or not entries:
                 raise

@@ -59,24 +59,27 @@ class OutsideLane(Lane):
         super().close(open_store)
 
     def _some(self, store: Store) -> Step:
-        began, settled = self._clock(), 0
-        with store.connection.begin():
-            found = store.claims.candidates(self.spec, start=self._scan.start(self._clock()), size=CANDIDATES)
-        for entry_id in found:
-            self._scan.passed(entry_id)
-            if self._stopping():
-                return Step(settled=settled)
-            entry = self._take(store, entry_id)
-            if entry is None:
-                continue
-            self._found = True
-            outcome = self._work_taken(store, entry)
-            settled += outcome is not None
-            if not isinstance(outcome, Acknowledge):
-                self._scan.start_over()
-                return Step(settled=settled, more=True)
-            if self._clock() - began >= self._config.commit_every.total_seconds():
-                return Step(settled=settled, more=True)
+        began, settled, found = self._clock(), 0, list[int]()
+        for found in store.claims.candidates(
+            self.spec, start=self._scan.start(self._clock()), size=CANDIDATES
+        ):
+            for entry_id in found:
+                self._scan.passed(entry_id)
+                if self._stopping():
+                    return Step(settled=settled)
+                entry = self._take(store, entry_id)
+                if entry is None:
+                    continue
+                self._found = True
+                outcome = self._work_taken(store, entry)
+                settled += outcome is not None
+                if not isinstance(outcome, Acknowledge):
+                    self._scan.start_over()
+                    return Step(settled=settled, more=True)
+                if self._clock() - began >= self._config.commit_every.total_seconds():
+                    return Step(settled=settled, more=True)
+            if settled or len(found) == CANDIDATES:
+                break
         if not settled:
             self._let_go()
         return Step(settled=settled, more=bool(settled) or len(found) == CANDIDATES or self._start_over())

@@ -122,20 +122,23 @@ class Single:
             self._alone.append(entry.id)
             return None
         outcome = self._verdict.failed(entry, error)
-        self._record(store, outcome)
-        return outcome
+        return outcome if self._record(store, outcome) else None
 
     def _record_broken(self, store: Store) -> Step:
-        assert self._broken is not None
-        self._record(store, self._broken)
-        self._note([self._broken])
+        outcome = self._broken
+        assert outcome is not None
+        recorded = self._record(store, outcome)
         self._broken = None
-        return Step(settled=1, more=True)
+        self._note([outcome] if recorded else [])
+        return Step(settled=int(recorded), more=True)
 
-    def _record(self, store: Store, outcome: Outcome) -> None:
+    def _record(self, store: Store, outcome: Outcome) -> bool:
+        """Write down a failure, unless somebody else has the entry now, or others of its row come first again."""
         with store.begin():
-            if store.claims.one(self.spec, outcome.id) is not None:
-                store.settle([outcome])
+            if store.claims.one(self.spec, outcome.id) is None:
+                return False
+            store.settle([outcome])
+            return True
 
     def _handle(self, store: Store, entry: Entry, decoded: Decoded) -> Outcome | None:
         """Return the outcome of one event, or None where it must be tried again by itself."""
@@ -177,3 +180,6 @@ class Single:
         delay = self._verdict.settled(outcomes)
         if delay is not None:
             self._scan.due(self._clock() + delay)
+        if outcomes and self.spec.ordered:
+            # They may have held back others that are due.
+            self._scan.due(0.0)

@@ -49,6 +49,7 @@ def _turn(shop: Shop, name: str) -> float:
     began = time.monotonic()
     for first in range(0, ORDERS_A_TURN, ORDERS_A_TRANSACTION):
         shop.order(*(f"{name}: {first + number}" for number in range(ORDERS_A_TRANSACTION)))
-    last = f"SELECT 1 FROM effect WHERE item = '{name}: {ORDERS_A_TURN - 1}'"
+    # Of this listener, which may be behind the other one.
+    last = f"SELECT 1 FROM effect WHERE item = '{name}: {ORDERS_A_TURN - 1}' AND listener = 'ship'"
     wait_until(lambda: shop.scalar(last), DEADLINE, "the last order of the turn to be handled")
     return time.monotonic() - began
