@@ -116,7 +116,8 @@ def on_message(
 
     Args:
         message: The message class.
-        ordered_by: For an ordered listener: the field whose equal values are handled in order.
+        ordered_by: For an ordered listener: the field whose equal values are handled in order. No lock
+            is taken on a value: transactions that publish it at the same time have no order.
         options: See `Options`; a message takes no ``when``.
 
     Raises:
