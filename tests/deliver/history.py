@@ -92,6 +92,9 @@ class Transaction:
         self._table = table
         self._connection: Connection = table.engine.connect()
         self._connection.begin()
+        # Should it wait for another one after all, that is an error and not a test without end.
+        self._connection.exec_driver_sql("SET LOCAL lock_timeout = '30s'")
+        self._touched: set[int] = set()
         self._rows: dict[int, Row | None] = {}
         self._topics: set[int] = set()
         self._happened: list[Happened] = []
@@ -154,7 +157,12 @@ class Transaction:
         self._happened.append(Happened(f"T {version}"))
 
     def _elsewhere(self) -> set[int]:
-        return {number for other in self._table.open if other is not self for number in other._rows}
+        return {
+            number
+            for other in self._table.open
+            if other is not self
+            for number in (*other._rows, *other._touched)
+        }
 
     def _live(self, count: int) -> dict[int, Row]:
         """Rows that may be changed, the youngest first."""
@@ -284,7 +292,9 @@ class Transaction:
 
     def _touch(self, count: int, _: Sequence[str]) -> None:
         """An update that changes no value publishes nothing."""
-        self._execute("UPDATE item SET version = version WHERE id = ANY(:ids)", ids=list(self._live(count)))
+        rows = list(self._live(count))
+        self._execute("UPDATE item SET version = version WHERE id = ANY(:ids)", ids=rows)
+        self._touched.update(rows)
 
     def _move(self, count: int, _: Sequence[str]) -> None:
         """Change primary keys."""
