@@ -24,6 +24,14 @@ def write_often(notes: Notes, count: int) -> None:
     )
 
 
+def write_down(notes: Notes, **options: Any) -> None:
+    """Declare an ordered listener that writes what the first note was changed to."""
+
+    @after_update(notes.Note, ordered=True, **options)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+
+
 def in_order(count: int) -> list[str | None]:
     return [str(number) for number in range(1, count + 1)]
 
@@ -95,10 +103,7 @@ def test_what_cannot_be_written_among_many_events_of_a_row_holds_back_those_behi
     ],
 )
 def test_a_row_goes_on_up_to_an_obstacle(notes: Notes, obstacle: str) -> None:
-    @after_update(notes.Note, ordered=True, previous_names=["count"])
-    def handle(new: Any, session: Session) -> None:
-        session.add(notes.effect("handle", new.content))
-
+    write_down(notes, previous_names=["count"])
     notes.write("a")
     write_often(notes, 100)
     notes.execute(obstacle)
@@ -111,10 +116,7 @@ def test_a_row_goes_on_up_to_an_obstacle(notes: Notes, obstacle: str) -> None:
 def test_an_entry_in_other_hands_holds_back_those_behind_it(notes: Notes) -> None:
     """A worker that does not know of the promise yet has it."""
 
-    @after_update(notes.Note, ordered=True)
-    def handle(new: Any, session: Session) -> None:
-        session.add(notes.effect("handle", new.content))
-
+    write_down(notes)
     notes.write("a")
     write_often(notes, 100)
     with notes.engine.connect() as other:
@@ -159,10 +161,7 @@ def test_a_failure_that_throws_the_group_back_is_counted(notes: Notes, failure: 
 def test_an_entry_that_kills_a_process_meanwhile_holds_back_those_behind_it(notes: Notes) -> None:
     """The supervisor counts it after the worker has found it, and before the worker has it."""
 
-    @after_update(notes.Note, ordered=True)
-    def handle(new: Any, session: Session) -> None:
-        session.add(notes.effect("handle", new.content))
-
+    write_down(notes)
     notes.write("a")
     write_often(notes, 100)
     found: list[str] = []
@@ -186,10 +185,7 @@ def test_an_entry_that_kills_a_process_meanwhile_holds_back_those_behind_it(note
 
 
 def test_a_retry_is_made_although_it_was_held_back_when_it_became_due(notes: Notes) -> None:
-    @after_update(notes.Note, ordered=True)
-    def handle(new: Any, session: Session) -> None:
-        session.add(notes.effect("handle", new.content))
-
+    write_down(notes)
     notes.write("a")
     write_often(notes, 3)
     notes.execute("UPDATE pubsub_outbox SET due_at = now(), attempt = 1 WHERE id = 2")
@@ -214,10 +210,7 @@ def statements_of_a_drain(notes: Notes) -> tuple[int, int]:
 def test_outside_of_a_transaction_a_row_that_changes_often_is_not_read_whole(notes: Notes) -> None:
     """As many statements for an event as of any row: to find it, take it, decode it, settle it, let go of it."""
 
-    @after_update(notes.Note, ordered=True, transactional=False)
-    def handle(new: Any, session: Session) -> None:
-        session.add(notes.effect("handle", new.content))
-
+    write_down(notes, transactional=False)
     notes.write("a")
     write_often(notes, 500)
     settled, statements = statements_of_a_drain(notes)
