@@ -115,7 +115,6 @@ def test_a_row_goes_on_up_to_an_obstacle(notes: Notes, obstacle: str) -> None:
 
 def test_an_entry_in_other_hands_holds_back_those_behind_it(notes: Notes) -> None:
     """A worker that does not know of the promise yet has it."""
-
     write_down(notes)
     notes.write("a")
     write_often(notes, 100)
@@ -160,7 +159,6 @@ def test_a_failure_that_throws_the_group_back_is_counted(notes: Notes, failure: 
 
 def test_an_entry_that_kills_a_process_meanwhile_holds_back_those_behind_it(notes: Notes) -> None:
     """The supervisor counts it after the worker has found it, and before the worker has it."""
-
     write_down(notes)
     notes.write("a")
     write_often(notes, 100)
@@ -209,7 +207,6 @@ def statements_of_a_drain(notes: Notes) -> tuple[int, int]:
 
 def test_outside_of_a_transaction_a_row_that_changes_often_is_not_read_whole(notes: Notes) -> None:
     """As many statements for an event as of any row: to find it, take it, decode it, settle it, let go of it."""
-
     write_down(notes, transactional=False)
     notes.write("a")
     write_often(notes, 500)
