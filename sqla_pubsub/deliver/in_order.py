@@ -29,11 +29,10 @@ from sqlalchemy import (
     not_,
     select,
     true,
-    tuple_,
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from sqla_pubsub.deliver.statements import HIGHEST, SIZE, Statements
+from sqla_pubsub.deliver.statements import SIZE, Statements
 from sqla_pubsub.outbox import Outbox
 
 _Columns = ReadOnlyColumnCollection[str, Any]
@@ -77,19 +76,14 @@ class OrderedStatements(Statements):
     ) -> ColumnElement[bool]:
         """No entry of listener *name* with a lower id has *key* in *column*.
 
-        A subquery with a limit and a range of triples, because that leaves the server no choice but the index:
-        what it takes for few entries, it would else join with all there are.
+        A subquery with a limit, because that leaves the server no choice but the index: what it takes for few
+        entries, it would else join with all there are.
         """
         before = self.entry.alias("before").c
-        triple = tuple_(before.listener, before[column], before.id)
         found = (
             select(literal_column("1"))
-            .where(
-                before[column].is_not(None),
-                triple >= tuple_(name, key, _LOWEST),
-                triple < tuple_(name, key, c.id),
-            )
-            .order_by(before.listener, before[column], before.id)
+            .where(before.listener == name, before[column] == key, before.id < c.id)
+            .order_by(before.id)
             .limit(1)
             .correlate(c.id.table)
             .scalar_subquery()
@@ -158,7 +152,6 @@ class OrderedStatements(Statements):
     def _behind(self, head: Any) -> Any:
         """The next entries with the key of *head*, and of each, whether nothing else holds it back."""
         later = self.entry.alias("later").c
-        triple = tuple_(later.listener, later.key, later.id)
         others: list[tuple[ColumnElement[Any], str, ColumnElement[Any]]]
         others = [(later.listener, "old_key", later.key), (later.listener, "key", _ALL_ROWS)]
         for name in map(literal, self._previous):
@@ -171,12 +164,8 @@ class OrderedStatements(Statements):
         )
         return (
             select(later.id, follows.label("follows"))
-            .where(
-                later.key.is_not(None),
-                triple > tuple_(head.c.listener, head.c.key, head.c.id),
-                triple <= tuple_(head.c.listener, head.c.key, HIGHEST),
-            )
-            .order_by(later.listener, later.key, later.id)
+            .where(later.listener == head.c.listener, later.key == head.c.key, later.id > head.c.id)
+            .order_by(later.id)
             .limit(bindparam("each", type_=Integer))
             .correlate(head)
             .lateral("behind")

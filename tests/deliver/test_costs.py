@@ -85,6 +85,8 @@ def test_claiming_ready_entries_reads_only_what_it_claims(backlog: Notes) -> Non
     assert touched < 1.5 * SIZE
 
 
+@pytest.mark.every_server
+@pytest.mark.one_driver
 def test_an_ordered_listener_reads_only_the_next_entries(backlog: Notes) -> None:
     """In a few pages each, although there are entries of as many rows."""
     nodes, indexes, touched = explained(
@@ -99,6 +101,8 @@ def test_an_ordered_listener_reads_only_the_next_entries(backlog: Notes) -> None
     assert touched < 14 * SIZE
 
 
+@pytest.mark.every_server
+@pytest.mark.one_driver
 @pytest.mark.parametrize("analyzed", [True, False])
 def test_a_row_with_thousands_of_entries_costs_an_ordered_listener_no_more(
     backlog: Notes, analyzed: bool
@@ -123,6 +127,8 @@ def test_a_row_with_thousands_of_entries_costs_an_ordered_listener_no_more(
     assert touched < 8 * SIZE
 
 
+@pytest.mark.every_server
+@pytest.mark.one_driver
 @pytest.mark.parametrize(("ordered", "pages"), [(False, 1.5 * SIZE), (True, 16 * SIZE)])
 def test_claiming_due_retries_reads_only_what_it_claims(backlog: Notes, ordered: bool, pages: float) -> None:
     claim = statements(backlog, ordered=ordered).claim_due
@@ -132,6 +138,8 @@ def test_claiming_due_retries_reads_only_what_it_claims(backlog: Notes, ordered:
     assert touched < pages
 
 
+@pytest.mark.every_server
+@pytest.mark.one_driver
 @pytest.mark.parametrize("ordered", [False, True])
 def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> None:
     claim = statements(backlog, ordered=ordered).claim_one
