@@ -29,10 +29,11 @@ from sqlalchemy import (
     not_,
     select,
     true,
+    tuple_,
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from sqla_pubsub.deliver.statements import SIZE, Statements
+from sqla_pubsub.deliver.statements import HIGHEST, SIZE, Statements
 from sqla_pubsub.outbox import Outbox
 
 _Columns = ReadOnlyColumnCollection[str, Any]
@@ -76,14 +77,22 @@ class OrderedStatements(Statements):
     ) -> ColumnElement[bool]:
         """No entry of listener *name* with a lower id has *key* in *column*.
 
-        A subquery with a limit, because that leaves the server no choice but the index: what it takes for few
-        entries, it would else join with all there are.
+        A subquery with a limit and a range of pairs, because that leaves the server no choice but the index:
+        what it takes for few entries, it would else join with all there are, or seek by id among them all.
         """
         before = self.entry.alias("before").c
+        pair = tuple_(before[column], before.id)
         found = (
             select(literal_column("1"))
-            .where(before.listener == name, before[column] == key, before.id < c.id)
-            .order_by(before.id)
+            .where(
+                # PostgreSQL before 18 would look for a key that is null among all of the listener's.
+                key.is_not(None),
+                before[column].is_not(None),
+                before.listener == name,
+                pair >= tuple_(key, _LOWEST),
+                pair < tuple_(key, c.id),
+            )
+            .order_by(before[column], before.id)
             .limit(1)
             .correlate(c.id.table)
             .scalar_subquery()
@@ -152,6 +161,7 @@ class OrderedStatements(Statements):
     def _behind(self, head: Any) -> Any:
         """The next entries with the key of *head*, and of each, whether nothing else holds it back."""
         later = self.entry.alias("later").c
+        pair = tuple_(later.key, later.id)
         others: list[tuple[ColumnElement[Any], str, ColumnElement[Any]]]
         others = [(later.listener, "old_key", later.key), (later.listener, "key", _ALL_ROWS)]
         for name in map(literal, self._previous):
@@ -164,8 +174,13 @@ class OrderedStatements(Statements):
         )
         return (
             select(later.id, follows.label("follows"))
-            .where(later.listener == head.c.listener, later.key == head.c.key, later.id > head.c.id)
-            .order_by(later.id)
+            .where(
+                later.key.is_not(None),
+                later.listener == head.c.listener,
+                pair > tuple_(head.c.key, head.c.id),
+                pair <= tuple_(head.c.key, HIGHEST),
+            )
+            .order_by(later.key, later.id)
             .limit(bindparam("each", type_=Integer))
             .correlate(head)
             .lateral("behind")
