@@ -11,7 +11,8 @@ from sqlalchemy import Connection
 
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.in_order import OrderedStatements
-from sqla_pubsub.deliver.statements import Statements
+from sqla_pubsub.deliver.scan import Bound, Look
+from sqla_pubsub.deliver.statements import TRANSACTION, Statements
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
 
@@ -57,10 +58,27 @@ class Claims:
         found = self._entries(self._of(spec).claim_one, {"listener": spec.name, "id": entry_id})
         return found[0] if found else None
 
-    def candidates(self, spec: ListenerSpec, *, start: int, size: int) -> Iterator[list[int]]:
-        """Find ids of up to *size* entries to be handled now, from id *start* on, and claim none.
+    def look(self, spec: ListenerSpec, *, start: int) -> Look:
+        """Look for ready entries from id *start* on, also for those that others have in hand."""
+        parameters = {"listener": spec.name, "start": start}
+        row = self._connection.execute(self._of(spec).look, parameters).one()
+        return Look(lowest=row.lowest, oldest=row.oldest)
 
-        An ordered listener finds more of them each time that it asks, in transactions of their own.
+    def bound(self, entry_id: int) -> Bound:
+        """Return what follows from *entry_id*, which was read before, for the ids up to it.
+
+        Ids are given out one by one, to transactions that have begun to write. So a lower one belongs to a
+        transaction that is older than the present one, whatever comes later.
+        """
+        transaction = self._connection.scalar(TRANSACTION)
+        assert transaction is not None
+        return Bound(id=entry_id + 1, transaction=transaction)
+
+    def candidates(self, spec: ListenerSpec, *, start: int, passed_to: int, size: int) -> Iterator[list[int]]:
+        """Find ids of up to *size* entries to be handled now, and claim none.
+
+        Ready ones from id *start* on, retries from id *passed_to* on. An ordered listener finds more of them
+        each time that it asks, in transactions of their own.
         """
         statements = self._of(spec)
         stretches = self._stretches(spec, statements, start, size)
@@ -69,7 +87,9 @@ class Claims:
                 stretch = next(stretches, None)
                 if stretch is None:
                     return
-                found = list(self._connection.scalars(statements.candidates, stretch))
+                found = list(
+                    self._connection.scalars(statements.candidates, {**stretch, "passed_to": passed_to})
+                )
             yield found
 
     def read_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:

@@ -19,6 +19,7 @@ from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, Retry, describe
 from sqla_pubsub.deliver.pace import MAX_SAVEPOINTS
+from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.single import Alone, Single
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store, ids
@@ -39,6 +40,14 @@ class Lane(Single):
     def size(self) -> int:
         """How many entries the next group claims: what fits into its time."""
         return self.spec.batch or self._pace.size
+
+    def floor(self) -> int:
+        """Return an id below which there is nothing ready."""
+        return self._scan.floor(self._clock())
+
+    def restart(self) -> None:
+        """Forget where there is nothing: the database, or what it holds, may be another one."""
+        self._scan = Scan()
 
     def rewind(self, *, due: bool) -> None:
         """Look from the lowest id again, and at the retries too where one is *due*."""
@@ -76,6 +85,7 @@ class Lane(Single):
                 self._taken()
             outcomes = self._work(store, entries)
             store.settle(outcomes)
+            self._bind(store, max(ids(entries)))
             transaction.commit()
         except Alone as thrown:
             store.abandon()
@@ -108,8 +118,19 @@ class Lane(Single):
                 self._scan.no_more_due(now)
             if due:
                 return self._without_crashed(due)
+        if self._scan.is_look_back(now):
+            self._look_back(store)
         entries = store.claims.ready(self.spec, start=self._scan.start(now), size=size)
         return self._without_crashed(entries)
+
+    def _look_back(self, store: Store) -> None:
+        began = self._clock()
+        look = store.claims.look(self.spec, start=self._scan.floor(began))
+        self._scan.looked(began, self._clock(), look)
+
+    def _bind(self, store: Store, entry_id: int) -> None:
+        if self._scan.is_unbound:
+            self._scan.bound(store.claims.bound(entry_id))
 
     def _without_crashed(self, entries: list[Entry]) -> list[Entry]:
         """An entry that killed a process before runs alone, so that only it pays if it does again."""

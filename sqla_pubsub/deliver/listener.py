@@ -104,7 +104,7 @@ class Listener:
                 except ConnectionLost:
                     self._disconnect()
                     for lane in self._lanes:
-                        lane.rewind(due=True)
+                        lane.restart()
                     continue
                 except DBAPIError as error:
                     self._disconnect()
@@ -209,9 +209,9 @@ class Listener:
 
     def _adopt(self) -> None:
         """An old trigger may still write under an earlier name, so this is done again now and then."""
-        for spec in self._specs:
-            if spec.previous_names and self._store is not None:
-                self._store.adopt(spec)
+        for lane in self._lanes:
+            if lane.spec.previous_names and self._store is not None and self._store.adopt(lane.spec):
+                lane.restart()
 
     def _store_of(self, lane: Lane) -> Store:
         store = self._store if lane.spec.transactional else self._direct_store or self._store
@@ -226,8 +226,7 @@ class Listener:
                 self._direct_engine,
                 self._registry.outbox,
                 self._config,
-                # An old worker may still give back what it took under an earlier name.
-                [name for spec in self._specs for name in (spec.name, *spec.previous_names)],
+                self._floors,
                 self._stop,
                 answered=self._board.answered,
             )
@@ -235,7 +234,12 @@ class Listener:
             self._outage.refuse(error)
             raise
         for lane in self._lanes:
-            lane.rewind(due=True)
+            lane.restart()
+
+    def _floors(self) -> dict[str, int]:
+        # An old worker may still give back what it took under an earlier name.
+        earlier = {name: 0 for spec in self._specs for name in spec.previous_names}
+        return earlier | {lane.spec.name: lane.floor() for lane in self._lanes}
 
     @cached_property
     def _direct_engine(self) -> Engine:

@@ -15,7 +15,7 @@ import os
 import select
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -88,21 +88,31 @@ def _wait_readable(seconds: float, *descriptors: int) -> None:
 
 
 class Sleeper:
-    """The LISTEN connection of one worker and what it knows about the others."""
+    """The LISTEN connection of one worker and what it knows about the others.
+
+    Args:
+        engine: Where to connect.
+        outbox: Whose entries are waited for.
+        config: Settings.
+        floors: Gives the names of the listeners, and of each an id below which there is nothing ready.
+        stop: Ends a sleep.
+        clock: Seconds.
+        answered: Called when the server has answered.
+    """
 
     def __init__(
         self,
         engine: Engine,
         outbox: Outbox,
         config: ListenerConfig,
-        listeners: Sequence[str],
+        floors: Callable[[], Mapping[str, int]],
         stop: StopSignal,
         *,
         clock: Callable[[], float] = time.monotonic,
         answered: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
-        self._listeners = list(listeners)
+        self._floors = floors
         self._stop = stop
         self._clock = clock
         self._answered = answered
@@ -214,9 +224,9 @@ class Sleeper:
         self._connection.execute(text(f"LISTEN {self._quoted_channel()}"))
 
     def _look(self) -> tuple[bool, float | None, bool]:
-        row = self._connection.execute(
-            self._peek, {"listeners": self._listeners, "channel": self._channel}
-        ).one()
+        floors = self._floors()
+        places = {"listeners": list(floors), "floors": list(floors.values()), "channel": self._channel}
+        row = self._connection.execute(self._peek, places).one()
         self._answered()
         return bool(row.ready), None if row.due_in is None else float(row.due_in), bool(row.listening)
 

@@ -60,9 +60,12 @@ class OutsideLane(Lane):
 
     def _some(self, store: Store) -> Step:
         began, settled, found = self._clock(), 0, list[int]()
-        for found in store.claims.candidates(
-            self.spec, start=self._scan.start(self._clock()), size=CANDIDATES
-        ):
+        if self._scan.is_look_back(began):
+            self._scan.start_over()
+            with store.connection.begin():
+                self._look_back(store)
+        places = {"start": self._scan.start(began), "passed_to": self._scan.passed_to}
+        for found in store.claims.candidates(self.spec, **places, size=CANDIDATES):
             for entry_id in found:
                 self._scan.passed(entry_id)
                 if self._stopping():
@@ -109,6 +112,7 @@ class OutsideLane(Lane):
         if outcome is not None:
             with store.begin():
                 store.settle([outcome])
+                self._bind(store, entry.id)
         # Not before that is committed: who took the claim meanwhile would still read the entry.
         with store.connection.begin():
             store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))

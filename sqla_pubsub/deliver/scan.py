@@ -1,41 +1,102 @@
-"""Where and when to look for entries: a moving start, and the time of the next retry. Pure arithmetic.
+"""Where and when to look for entries: a moving start, a floor below it, and the next retry. Pure arithmetic.
 
 Settled entries stay in the index until they are vacuumed, and each claim from the lowest id would walk
-over them. So a claim starts where the last one ended, and now and then from the beginning, for writers
-that committed late.
+over them. So a claim starts where the last one ended, and now and then further down: at the lowest entry
+that is there, for writers that committed late and for what others had in hand and gave back.
+
+Below the *floor* no ready entry is left, and none can come: all transactions that got ids from there have
+ended. While an old transaction keeps vacuum from its work, only the floor keeps the looks from becoming
+longer with every event.
 """
 
 from __future__ import annotations
 
-RESCAN = 0.2
-"""Seconds after which a claim starts from the lowest id again."""
+from dataclasses import dataclass
+
+LOOK_BACK = 0.2
+"""Seconds after which a claim looks below its start again."""
+FROM_ZERO = 5.0
+"""Seconds after which the floor is not believed any more: somebody may have set the ids back."""
+SHARE, SHARE_FROM_ZERO = 0.1, 0.02
+"""Most of the time that looking may take, below the start and below the floor."""
 DUE_EVERY = 1.0
 """Seconds between two looks for due retries while there is ready work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Ids below `id` were given out before any transaction with an id of `transaction` or higher began."""
+
+    id: int
+    transaction: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one look at the ready entries of a listener saw.
+
+    Attributes:
+        lowest: The lowest id, in whose hands ever; None without one.
+        oldest: The oldest transaction that was running.
+    """
+
+    lowest: int | None
+    oldest: int
 
 
 class Scan:
     """What one listener's lane has seen. Times are those of a monotonic clock."""
 
     def __init__(self) -> None:
-        self._start = 0
-        self._rescan_at = 0.0
+        self.passed_to = 0
+        """All lower ids were handled, or left to others, since the last time that the scan started over."""
+        self._look_at = 0.0
+        self._floor = self._ended = 0
+        self._floor_until = 0.0
+        self._bound: Bound | None = None
         self._due_at = 0.0
 
     def start(self, now: float) -> int:
         """Return the lowest id to look at."""
-        if now >= self._rescan_at:
-            self._start, self._rescan_at = 0, now + RESCAN
-        return self._start
+        return max(self.passed_to, self.floor(now))
+
+    def floor(self, now: float) -> int:
+        """Return an id below which there is nothing ready."""
+        return self._floor if now < self._floor_until else 0
 
     def passed(self, entry_id: int) -> None:
         """Say that *entry_id* needs no further look."""
-        self._start = max(self._start, entry_id + 1)
+        self.passed_to = max(self.passed_to, entry_id + 1)
 
     def start_over(self) -> bool:
-        """Go back to the lowest id; return whether anything was left out until now."""
-        middle = self._start > 0
-        self._start = 0
+        """Go back to the floor; return whether anything was left out until now."""
+        middle = self.passed_to > 0
+        self.passed_to = 0
         return middle
+
+    def is_look_back(self, now: float) -> bool:
+        """Whether it is time to look below the start."""
+        return now >= self._look_at
+
+    @property
+    def is_unbound(self) -> bool:
+        """Whether a `Bound` is wanted, to raise the floor by it later."""
+        return self._bound is None
+
+    def bound(self, bound: Bound) -> None:
+        """Take in a bound, and keep it until it has proved something."""
+        self._bound = bound
+
+    def looked(self, began: float, ended: float, look: Look) -> None:
+        """Take in what a look from the floor on has seen, and when it began and ended."""
+        if self._bound is not None and look.oldest >= self._bound.transaction:
+            self._ended, self._bound = self._bound.id, None
+        if began >= self._floor_until:
+            self._floor_until = ended + max(FROM_ZERO, (ended - began) / SHARE_FROM_ZERO)
+        self._floor = self._ended if look.lowest is None else min(self._ended, look.lowest)
+        if look.lowest is not None:
+            self.passed_to = min(self.passed_to, look.lowest)
+        self._look_at = ended + max(LOOK_BACK, (ended - began) / SHARE)
 
     def is_due(self, now: float) -> bool:
         """Whether it is time to look for due retries."""

@@ -114,15 +114,23 @@ class Statements:
         return self.read_one.with_for_update(skip_locked=True, of=self.entry)
 
     @cached_property
+    def look(self) -> Select[Any]:
+        """Find the lowest ready id, in whose hands ever, and the oldest transaction. Parameters: listener, start."""
+        lowest = self._in_turn(select(self.entry.c.id)).limit(1).scalar_subquery()
+        oldest = func.pg_snapshot_xmin(func.pg_current_snapshot())
+        # In one statement, because its snapshot must be that of both.
+        return select(lowest.label("lowest"), _number(oldest).label("oldest"))
+
+    @cached_property
     def candidates(self) -> CompoundSelect[Any]:
-        """Find entries without claiming them, ready and due ones. Parameters: listener, start, size."""
+        """Find entries without claiming them, ready and due ones. Parameters: listener, start, passed_to, size."""
         c = self.entry.c
         # Each by its own index; the two conditions in one, and the server reads all entries there are.
         ready = self._ready_ids().limit(SIZE)
         due = (
             self._claim()
             .with_only_columns(c.id)
-            .where(self._due(), c.id >= bindparam("start", type_=BigInteger))
+            .where(self._due(), c.id >= bindparam("passed_to", type_=BigInteger))
             .order_by(c.due_at)
             .limit(SIZE)
         )
@@ -205,11 +213,26 @@ class Statements:
 
     @cached_property
     def peek(self) -> Executable:
-        """Is anything ready, and in how many seconds is the next retry due? Parameters: listeners, channel."""
+        """Is anything ready, and in how many seconds is the next retry due?
+
+        Parameters: listeners, floors (of each the lowest id to look at), channel.
+        """
         c = self.entry.c
-        name = func.unnest(bindparam("listeners", type_=ARRAY(Text))).table_valued("name").render_derived("l")
-        ready = (
-            select(literal(1)).where(c.listener == name.c.name, c.due_at.is_(None)).correlate(name).exists()
+        arrays = bindparam("listeners", type_=ARRAY(Text)), bindparam("floors", type_=ARRAY(BigInteger))
+        name = func.unnest(*arrays).table_valued("name", "floor").render_derived("l")
+        pair = tuple_(c.listener, c.id)
+        # Not EXISTS, for which the server may as well read the table: it expects to find one soon.
+        first = (
+            select(c.id)
+            .where(
+                pair >= tuple_(name.c.name, name.c.floor),
+                pair <= tuple_(name.c.name, HIGHEST),
+                c.due_at.is_(None),
+            )
+            .order_by(c.listener, c.id)
+            .limit(1)
+            .correlate(name)
+            .scalar_subquery()
         )
         due = (
             select(func.min(c.due_at))
@@ -219,7 +242,7 @@ class Statements:
         )
         channel = func.pg_listening_channels().table_valued("channel").render_derived("c")
         return select(
-            func.bool_or(ready).label("ready"),
+            (func.count(first) > 0).label("ready"),
             func.extract("epoch", func.min(due) - func.clock_timestamp()).label("due_in"),
             select(literal(1))
             .select_from(channel)
@@ -228,6 +251,14 @@ class Statements:
             .label("listening"),
         ).select_from(name)
 
+
+def _number(transaction: ColumnElement[Any]) -> ColumnElement[int]:
+    """Return a transaction id as a number, for which there is no cast."""
+    return cast(cast(transaction, Text), BigInteger)
+
+
+TRANSACTION = select(_number(func.pg_current_xact_id()))
+"""The id of the transaction that is open."""
 
 # Limits of a role or database would end a connection that a slow handler has, or that waits; the handler would
 # be called again without end. How long one may take is what timeout= says.

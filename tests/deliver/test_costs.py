@@ -149,6 +149,30 @@ def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> 
     assert touched < 20
 
 
+@pytest.mark.every_server
+@pytest.mark.one_driver
+@pytest.mark.parametrize("ordered", [False, True])
+def test_looking_back_reads_nothing_below_the_floor(backlog: Notes, ordered: bool) -> None:
+    look = statements(backlog, ordered=ordered).look
+    nodes, indexes, touched = explained(backlog, look, listener="handle", start=DEAD + 1)
+    assert indexes == {"pubsub_outbox_ready"}
+    assert "Seq Scan" not in nodes
+    assert touched < 20
+
+
+@pytest.mark.every_server
+@pytest.mark.one_driver
+def test_a_sleeper_reads_nothing_below_the_floors(backlog: Notes) -> None:
+    """Of none of its listeners, whether anything is ready or not."""
+    names = ["handle", *(f"idle {number}" for number in range(9))]
+    nodes, indexes, touched = explained(
+        backlog, statements(backlog).peek, listeners=names, floors=[DEAD + 1] * len(names), channel="c"
+    )
+    assert indexes == {"pubsub_outbox_ready", "pubsub_outbox_due"}
+    assert "Seq Scan" not in nodes
+    assert touched < 20 * len(names)
+
+
 def test_acknowledging_reads_only_what_it_deletes(backlog: Notes) -> None:
     ids = list(range(DEAD + 1, DEAD + 1 + SIZE))
     nodes, indexes, touched = explained(backlog, statements(backlog).acknowledge, ids=ids)

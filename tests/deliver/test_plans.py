@@ -22,7 +22,7 @@ BACKLOG = (
 
 def plan(notes: Notes, statement: Any) -> str:
     """Return the plan of a statement, with the values it has at run time."""
-    values = statement.params(listener="handle", start=0, size=20, window=220)
+    values = statement.params(listener="handle", start=0, passed_to=0, size=20, window=220)
     return notes.plan(str(values.compile(notes.engine, compile_kwargs={"literal_binds": True})))
 
 

@@ -1,0 +1,148 @@
+"""Looking for entries past those that were settled and that no vacuum may remove.
+
+As long as an old transaction may still see them, they stay in the index. A worker need not read them each
+time that it looks, and must not take an entry for settled whose transaction is still open.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+from sqlalchemy.orm import Session
+
+from sqla_pubsub import Listener, after_insert
+from sqla_pubsub.deliver import scan
+from tests.deliver.notes import DEADLINE, Notes, running
+from tests.waiting import wait_until
+
+SETTLED = 5_000
+READ = (
+    "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes"
+    " WHERE indexrelname IN ('pubsub_outbox_ready', 'pubsub_outbox_pkey')"
+)
+
+
+@pytest.fixture(params=[{}, {"ordered": True}, {"transactional": False}], ids=["plain", "ordered", "outside"])
+def recording(notes: Notes, request: pytest.FixtureRequest) -> Notes:
+    """Notes with a listener that records what it handles."""
+
+    @after_insert(notes.Note, **request.param)
+    def record(new: Any, session: Session) -> None:
+        session.add(notes.effect("record", new.content))
+
+    notes.install()
+    return notes
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing mends a floor that is too high."""
+    monkeypatch.setattr(scan, "FROM_ZERO", 3600.0)
+
+
+@contextmanager
+def old_transaction(notes: Notes) -> Iterator[Connection]:
+    """Keep what is settled from being removed."""
+    with notes.engine.connect().execution_options(isolation_level="REPEATABLE READ") as old:
+        old.execute(text("SELECT FROM pubsub_outbox"))
+        yield old
+
+
+def handled(notes: Notes, content: str) -> None:
+    """Write one note, and wait until it is handled."""
+    notes.write(content)
+    wait_until(lambda: content in notes.effects("record"), DEADLINE, f"{content} to be handled")
+
+
+def read_for_ten_more(notes: Notes) -> int:
+    """Return how many entries of the indexes are read for ten events more."""
+    before = notes.scalar(READ)
+    known = len(notes.effects("record"))
+    for number in range(known, known + 10):
+        handled(notes, f"note {number}")
+    return int(notes.scalar(READ) - before)
+
+
+def test_what_is_settled_is_not_read_for_each_event_while_vacuum_is_held_back(
+    recording: Notes, trusting: None
+) -> None:
+    """Else each event costs more than the one before it, until the worker does nothing else."""
+    recording.execute(
+        "INSERT INTO pubsub_outbox (listener, operation, source, key, new)"
+        " SELECT 'record', 'INSERT', 'note', jsonb_build_array(n), json_build_object('id', n)"
+        " FROM generate_series(1, :rows) AS n",
+        rows=SETTLED,
+    )
+    # What is read is counted when a transaction has ended, not a second later.
+    event.listen(recording.engine, "begin", lambda c: c.exec_driver_sql("SELECT pg_stat_force_next_flush()"))
+    with old_transaction(recording):
+        recording.execute("DELETE FROM pubsub_outbox")
+        with running(recording.listener()):
+            wait_until(lambda: read_for_ten_more(recording) < SETTLED, DEADLINE, "few entries to be read")
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_an_entry_of_an_open_transaction_is_never_taken_for_settled(
+    recording: Notes, trusting: None, prepared: bool
+) -> None:
+    """However much is handled after it, and although those who look see nothing before it."""
+    with recording.engine.connect() as late, running(recording.listener()):
+        late.execute(text("SET LOCAL sqla_pubsub.notify = 'off'"))
+        late.execute(text("INSERT INTO note (content) VALUES ('late')"))
+        if prepared:
+            late.execute(text("PREPARE TRANSACTION 'late'"))
+        for content in ("first", "second", "third"):
+            handled(recording, content)
+            looked_again(recording)
+        if prepared:
+            # For SQLAlchemy it goes on; for the server this connection has none any more.
+            late.rollback()
+            with recording.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as second:
+                second.execute(text("COMMIT PREPARED 'late'"))
+        else:
+            late.commit()
+        wait_until(lambda: "late" in recording.effects("record"), DEADLINE, "the late one to be handled")
+    assert sorted(map(str, recording.effects("record"))) == ["first", "late", "second", "third"]
+
+
+def looked_again(notes: Notes) -> None:
+    """Wait until the listener has looked back since it handled something."""
+    began = notes.scalar("SELECT clock_timestamp()")
+    after = "SELECT clock_timestamp() - :began > make_interval(secs => :pause)"
+    wait_until(
+        lambda: bool(notes.scalar(after, began=began, pause=2 * scan.LOOK_BACK)), DEADLINE, "the next look"
+    )
+
+
+def test_ids_that_were_set_back_are_found(recording: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by TRUNCATE .. RESTART IDENTITY in somebody's tests, beside a listener that goes on."""
+    monkeypatch.setattr(scan, "FROM_ZERO", 0.5)
+    with running(recording.listener()):
+        for content in ("first", "second", "third"):
+            handled(recording, content)
+            looked_again(recording)
+        recording.execute("TRUNCATE pubsub_outbox RESTART IDENTITY")
+        handled(recording, "first again")
+
+
+def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, trusting: None) -> None:
+    """Also where the listener has settled what came after it."""
+
+    @after_insert(notes.Note, previous_names=["chronicle"])
+    def record(new: Any, session: Session) -> None:
+        session.add(notes.effect("record", new.content))
+
+    notes.install()
+    notes.execute(
+        "INSERT INTO pubsub_outbox (listener, operation, source, new)"
+        " VALUES ('another', 'INSERT', 'note', '{\"id\": 1, \"content\": \"old\"}')"
+    )
+    listener: Listener = notes.listener()
+    with running(listener):
+        for content in ("first", "second", "third"):
+            handled(notes, content)
+            looked_again(notes)
+        notes.execute("UPDATE pubsub_outbox SET listener = 'chronicle' WHERE listener = 'another'")
+        wait_until(lambda: "old" in notes.effects("record"), DEADLINE, "the old one to be handled")
