@@ -35,17 +35,21 @@ class Claims:
         self._outbox = outbox
         self._statements: dict[tuple[bool, tuple[str, ...]], Statements] = {}
 
-    def ready(self, spec: ListenerSpec, *, start: int, size: int) -> list[Entry]:
-        """Claim up to *size* ready entries from id *start* on, lowest first."""
+    def ready(self, spec: ListenerSpec, *, start: int, floor: int, size: int) -> list[Entry]:
+        """Claim up to *size* ready entries from id *start* on, lowest first.
+
+        In order: only those that wait for no other one of their row, whose id would be *floor* at least.
+        """
         statements = self._of(spec)
         if not isinstance(statements, OrderedStatements):
             parameters = {"listener": spec.name, "start": start, "size": size}
             return self._entries(statements.claim_ready, parameters)
-        for stretch in self._stretches(spec, statements, start, size):
+        for stretch in self._stretches(spec, statements, start, floor, size):
             firsts = self._connection.scalars(statements.firsts, stretch).all()
             if heads := self._take(statements, firsts, size):
                 return sorted(
-                    [*heads, *self._followers(statements, heads, size - len(heads))], key=attrgetter("id")
+                    [*heads, *self._followers(statements, heads, stretch["floor"], size - len(heads))],
+                    key=attrgetter("id"),
                 )
         return []
 
@@ -62,7 +66,7 @@ class Claims:
         """Look for ready entries from id *start* on, also for those that others have in hand."""
         parameters = {"listener": spec.name, "start": start}
         row = self._connection.execute(self._of(spec).look, parameters).one()
-        return Look(lowest=row.lowest, oldest=row.oldest)
+        return Look(lowest=row.lowest, waiting=row.waiting, oldest=row.oldest)
 
     def bound(self, entry_id: int) -> Bound:
         """Return what follows from *entry_id*, which was read before, for the ids up to it.
@@ -74,14 +78,16 @@ class Claims:
         assert transaction is not None
         return Bound(id=entry_id + 1, transaction=transaction)
 
-    def candidates(self, spec: ListenerSpec, *, start: int, passed_to: int, size: int) -> Iterator[list[int]]:
+    def candidates(
+        self, spec: ListenerSpec, *, start: int, floor: int, passed_to: int, size: int
+    ) -> Iterator[list[int]]:
         """Find ids of up to *size* entries to be handled now, and claim none.
 
         Ready ones from id *start* on, retries from id *passed_to* on. An ordered listener finds more of them
         each time that it asks, in transactions of their own.
         """
         statements = self._of(spec)
-        stretches = self._stretches(spec, statements, start, size)
+        stretches = self._stretches(spec, statements, start, floor, size)
         while True:
             with self._connection.begin():
                 stretch = next(stretches, None)
@@ -106,7 +112,7 @@ class Claims:
         return self._statements[key]
 
     def _stretches(
-        self, spec: ListenerSpec, statements: Statements, start: int, size: int
+        self, spec: ListenerSpec, statements: Statements, start: int, floor: int, size: int
     ) -> Iterator[dict[str, Any]]:
         """Yield where to look for ready entries: one stretch after the other, until there are no more.
 
@@ -117,6 +123,8 @@ class Claims:
         if not isinstance(statements, OrderedStatements):
             yield parameters
             return
+        # What another worker adopts from an earlier name may have any id.
+        parameters["floor"] = 0 if spec.previous_names else floor
         window, end = WINDOW + size, start - 1
         while end is not None:
             stretch = {**parameters, "start": end + 1, "window": window}
@@ -129,14 +137,17 @@ class Claims:
         found = self._connection.execute(statements.take, {"ids": ids, "size": size})
         return [Entry(*columns) for *columns, ready in found if ready]
 
-    def _followers(self, statements: OrderedStatements, heads: list[Entry], room: int) -> list[Entry]:
+    def _followers(
+        self, statements: OrderedStatements, heads: list[Entry], floor: int, room: int
+    ) -> list[Entry]:
         """Claim up to *room* entries that come next in the rows of *heads*, as many of each row."""
         # One that killed a process before is handled alone, and those behind it later.
         rows = [head.id for head in heads if not head.crashes]
         if not room or not rows:
             return []
         each = -(-room // len(rows))
-        found = self._connection.execute(statements.followers, {"heads": rows, "each": each}).all()[:room]
+        parameters = {"heads": rows, "each": each, "floor": floor}
+        found = self._connection.execute(statements.followers, parameters).all()[:room]
         taken = {
             entry.id: entry for entry in self._take(statements, [entry_id for entry_id, _ in found], room)
         }

@@ -33,14 +33,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from sqla_pubsub.deliver.statements import HIGHEST, SIZE, Statements
+from sqla_pubsub.deliver.statements import HIGHEST, LISTENER, SIZE, Statements
 from sqla_pubsub.outbox import Outbox
 
 _Columns = ReadOnlyColumnCollection[str, Any]
 _ALL_ROWS: ColumnElement[Any] = literal_column("'[]'::jsonb")
 """The key of a TRUNCATE."""
 _WINDOW: BindParameter[int] = bindparam("window", type_=Integer)
-_LOWEST: ColumnElement[int] = literal_column("0", BigInteger)
+_FLOOR: BindParameter[int] = bindparam("floor", 0, type_=BigInteger)
+"""What holds others back has no lower id; where nothing is known, nothing is left out."""
+_MOST_WAITING = 1_000
+"""Retries that are looked at for the lowest id among them."""
 
 
 class OrderedStatements(Statements):
@@ -89,7 +92,7 @@ class OrderedStatements(Statements):
                 key.is_not(None),
                 before[column].is_not(None),
                 before.listener == name,
-                pair >= tuple_(key, _LOWEST),
+                pair >= tuple_(key, _FLOOR),
                 pair < tuple_(key, c.id),
             )
             .order_by(before[column], before.id)
@@ -112,7 +115,7 @@ class OrderedStatements(Statements):
 
     @cached_property
     def firsts(self) -> Select[Any]:
-        """Find the first ready entries of rows, lowest id first. Parameters: listener, start, window."""
+        """Find the first ready entries of rows, lowest id first. Parameters: listener, start, window, floor."""
         c = self.entry.c
         near = self._in_turn(select(c.id, c.listener, c.key, c.old_key)).limit(_WINDOW).subquery("near").c
         # Entries from before the promise have no key, and each of them is alone.
@@ -125,11 +128,25 @@ class OrderedStatements(Statements):
     def _ready_ids(self) -> Select[Any]:
         return self.firsts
 
+    def _lowest_waiting(self) -> ColumnElement[Any]:
+        c = self.entry.c
+        some = (
+            select(c.id)
+            .where(c.listener == LISTENER, c.due_at.is_not(None))
+            .order_by(c.listener, c.due_at)
+            .limit(_MOST_WAITING + 1)
+            .subquery("waiting")
+            .c
+        )
+        return select(
+            case((func.count() > _MOST_WAITING, literal_column("0")), else_=func.min(some.id))
+        ).scalar_subquery()
+
     @cached_property
     def window_end(self) -> Select[Any]:
         """Find the last id of a window that is full, unless a TRUNCATE in it holds back all that follows.
 
-        Parameters: listener, start, window.
+        Parameters: listener, start, window, floor.
         """
         c = self.entry.c
         last = self._in_turn(select(c.id, c.listener)).offset(_WINDOW - 1).limit(1).subquery("last").c
@@ -138,8 +155,9 @@ class OrderedStatements(Statements):
 
     @cached_property
     def followers(self) -> Select[Any]:
-        """Find what follows claimed entries in their rows, lowest id first. Parameters: heads (their ids), each.
+        """Find what follows claimed entries in their rows, lowest id first.
 
+        Parameters: heads (their ids), each, floor.
         Pairs: the id of the entry, the id of the first one of its row.
         """
         head = self.entry.alias("head")

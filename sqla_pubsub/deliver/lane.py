@@ -120,7 +120,9 @@ class Lane(Single):
                 return self._without_crashed(due)
         if self._scan.is_look_back(now):
             self._look_back(store)
-        entries = store.claims.ready(self.spec, start=self._scan.start(now), size=size)
+        entries = store.claims.ready(
+            self.spec, start=self._scan.start(now), floor=self._scan.order_floor(now), size=size
+        )
         return self._without_crashed(entries)
 
     def _look_back(self, store: Store) -> None:

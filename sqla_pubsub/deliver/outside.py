@@ -64,8 +64,13 @@ class OutsideLane(Lane):
             self._scan.start_over()
             with store.connection.begin():
                 self._look_back(store)
-        places = {"start": self._scan.start(began), "passed_to": self._scan.passed_to}
-        for found in store.claims.candidates(self.spec, **places, size=CANDIDATES):
+        for found in store.claims.candidates(
+            self.spec,
+            start=self._scan.start(began),
+            floor=self._scan.order_floor(began),
+            passed_to=self._scan.passed_to,
+            size=CANDIDATES,
+        ):
             for entry_id in found:
                 self._scan.passed(entry_id)
                 if self._stopping():

@@ -6,7 +6,7 @@ that is there, for writers that committed late and for what others had in hand a
 
 Below the *floor* no ready entry is left, and none can come: all transactions that got ids from there have
 ended. While an old transaction keeps vacuum from its work, only the floor keeps the looks from becoming
-longer with every event.
+longer with every event. Below the *order floor* no retry waits either, so nothing there holds others back.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ class Look:
 
     Attributes:
         lowest: The lowest id, in whose hands ever; None without one.
+        waiting: The lowest id of a retry that waits; 0 if there are too many to know, None without one.
         oldest: The oldest transaction that was running.
     """
 
     lowest: int | None
+    waiting: int | None
     oldest: int
 
 
@@ -51,7 +53,7 @@ class Scan:
         self.passed_to = 0
         """All lower ids were handled, or left to others, since the last time that the scan started over."""
         self._look_at = 0.0
-        self._floor = self._ended = 0
+        self._floor = self._order_floor = self._ended = 0
         self._floor_until = 0.0
         self._bound: Bound | None = None
         self._due_at = 0.0
@@ -63,6 +65,10 @@ class Scan:
     def floor(self, now: float) -> int:
         """Return an id below which there is nothing ready."""
         return self._floor if now < self._floor_until else 0
+
+    def order_floor(self, now: float) -> int:
+        """Return an id below which there is nothing that others of its row must wait for."""
+        return self._order_floor if now < self._floor_until else 0
 
     def passed(self, entry_id: int) -> None:
         """Say that *entry_id* needs no further look."""
@@ -94,6 +100,7 @@ class Scan:
         if began >= self._floor_until:
             self._floor_until = ended + max(FROM_ZERO, (ended - began) / SHARE_FROM_ZERO)
         self._floor = self._ended if look.lowest is None else min(self._ended, look.lowest)
+        self._order_floor = self._floor if look.waiting is None else min(self._floor, look.waiting)
         if look.lowest is not None:
             self.passed_to = min(self.passed_to, look.lowest)
         self._look_at = ended + max(LOOK_BACK, (ended - began) / SHARE)

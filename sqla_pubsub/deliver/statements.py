@@ -29,6 +29,7 @@ from sqlalchemy import (
     insert,
     literal,
     literal_column,
+    null,
     or_,
     select,
     text,
@@ -115,11 +116,17 @@ class Statements:
 
     @cached_property
     def look(self) -> Select[Any]:
-        """Find the lowest ready id, in whose hands ever, and the oldest transaction. Parameters: listener, start."""
+        """Find the lowest ready id, the lowest waiting one and the oldest transaction. Parameters: listener, start."""
         lowest = self._in_turn(select(self.entry.c.id)).limit(1).scalar_subquery()
         oldest = func.pg_snapshot_xmin(func.pg_current_snapshot())
-        # In one statement, because its snapshot must be that of both.
-        return select(lowest.label("lowest"), _number(oldest).label("oldest"))
+        # In one statement, because its snapshot must be that of all.
+        return select(
+            lowest.label("lowest"), self._lowest_waiting().label("waiting"), _number(oldest).label("oldest")
+        )
+
+    def _lowest_waiting(self) -> ColumnElement[Any]:
+        """Return 0 where it is not known, and NULL where there is none or no one asks."""
+        return null()
 
     @cached_property
     def candidates(self) -> CompoundSelect[Any]:

@@ -4,24 +4,24 @@ As long as an old transaction may still see them, they stay in the index. A work
 time that it looks, and must not take an entry for settled whose transaction is still open.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.orm import Session
 
-from sqla_pubsub import Listener, after_insert
+from sqla_pubsub import Listener, RetryLater, after_insert, after_update
 from sqla_pubsub.deliver import scan
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+HOUR = timedelta(hours=1)
 SETTLED = 5_000
-READ = (
-    "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes"
-    " WHERE indexrelname IN ('pubsub_outbox_ready', 'pubsub_outbox_pkey')"
-)
+READ = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE indexrelname LIKE 'pubsub_outbox_%'"
 
 
 @pytest.fixture(params=[{}, {"ordered": True}, {"transactional": False}], ids=["plain", "ordered", "outside"])
@@ -81,6 +81,74 @@ def test_what_is_settled_is_not_read_for_each_event_while_vacuum_is_held_back(
         recording.execute("DELETE FROM pubsub_outbox")
         with running(recording.listener()):
             wait_until(lambda: read_for_ten_more(recording) < SETTLED, DEADLINE, "few entries to be read")
+
+
+def test_in_order_the_settled_events_of_a_row_are_not_read_for_each_one_more(
+    notes: Notes, trusting: None
+) -> None:
+    """Although it is asked for each event what else of its row there is."""
+
+    @after_update(notes.Note, ordered=True)
+    def record(new: Any, session: Session) -> None:
+        session.add(notes.effect("record", new.content))
+
+    notes.write("draft")
+    notes.execute(
+        "INSERT INTO pubsub_outbox (listener, operation, source, key, new)"
+        " SELECT 'record', 'UPDATE', 'note', '[1]', '{}' FROM generate_series(1, :rows)",
+        rows=SETTLED,
+    )
+    event.listen(notes.engine, "begin", lambda c: c.exec_driver_sql("SELECT pg_stat_force_next_flush()"))
+
+    def handle_one_more() -> None:
+        known = len(notes.effects("record"))
+        notes.execute("UPDATE note SET content = :content", content=f"version {known}")
+        wait_until(lambda: len(notes.effects("record")) > known, DEADLINE, "the update to be handled")
+
+    def read_for_ten() -> int:
+        before = notes.scalar(READ)
+        for _ in range(10):
+            handle_one_more()
+        return int(notes.scalar(READ) - before)
+
+    with old_transaction(notes):
+        notes.execute("DELETE FROM pubsub_outbox")
+        with running(notes.listener()):
+            wait_until(lambda: read_for_ten() < SETTLED, DEADLINE, "few entries to be read")
+
+
+def test_in_order_a_retry_that_waits_holds_its_row_back_however_much_is_settled_after_it(
+    notes: Notes, trusting: None
+) -> None:
+    """It is the only one of its listener that is left from before."""
+    failing = threading.Event()
+    failing.set()
+
+    @after_insert(notes.Note, ordered=True, name="record")
+    @after_update(notes.Note, ordered=True, name="record")
+    def record(new: Any, session: Session) -> None:
+        if new.content == "first" and failing.is_set():
+            raise RetryLater(after=HOUR)
+        session.add(notes.effect("record", new.content))
+
+    notes.install()
+    with running(notes.listener()):
+        notes.write("first")
+        wait_until(
+            lambda: [entry.attempt for entry in notes.entries()] == [1], DEADLINE, "the first one to fail"
+        )
+        for content in ("second", "third"):
+            handled(notes, content)
+            looked_again(notes)
+        notes.execute("UPDATE note SET content = 'changed' WHERE content = 'first'")
+        handled(notes, "fourth")
+        looked_again(notes)
+        handled(notes, "fifth")
+        assert "changed" not in notes.effects("record")
+        failing.clear()
+        notes.execute("UPDATE pubsub_outbox SET due_at = now() WHERE due_at IS NOT NULL")
+        wait_until(lambda: "changed" in notes.effects("record"), DEADLINE, "the row to go on")
+    assert notes.effects("record") == ["second", "third", "fourth", "fifth", "first", "changed"]
 
 
 @pytest.mark.parametrize("prepared", [False, True])
