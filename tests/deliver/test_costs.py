@@ -156,7 +156,7 @@ def test_looking_back_reads_nothing_below_the_floor(backlog: Notes, ordered: boo
     """Nor, in order, more than some of the retries that wait, however many there are."""
     look = statements(backlog, ordered=ordered).look
     nodes, indexes, touched = explained(backlog, look, listener="handle", start=DEAD + 1)
-    assert indexes == {"pubsub_outbox_ready", "pubsub_outbox_due"} if ordered else {"pubsub_outbox_ready"}
+    assert indexes == {"pubsub_outbox_ready", *(["pubsub_outbox_due"] if ordered else [])}
     assert "Seq Scan" not in nodes
     assert touched < (1_500 if ordered else 20)
 
