@@ -19,6 +19,8 @@ from sqla_pubsub.deliver import scan
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.one_driver
+
 HOUR = timedelta(hours=1)
 SETTLED = 5_000
 READ = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE indexrelname LIKE 'pubsub_outbox_%'"
