@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.in_order import OrderedStatements
-from sqla_pubsub.deliver.scan import Bound, Look
+from sqla_pubsub.deliver.scan import Look
 from sqla_pubsub.deliver.statements import TRANSACTION, Statements
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
@@ -68,15 +68,9 @@ class Claims:
         row = self._connection.execute(self._of(spec).look, parameters).one()
         return Look(lowest=row.lowest, waiting=row.waiting, oldest=row.oldest)
 
-    def bound(self, entry_id: int) -> Bound:
-        """Return what follows from *entry_id*, which was read before, for the ids up to it.
-
-        Ids are given out one by one, to transactions that have begun to write. So a lower one belongs to a
-        transaction that is older than the present one, whatever comes later.
-        """
-        transaction = self._connection.scalar(TRANSACTION)
-        assert transaction is not None
-        return Bound(id=entry_id + 1, transaction=transaction)
+    def transaction(self) -> int:
+        """Return the id of the open transaction."""
+        return self._connection.execute(TRANSACTION).scalar_one()
 
     def candidates(
         self, spec: ListenerSpec, *, start: int, floor: int, passed_to: int, size: int

@@ -132,7 +132,8 @@ class Lane(Single):
 
     def _bind(self, store: Store, entry_id: int) -> None:
         if self._scan.is_unbound:
-            self._scan.bound(store.claims.bound(entry_id))
+            self._scan.bind(store.claims.transaction())
+        self._scan.claimed(entry_id)
 
     def _without_crashed(self, entries: list[Entry]) -> list[Entry]:
         """An entry that killed a process before runs alone, so that only it pays if it does again."""

@@ -24,14 +24,6 @@ DUE_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
-    """Ids below `id` were given out before any transaction with an id of `transaction` or higher began."""
-
-    id: int
-    transaction: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """What one look at the ready entries of a listener saw.
 
@@ -55,7 +47,9 @@ class Scan:
         self._look_at = 0.0
         self._floor = self._order_floor = self._ended = 0
         self._floor_until = 0.0
-        self._bound: Bound | None = None
+        self._seen = 0
+        """One more than the highest id that was claimed in transactions before this one."""
+        self._bound: tuple[int, int] | None = None
         self._due_at = 0.0
 
     def start(self, now: float) -> int:
@@ -86,17 +80,26 @@ class Scan:
 
     @property
     def is_unbound(self) -> bool:
-        """Whether a `Bound` is wanted, to raise the floor by it later."""
-        return self._bound is None
+        """Whether the id of a transaction is wanted, to raise the floor by it later."""
+        return self._bound is None and self._seen > self._ended
 
-    def bound(self, bound: Bound) -> None:
-        """Take in a bound, and keep it until it has proved something."""
-        self._bound = bound
+    def bind(self, transaction: int) -> None:
+        """Take in the id of the open transaction, and keep it until it has proved something.
+
+        Ids are given out one by one, to transactions that have begun to write. So who got a lower one than was
+        claimed in an earlier transaction is older than this one. What this one has claimed proves nothing: it
+        may have got its own id before it saw the last of that.
+        """
+        self._bound = self._seen, transaction
+
+    def claimed(self, entry_id: int) -> None:
+        """Say that *entry_id* was claimed in the transaction that ends now."""
+        self._seen = max(self._seen, entry_id + 1)
 
     def looked(self, began: float, ended: float, look: Look) -> None:
         """Take in what a look from the floor on has seen, and when it began and ended."""
-        if self._bound is not None and look.oldest >= self._bound.transaction:
-            self._ended, self._bound = self._bound.id, None
+        if self._bound is not None and look.oldest >= self._bound[1]:
+            self._ended, self._bound = self._bound[0], None
         if began >= self._floor_until:
             self._floor_until = ended + max(FROM_ZERO, (ended - began) / SHARE_FROM_ZERO)
         self._floor = self._ended if look.lowest is None else min(self._ended, look.lowest)

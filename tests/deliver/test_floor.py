@@ -177,6 +177,42 @@ def test_an_entry_of_an_open_transaction_is_never_taken_for_settled(
     assert sorted(map(str, recording.effects("record"))) == ["first", "late", "second", "third"]
 
 
+def test_what_follows_in_a_row_and_was_claimed_later_proves_nothing_of_those_who_wrote_meanwhile(
+    notes: Notes, trusting: None
+) -> None:
+    """By then the claiming transaction has its id, and theirs are higher."""
+
+    @after_insert(notes.Note, ordered=True, name="record")
+    @after_update(notes.Note, ordered=True, name="record")
+    def record(new: Any, session: Session) -> None:
+        session.add(notes.effect("record", new.content))
+
+    notes.install()
+    late = notes.engine.connect()
+
+    def between(*arguments: Any) -> None:
+        if "unbroken" in arguments[2] and not late.in_transaction():
+            late.execute(text("SET LOCAL sqla_pubsub.notify = 'off'"))
+            late.execute(text("INSERT INTO note (content) VALUES ('late')"))
+            notes.execute("UPDATE note SET content = 'follower' WHERE content = 'head'")
+
+    with late, running(notes.listener()):
+        # The first ones are claimed one by one, which leaves no room for followers.
+        for content in ("first", "second", "third"):
+            handled(notes, content)
+            looked_again(notes)
+        event.listen(notes.engine, "before_cursor_execute", between)
+        handled(notes, "head")
+        wait_until(lambda: "follower" in notes.effects("record"), DEADLINE, "the follower to be handled")
+        looked_again(notes)
+        notes.execute("UPDATE note SET content = 'again' WHERE content = 'follower'")
+        wait_until(lambda: "again" in notes.effects("record"), DEADLINE, "one more to be handled")
+        looked_again(notes)
+        late.commit()
+        wait_until(lambda: "late" in notes.effects("record"), DEADLINE, "the late one to be handled")
+    assert notes.effects("record") == ["first", "second", "third", "head", "follower", "again", "late"]
+
+
 def looked_again(notes: Notes) -> None:
     """Wait until the listener has looked back since it handled something."""
     began = notes.scalar("SELECT clock_timestamp()")
