@@ -16,7 +16,8 @@ from dataclasses import dataclass
 LOOK_BACK = 0.2
 """Seconds after which a claim looks below its start again."""
 FROM_ZERO = 5.0
-"""Seconds after which the floor is not believed any more: somebody may have set the ids back."""
+"""Seconds after which the floor is not believed any more: somebody may have set the ids back, or was stopped
+between taking an id and beginning to write."""
 SHARE, SHARE_FROM_ZERO = 0.1, 0.02
 """Most of the time that looking may take, below the start and below the floor."""
 DUE_EVERY = 1.0
