@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.in_order import OrderedStatements
 from sqla_pubsub.deliver.scan import Look
-from sqla_pubsub.deliver.statements import TRANSACTION, Statements
+from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
 
@@ -62,15 +62,10 @@ class Claims:
         found = self._entries(self._of(spec).claim_one, {"listener": spec.name, "id": entry_id})
         return found[0] if found else None
 
-    def look(self, spec: ListenerSpec, *, start: int) -> Look:
+    def look(self, spec: ListenerSpec, *, start: int, bind: bool) -> Look:
         """Look for ready entries from id *start* on, also for those that others have in hand."""
-        parameters = {"listener": spec.name, "start": start}
-        row = self._connection.execute(self._of(spec).look, parameters).one()
-        return Look(lowest=row.lowest, waiting=row.waiting, oldest=row.oldest)
-
-    def transaction(self) -> int:
-        """Return the id of the open transaction."""
-        return self._connection.execute(TRANSACTION).scalar_one()
+        parameters = {"listener": spec.name, "start": start, "bind": bind}
+        return Look(**self._connection.execute(self._of(spec).look, parameters).mappings().one())
 
     def candidates(
         self, spec: ListenerSpec, *, start: int, floor: int, passed_to: int, size: int

@@ -85,7 +85,6 @@ class Lane(Single):
                 self._taken()
             outcomes = self._work(store, entries)
             store.settle(outcomes)
-            self._bind(store, max(ids(entries)))
             transaction.commit()
         except Alone as thrown:
             store.abandon()
@@ -101,6 +100,7 @@ class Lane(Single):
             store.abandon()
             self._send_alone(entries, error)
             return Step(more=True)
+        self._scan.claimed(max(ids(entries)))
         self._note(outcomes)
         left = len(outcomes) < len(entries)
         if left:
@@ -127,13 +127,8 @@ class Lane(Single):
 
     def _look_back(self, store: Store) -> None:
         began = self._clock()
-        look = store.claims.look(self.spec, start=self._scan.floor(began))
+        look = store.claims.look(self.spec, start=self._scan.floor(began), bind=self._scan.is_unbound)
         self._scan.looked(began, self._clock(), look)
-
-    def _bind(self, store: Store, entry_id: int) -> None:
-        if self._scan.is_unbound:
-            self._scan.bind(store.claims.transaction())
-        self._scan.claimed(entry_id)
 
     def _without_crashed(self, entries: list[Entry]) -> list[Entry]:
         """An entry that killed a process before runs alone, so that only it pays if it does again."""

@@ -117,7 +117,7 @@ class OutsideLane(Lane):
         if outcome is not None:
             with store.begin():
                 store.settle([outcome])
-                self._bind(store, entry.id)
+            self._scan.claimed(entry.id)
         # Not before that is committed: who took the claim meanwhile would still read the entry.
         with store.connection.begin():
             store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))

@@ -32,11 +32,13 @@ class Look:
         lowest: The lowest id, in whose hands ever; None without one.
         waiting: The lowest id of a retry that waits; 0 if there are too many to know, None without one.
         oldest: The oldest transaction that was running.
+        transaction: The one that looked, if that was asked for.
     """
 
     lowest: int | None
     waiting: int | None
     oldest: int
+    transaction: int | None
 
 
 class Scan:
@@ -49,7 +51,7 @@ class Scan:
         self._floor = self._order_floor = self._ended = 0
         self._floor_until = 0.0
         self._seen = 0
-        """One more than the highest id that was claimed in transactions before this one."""
+        """One more than the highest id that was claimed in a transaction which has ended."""
         self._bound: tuple[int, int] | None = None
         self._due_at = 0.0
 
@@ -81,26 +83,25 @@ class Scan:
 
     @property
     def is_unbound(self) -> bool:
-        """Whether the id of a transaction is wanted, to raise the floor by it later."""
-        return self._bound is None and self._seen > self._ended
-
-    def bind(self, transaction: int) -> None:
-        """Take in the id of the open transaction, and keep it until it has proved something.
+        """Whether the next look should name its transaction, to raise the floor by it later.
 
         Ids are given out one by one, to transactions that have begun to write. So who got a lower one than was
-        claimed in an earlier transaction is older than this one. What this one has claimed proves nothing: it
-        may have got its own id before it saw the last of that.
+        claimed in a transaction that has ended is older than one that begins now, and when all those who are
+        older have ended, nothing lower can come. What a transaction itself has claimed proves nothing: it may
+        have got its own id before it saw the last of that.
         """
-        self._bound = self._seen, transaction
+        return self._bound is None and self._seen > self._ended
 
     def claimed(self, entry_id: int) -> None:
-        """Say that *entry_id* was claimed in the transaction that ends now."""
+        """Say that *entry_id* was claimed in a transaction that has ended."""
         self._seen = max(self._seen, entry_id + 1)
 
     def looked(self, began: float, ended: float, look: Look) -> None:
         """Take in what a look from the floor on has seen, and when it began and ended."""
         if self._bound is not None and look.oldest >= self._bound[1]:
             self._ended, self._bound = self._bound[0], None
+        if look.transaction is not None:
+            self._bound = self._seen, look.transaction
         if began >= self._floor_until:
             self._floor_until = ended + max(FROM_ZERO, (ended - began) / SHARE_FROM_ZERO)
         self._floor = self._ended if look.lowest is None else min(self._ended, look.lowest)

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     BindParameter,
+    Boolean,
     ColumnElement,
     CompoundSelect,
     Delete,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Update,
     any_,
     bindparam,
+    case,
     cast,
     delete,
     func,
@@ -116,12 +118,19 @@ class Statements:
 
     @cached_property
     def look(self) -> Select[Any]:
-        """Find the lowest ready id, the lowest waiting one and the oldest transaction. Parameters: listener, start."""
+        """Find the lowest ready id, the lowest waiting one, the oldest transaction, and name the present one.
+
+        Parameters: listener, start, bind (whether to name it, which gives it an id).
+        """
         lowest = self._in_turn(select(self.entry.c.id)).limit(1).scalar_subquery()
         oldest = func.pg_snapshot_xmin(func.pg_current_snapshot())
+        transaction = case((bindparam("bind", type_=Boolean), _number(func.pg_current_xact_id())))
         # In one statement, because its snapshot must be that of all.
         return select(
-            lowest.label("lowest"), self._lowest_waiting().label("waiting"), _number(oldest).label("oldest")
+            lowest.label("lowest"),
+            self._lowest_waiting().label("waiting"),
+            _number(oldest).label("oldest"),
+            transaction.label("transaction"),
         )
 
     def _lowest_waiting(self) -> ColumnElement[Any]:
@@ -263,9 +272,6 @@ def _number(transaction: ColumnElement[Any]) -> ColumnElement[int]:
     """Return a transaction id as a number, for which there is no cast."""
     return cast(cast(transaction, Text), BigInteger)
 
-
-TRANSACTION = select(_number(func.pg_current_xact_id()))
-"""The id of the transaction that is open."""
 
 # Limits of a role or database would end a connection that a slow handler has, or that waits; the handler would
 # be called again without end. How long one may take is what timeout= says.
