@@ -42,6 +42,10 @@ class RetryLater(PubSubError):
     """
 
     def __init__(self, after: timedelta | None = None) -> None:
+        if not isinstance(after, timedelta | None):
+            raise ConfigurationError(
+                f"RetryLater(after={after!r}): give a timedelta, such as timedelta(seconds=30)."
+            )
         if after is not None and after < timedelta(0):
             raise ConfigurationError(f"RetryLater(after={after!r}) lies in the past. Give zero or more.")
         super().__init__("later" if after is None else f"after {after}")

@@ -98,6 +98,14 @@ _STORAGE = (
 )
 
 
+def absence(table: Table) -> str:
+    """Say that *table* is not there, and what to do."""
+    return (
+        f"outbox table {table.fullname!r} does not exist in this database. Run: alembic upgrade head; where no "
+        "revision creates it yet, alembic revision --autogenerate before that"
+    )
+
+
 def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
     """Add the two tables to *metadata* and map them."""
     registry = orm_registry(metadata=metadata)

@@ -10,6 +10,9 @@ import click
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+LONGEST = timedelta(days=36_500)
+
+
 class Age(click.ParamType):  # type: ignore[type-arg]
     """A duration such as 90s, 15m, 12h, 7d or 2w."""
 
@@ -24,4 +27,10 @@ class Age(click.ParamType):  # type: ignore[type-arg]
             self.fail(
                 f"{value!r} is no age. Give a number and one of {', '.join(_UNITS)}, such as 12h.", param, ctx
             )
-        return timedelta(**{_UNITS[unit]: int(number)})
+        try:
+            age = timedelta(**{_UNITS[unit]: int(number)})
+        except OverflowError:
+            age = timedelta.max
+        if age > LONGEST:
+            self.fail(f"{value!r} is more than {LONGEST.days} days. Give less.", param, ctx)
+        return age

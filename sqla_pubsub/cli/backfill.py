@@ -46,7 +46,7 @@ def backfill(
 
     Stopped anywhere, it goes on where it was when it is run again. Writers and workers may run meanwhile.
     """
-    project = open_project(url, modules)
+    project = open_project(url, modules, [listener])
     project = replace(project, url=project.config.direct_url or project.url)
     try:
         with Backfill(project.engine(), project.metadata, listener) as work:

@@ -11,12 +11,11 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.inspect import json_option
-from sqla_pubsub.cli.phrases import counted
+from sqla_pubsub.cli.phrases import counted, print_table
 from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
 from sqla_pubsub.deliver.maintenance import Letters, Maintenance
 from sqla_pubsub.errors import ConfigurationError
@@ -68,13 +67,14 @@ def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, l
     if not rows:
         click.echo("No dead letters.")
         return
-    table = Table("id", "listener", "event", "attempts", "died at", "reason")
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             str(row["id"]), row["listener"], f"{row['operation']} {row['source']}", str(row["attempt"]),
             f"{row['died_at']:%Y-%m-%d %H:%M:%S}", row["reason"],
-        )  # fmt: skip
-    Console().print(table)
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table(("id", "listener", "event", "attempts", "died at", "reason"), cells)
     total = maintenance.count_dead(letters)
     if total > len(rows):
         click.echo(f"{len(rows)} of {total}; see more with --limit.")

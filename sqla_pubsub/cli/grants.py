@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.project import failed, modules_argument, open_projects, url_option
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.outbox import absence
 from sqla_pubsub.privileges import DUTIES, Duty, needed, statements
 from sqla_pubsub.quoting import quoted
 from sqla_pubsub.subscription import outbox
@@ -50,9 +51,7 @@ def grants(modules: Sequence[str], url: str | None, **chosen: Sequence[str]) -> 
 def _lines(connection: Connection, metadata: MetaData, roles: Sequence[tuple[Duty, str]]) -> Iterator[str]:
     entry = outbox(metadata).Entry.__table__
     if not needed(connection, metadata, "listener"):
-        raise ConfigurationError(
-            f"outbox table {entry.fullname!r} does not exist in this database. Run: alembic upgrade head"
-        )
+        raise ConfigurationError(absence(entry))
     for duty, role in roles:
         rights = needed(connection, metadata, duty)
         yield f"-- {quoted(role)} runs {DUTIES[duty]}"

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import click
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import MetaData
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.difference import sentence
-from sqla_pubsub.cli.phrases import counted, lasting
+from sqla_pubsub.cli.phrases import counted, lasting, print_table
 from sqla_pubsub.cli.project import failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
@@ -94,7 +92,7 @@ def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> No
 )
 @url_option
 def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) -> None:
-    """Probe for containers: exit code 0 while entries are handled in time, 1 when not.
+    """For monitoring: exit code 0 while entries are handled in time, 1 when not.
 
     It fails when the database cannot be reached, or when a declared listener has an entry that has
     been ready for longer than --max-age.
@@ -117,9 +115,11 @@ def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) 
 
 
 def _print_table(rows: Sequence[ListenerStatus]) -> None:
-    table = Table("listener", "ready", "waiting", "dead", "oldest", "note")
-    for row in rows:
-        oldest = "" if row.oldest is None else lasting(row.oldest)
-        note = "" if row.declared else "not declared"
-        table.add_row(row.listener, str(row.ready), str(row.waiting), str(row.dead), oldest, note)
-    Console().print(table)
+    cells = [
+        (
+            row.listener, str(row.ready), str(row.waiting), str(row.dead),
+            "" if row.oldest is None else lasting(row.oldest), "" if row.declared else "not declared",
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table(("listener", "ready", "waiting", "dead", "oldest", "note"), cells)

@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
     "--health-host", default="127.0.0.1", show_default=True, help="Address for that; 0.0.0.0 for all."
 )
 @click.option("--exit-on-error", is_flag=True, help="Exit when the server cannot be reached at the start.")
-@click.option("-v", "--verbose", is_flag=True, help="Log every step.")
+@click.option("-v", "--verbose", is_flag=True, help="Log each group of events too.")
 @url_option
 def listen(
     *,

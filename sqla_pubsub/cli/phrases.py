@@ -1,8 +1,12 @@
-"""Numbers and times in sentences for people."""
+"""Numbers, times and tables for people."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -21,3 +25,11 @@ def lasting(age: timedelta) -> str:
     '0:05:00'
     """
     return str(timedelta(seconds=int(age.total_seconds())))
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose cells are shown as they are: an error's text may look like a style of rich."""
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, emoji=False, highlight=False).print(table)

@@ -128,7 +128,7 @@ def listener_config(settings: Mapping[str, Any]) -> ListenerConfig:
                 raise ConfigurationError(
                     f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a number of seconds."
                 )
-            value = timedelta(seconds=value)  # noqa: PLW2901
+            value = _seconds(name, value)  # noqa: PLW2901
         elif (kind == "bool") != isinstance(value, bool) or (kind == "int") != (type(value) is int):
             raise ConfigurationError(
                 f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a value of type {kind}."
@@ -139,7 +139,21 @@ def listener_config(settings: Mapping[str, Any]) -> ListenerConfig:
             values["direct_url"] = with_driver(values["direct_url"])
         except ConfigurationError as error:
             raise ConfigurationError(f"[tool.sqla-pubsub.listen] direct_url: {error}") from error
-    return ListenerConfig(**values)
+    try:
+        return ListenerConfig(**values)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"[tool.sqla-pubsub.listen], where durations are seconds: {error}"
+        ) from error
+
+
+def _seconds(name: str, value: float) -> timedelta:
+    try:
+        return timedelta(seconds=value)
+    except (OverflowError, ValueError) as error:
+        raise ConfigurationError(
+            f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a number of seconds that a clock can count."
+        ) from error
 
 
 def with_driver(url: str) -> str:
@@ -184,4 +198,7 @@ def failed(project: Project, error: DBAPIError, duty: Duty | None = None) -> Pub
     away = sqlstate(error) is None or error.connection_invalidated
     found = "cannot be reached" if away else "refused a statement"
     kind = Unreachable if is_away(error) else ConfigurationError
-    return kind(f"the database at {place} {found}: {describe(error.orig or error)}")
+    hint = (
+        " Check that the server runs, and host, port, user, password and database of the URL." if away else ""
+    )
+    return kind(f"the database at {place} {found}: {describe(error.orig or error)}.{hint}")

@@ -5,6 +5,7 @@ The expression is compiled with its values inlined, because a function body has 
 
 from __future__ import annotations
 
+import dis
 import inspect
 import re
 from collections.abc import Callable
@@ -87,6 +88,10 @@ def check_condition(when: Condition | None, operation: str, name: str) -> None:
         used = [side for side in ("old", "new") if re.search(rf"\b{side}\b", words, re.IGNORECASE)]
         if not words.strip():
             raise ConfigurationError(f"when= of listener {name!r} is empty. Leave it out to get every event.")
+        if not _closed(words):
+            raise ConfigurationError(
+                f"when= of listener {name!r} has brackets or quotes that do not match: {when}. Give one SQL condition."
+            )
     else:
         used = _parameters(when, name)
     wrong = [side for side in used if side not in allowed]
@@ -126,6 +131,24 @@ def _parameters(when: object, name: str) -> list[str]:
         ) from error
 
 
+def _closed(words: str) -> bool:
+    """Whether brackets match and no quote is left open; words are those outside of quotes."""
+    depth = 0
+    for character in words:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0 or character == "'":
+            return False
+    return depth == 0
+
+
+def _decides(when: Callable[..., Any]) -> bool:
+    """Whether a lambda branches: the truth of a comparison of columns is that of their names."""
+    code = getattr(when, "__code__", None)
+    if code is None or code.co_name != "<lambda>":
+        return False
+    return any("JUMP" in each.opname and "IF" in each.opname for each in dis.get_instructions(code))
+
+
 def _check_columns(when: str, mapper: Mapper[Any], name: str) -> None:
     """Refuse a column that is not there: PostgreSQL would only find out when the application writes."""
     table, by_attribute = local_table(mapper), columns_by_attribute(mapper)
@@ -163,6 +186,12 @@ def _discriminator(mapper: Mapper[Any], side: str, operation: str) -> ColumnElem
 
 
 def _call(when: Callable[..., Any], mapper: Mapper[Any], name: str) -> ColumnElement[bool]:
+    if _decides(when):
+        raise ConfigurationError(
+            f"when= of listener {name!r} uses and, or, if or a chain of comparisons, which Python decides now and not "
+            "PostgreSQL for each row. Use & and | instead of and/or, with brackets, or sqlalchemy.and_ and or_; where "
+            "Python is to decide, give a def function instead of a lambda."
+        )
     rows = {side: Row(mapper, side) for side in inspect.signature(when).parameters}
     try:
         result = when(**rows)

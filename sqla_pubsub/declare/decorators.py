@@ -131,7 +131,12 @@ def on_message(
         check_keywords("on_message", name, {**options}, Options.__annotations__, "ordered_by")
         if options.get("when") is not None:
             raise ConfigurationError(f"listener {name!r} of a message takes no when=. Test in the handler.")
-        if options.get("ordered", False) != (ordered_by is not None) or ordered_by not in (None, *fields):
+        if ordered_by not in (None, *fields):
+            raise ConfigurationError(
+                f"ordered_by={ordered_by!r} of listener {name!r} is no field of {message.__qualname__}. "
+                f"Give one of: {', '.join(fields)}."
+            )
+        if options.get("ordered", False) != (ordered_by is not None):
             raise ConfigurationError(
                 f"listener {name!r} of a message: ordered=True needs ordered_by=, and the other way round. "
                 f"Give one of the fields: {', '.join(fields)}."

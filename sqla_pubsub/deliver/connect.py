@@ -17,6 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 from sqla_pubsub.deliver.notifications import StopSignal
 from sqla_pubsub.deliver.outcome import DENIED, describe
 from sqla_pubsub.errors import ConfigurationError, sqlstate
+from sqla_pubsub.outbox import absence
 from sqla_pubsub.privileges import Duty, needed, refuse_without_rights
 from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.subscription import outbox
@@ -91,9 +92,7 @@ def _absence(engine: Engine, metadata: MetaData) -> ConfigurationError | None:
         if connection.schema_for_object(table) is None:
             path = connection.scalar(text("SHOW search_path"))
             hint = f". If it is installed, its schema is not in the search_path of this connection: {path}"
-    return ConfigurationError(
-        f"outbox table {table.fullname!r} does not exist in this database. Run: alembic upgrade head{hint}"
-    )
+    return ConfigurationError(f"{absence(table)}{hint}")
 
 
 def is_away(error: DBAPIError) -> bool:
@@ -105,6 +104,11 @@ def is_away(error: DBAPIError) -> bool:
 def _unreadable(error: DBAPIError) -> bool:
     """Whether libpq refused the URL before it asked any server."""
     return sqlstate(error) is None and error.statement is None and isinstance(error, ProgrammingError)
+
+
+def _said(error: BaseException) -> str:
+    """Return what the driver said, without SQLAlchemy's words around it."""
+    return describe(getattr(error, "orig", None) or error)
 
 
 class Outage:
@@ -141,14 +145,14 @@ class Outage:
     def lost(self, error: BaseException) -> None:
         """Log that the work was interrupted."""
         if not self._denied(error):
-            logger.warning("connection.lost: %s", describe(error))
+            logger.warning("connection.lost: %s", _said(error))
 
     def waiting(self, state: RetryCallState) -> None:
         """Log one line for an attempt to connect that failed."""
         error = None if state.outcome is None else state.outcome.exception()
         if error is None or not self._denied(error):
             logger.warning(
-                "connection.waiting: attempt %s failed: %s", state.attempt_number, describe(error) if error else "",
+                "connection.waiting: attempt %s failed: %s", state.attempt_number, _said(error) if error else "",
                 extra={"attempt": state.attempt_number},
             )  # fmt: skip
 

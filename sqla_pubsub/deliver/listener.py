@@ -57,6 +57,7 @@ class Listener:
         listeners: Collection[str] | None = None,
         board: Board | None = None,
     ) -> None:
+        _refuse_wrong_kinds(engine, config, listeners)
         if engine.dialect.name != "postgresql":
             raise ConfigurationError(
                 f"engine speaks {engine.dialect.name!r}, but events come from PostgreSQL. Give a postgresql:// URL."
@@ -262,6 +263,17 @@ class Listener:
         for lane in self._lanes:
             with suppress(SQLAlchemyError):
                 lane.close(partial(Store, self._engine, self._registry.outbox, self._config))
+
+
+def _refuse_wrong_kinds(engine: object, config: object, listeners: object) -> None:
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(
+            f"Listener({type(engine).__name__}, ...): give an Engine, as create_engine(url) returns it."
+        )
+    if not isinstance(config, ListenerConfig | None):
+        raise ConfigurationError(f"Listener(config={config!r}): give a ListenerConfig.")
+    if isinstance(listeners, str):
+        raise ConfigurationError(f"Listener(listeners={listeners!r}): give a list of names, [{listeners!r}].")
 
 
 def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> list[ListenerSpec]:

@@ -25,7 +25,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.locks import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
 from sqla_pubsub.deliver.statements import UNLIMITED, Statements
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.outbox import Outbox
+from sqla_pubsub.outbox import Outbox, absence
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +139,7 @@ class Sleeper:
         table = outbox.Entry.__table__
         row = self._connection.execute(LOCK_KEY, lock_parameters(table, self._connection)).one_or_none()
         if row is None:
-            raise ConfigurationError(
-                f"outbox table {table.fullname!r} does not exist in this database. Run: alembic upgrade head"
-            )
+            raise ConfigurationError(absence(table))
         return row.key, row.channel, row.pid
 
     def _pooled(self) -> bool:

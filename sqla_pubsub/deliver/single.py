@@ -5,6 +5,7 @@ This is how the events of a group go on that had to be thrown back, and those th
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import deque
@@ -26,6 +27,8 @@ from sqla_pubsub.deliver.verdict import Verdict
 from sqla_pubsub.deliver.watchdog import call_within
 from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
 from sqla_pubsub.subscription import ListenerSpec
+
+logger = logging.getLogger(__name__)
 
 
 class Alone(Exception):
@@ -177,6 +180,11 @@ class Single:
 
     def _note(self, outcomes: Sequence[Outcome]) -> None:
         """Count what was committed, and remember when the next retry of our own making is due."""
+        if outcomes:
+            logger.debug(
+                "event.settled: %s for %r", len(outcomes), self.spec.name,
+                extra={"listener": self.spec.name, "events": len(outcomes)},
+            )  # fmt: skip
         delay = self._verdict.settled(outcomes)
         if delay is not None:
             self._scan.due(self._clock() + delay)

@@ -62,6 +62,8 @@ class Verdict:
         if (sqlstate(error) or "42")[:2] not in ("22", "42"):
             # Not the payload's fault, nor that of a type which is gone: it may go better later.
             return self.failed(entry, error)
+        if isinstance(error, UnreadableEntry) and str(error).startswith("outbox entry"):
+            return self.failed(entry, error)
         text = f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {describe(error)}"
         return self.failed(entry, UnreadableEntry(text))
 

@@ -64,7 +64,7 @@ def find_metadata(modules: Collection[str], listeners: Collection[str]) -> MetaD
     if len(found) > 1:
         raise ConfigurationError(
             "the listeners belong to several metadata, which have an outbox each. "
-            "Run one 'sqla-pubsub listen' per metadata, choosing its listeners with --listener."
+            "Choose one of them: name only its modules, or, with 'listen', its listeners by --listener."
         )
     chosen(found[0].listeners, wanted)
     return found[0].metadata

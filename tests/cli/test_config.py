@@ -29,6 +29,9 @@ def test_a_listener_that_is_told_to_poll_handles_events_without_listening(shop: 
         ("synchronous_commit = 1", "give a value of type bool"),
         ("claim_size = 0", "give 1 to 500"),
         ("grace = 0.01", "Give commit_every <= grace"),
+        ("grace = 0", "where durations are seconds: ListenerConfig(grace=0 s)"),
+        ("grace = nan", "give a number of seconds that a clock can count"),
+        ("commit_every = 1e300", "give a number of seconds that a clock can count"),
         ("direct_url = 'nonsense'", "the database URL cannot be read"),
     ],
 )

@@ -162,6 +162,40 @@ def test_a_dead_letter_is_listed_shown_and_retried_as_the_same_event(shop: Shop)
     assert shop.scalar("SELECT id FROM pubsub_outbox") == int(number)
 
 
+def test_what_looks_like_a_style_is_shown_as_it_is(bare_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error's text, and a listener's name, are no markup."""
+    shop = bare_shop
+    monkeypatch.setenv("COLUMNS", "200")
+    reason = "no file [/tmp/x] in list[int] :warning:"
+    shop.write(
+        "shop/listeners.py",
+        f"""
+        from sqla_pubsub import Reject, after_insert
+        from shop.models import Order
+
+        @after_insert(Order, name="mail[/x]")
+        def mail(): raise Reject({reason!r})
+        """,
+    )
+    shop.install()
+    shop.order("one")
+    assert shop.run("listen", "shop.listeners", "--drain").returncode == 0
+    listed = shop.run("dead", "list", "--module", "shop.listeners")
+    assert (listed.returncode, reason in listed.stdout, "mail[/x]" in listed.stdout) == (0, True, True)
+    status = shop.run("status", "shop.listeners")
+    assert (status.returncode, "mail[/x]" in status.stdout) == (0, True)
+
+
+def test_an_age_that_no_clock_can_count_is_refused(shop: Shop) -> None:
+    for arguments in (
+        ("dead", "list", "--older-than", "9999999d", "--module", "shop.listeners"),
+        ("health", "--max-age", "99999999999d", "shop.listeners"),
+    ):
+        result = shop.run(*arguments)
+        assert (result.returncode, "is more than 36500 days. Give less." in result.stderr) == (2, True)
+        assert "Traceback" not in result.stderr
+
+
 def test_many_dead_letters_are_discarded_only_after_a_yes(shop: Shop) -> None:
     shop.order("bad", "bad", "bad")
     shop.run("listen", "shop.listeners", "--drain")

@@ -69,6 +69,11 @@ def test_a_listener_on_a_subclass_of_one_table_hears_its_rows_only() -> None:
             "uses new.absent, but Comment has no such column.*It has: id, title, kind, data",
         ),
         (lambda new: new.id > 1 and new.id < 3, "Use & and | instead of and/or"),
+        # Of these Python would take one side, and say nothing.
+        (lambda new: new.title == "a" and new.id > 3, "which Python decides now.*Use & and |"),
+        (lambda new: new.title != "a" or new.id > 3, "which Python decides now.*Use & and |"),
+        (lambda new: new.id > 1 if new.title == "a" else new.id > 2, "which Python decides now"),
+        (lambda new: new.id == 1 == new.id, "which Python decides now"),
         (lambda new: "new.id > 1", "returned 'new.id > 1'. Return a SQLAlchemy expression"),
         (lambda new: None, "returned None"),
         (lambda new: new.data == object(), "cannot be written as SQL.*Give the condition as a SQL string"),
@@ -90,6 +95,9 @@ def test_a_condition_that_cannot_be_sql_is_refused_with_a_remedy(when: Any, word
         (lambda row: True, "UPDATE", "uses 'row', but UPDATE knows old and new"),
         ("", "UPDATE", "is empty"),
         ("  ", "UPDATE", "is empty"),
+        ("length(new.title > 3", "INSERT", "has brackets or quotes that do not match"),
+        ("new.id > 3) OR (true", "INSERT", "has brackets or quotes that do not match"),
+        ("new.title = 'a", "INSERT", "has brackets or quotes that do not match"),
         (5, "UPDATE", "is 5. Give a function of old and new, such as .*, or a SQL string"),
     ],
 )
@@ -101,7 +109,15 @@ def test_a_condition_on_a_row_that_the_operation_does_not_know_is_refused(
 
 
 @pytest.mark.parametrize(
-    "when", ["new.title = 'old'", "new.older > 0", 'new."old" > 0', "new.id > 0 -- not old", None]
+    "when",
+    [
+        "new.title = 'old'",
+        "new.older > 0",
+        'new."old" > 0',
+        "new.id > 0 -- not old",
+        "new.title IN (':)', $$(;$$, E'\\'(')",
+        None,
+    ],
 )
 def test_words_in_strings_and_names_are_not_rows(when: str | None) -> None:
     check_condition(when, "INSERT", "watch")

@@ -174,8 +174,14 @@ def test_a_message_takes_no_unknown_keyword_either(models: Models) -> None:
         decorate(models.Viewed, of=["article_id"])(handle)
     with pytest.raises(ConfigurationError, match=r"timeout=3. Give timedelta\(seconds=3\)"):
         decorate(models.Viewed, timeout=3)(handle)
-    with pytest.raises(ConfigurationError, match="Give one of the fields: article_id"):
+    with pytest.raises(
+        ConfigurationError, match=r"ordered_by=5 .* is no field of .*Viewed. Give one of: article_id"
+    ):
         decorate(models.Viewed, ordered=True, ordered_by=5)(handle)
+    with pytest.raises(
+        ConfigurationError, match=r"and the other way round. Give one of the fields: article_id"
+    ):
+        decorate(models.Viewed, ordered=True)(handle)
 
 
 def test_of_takes_one_attribute_without_a_list(models: Models) -> None:

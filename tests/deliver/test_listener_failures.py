@@ -169,6 +169,9 @@ def test_reject_is_a_dead_letter_at_once(notes: Notes) -> None:
 def test_rejections_and_delays_into_the_past_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="lies in the past"):
         RetryLater(after=timedelta(seconds=-1))
+    wrong: Any = 5
+    with pytest.raises(ConfigurationError, match=r"RetryLater\(after=5\): give a timedelta"):
+        RetryLater(after=wrong)
 
 
 RAISES: dict[str, Callable[[], BaseException]] = {

@@ -308,6 +308,14 @@ def test_what_cannot_be_listened_to_is_refused_where_the_listener_is_made(
         Listener(create_engine("sqlite://"), notes.metadata)
     with pytest.raises(ConfigurationError, match="asynchronous"):
         Listener(create_engine("postgresql+psycopg_async://"), notes.metadata)
+    wrong: Any = {"grace": 3}
+    with pytest.raises(ConfigurationError, match="give a ListenerConfig"):
+        Listener(engine, notes.metadata, wrong)
+    with pytest.raises(ConfigurationError, match=r"give a list of names, \['handle'\]"):
+        Listener(engine, notes.metadata, listeners="handle")
+    wrong = "postgresql://localhost/app"
+    with pytest.raises(ConfigurationError, match=r"give an Engine, as create_engine\(url\) returns it"):
+        Listener(wrong, notes.metadata)
 
 
 @pytest.mark.one_driver

@@ -126,7 +126,7 @@ def _captured(connection: Connection, spec: TriggerSpec, listener: str) -> Captu
     if not there or wanted(there[0]) != wanted(spec):
         raise ConfigurationError(
             f"the inserts of table {spec.source!r} are not captured for listener {listener!r} as it is declared. "
-            "Run: alembic upgrade head"
+            "Run: alembic upgrade head; where no revision has it yet, alembic revision --autogenerate before that"
         )
     return next(item for item in spec.listeners if item.name == listener)
 
