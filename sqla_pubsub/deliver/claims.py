@@ -112,8 +112,7 @@ class Claims:
         if not isinstance(statements, OrderedStatements):
             yield parameters
             return
-        # What another worker adopts from an earlier name may have any id.
-        parameters["floor"] = 0 if spec.previous_names else floor
+        parameters["floor"] = floor
         window, end = WINDOW + size, start - 1
         while end is not None:
             stretch = {**parameters, "start": end + 1, "window": window}

@@ -19,8 +19,7 @@ from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, Retry, describe
 from sqla_pubsub.deliver.pace import MAX_SAVEPOINTS
-from sqla_pubsub.deliver.scan import Scan
-from sqla_pubsub.deliver.single import Alone, Single
+from sqla_pubsub.deliver.single import Alone, Single, scan_for
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store, ids
 from sqla_pubsub.errors import UnreadableEntry
@@ -41,13 +40,13 @@ class Lane(Single):
         """How many entries the next group claims: what fits into its time."""
         return self.spec.batch or self._pace.size
 
-    def floor(self) -> int:
-        """Return an id below which there is nothing ready."""
-        return self._scan.floor(self._clock())
+    def peek_floor(self) -> int:
+        """Return an id below which a sleeper need not look."""
+        return self._scan.peek_floor(self._clock())
 
     def restart(self) -> None:
-        """Forget where there is nothing: the database, or what it holds, may be another one."""
-        self._scan = Scan()
+        """Forget where there is nothing: the database may be another one."""
+        self._scan = scan_for(self.spec)
 
     def rewind(self, *, due: bool) -> None:
         """Look from the lowest id again, and at the retries too where one is *due*."""

@@ -210,9 +210,9 @@ class Listener:
 
     def _adopt(self) -> None:
         """An old trigger may still write under an earlier name, so this is done again now and then."""
-        for lane in self._lanes:
-            if lane.spec.previous_names and self._store is not None and self._store.adopt(lane.spec):
-                lane.restart()
+        for spec in self._specs:
+            if spec.previous_names and self._store is not None:
+                self._store.adopt(spec)
 
     def _store_of(self, lane: Lane) -> Store:
         store = self._store if lane.spec.transactional else self._direct_store or self._store
@@ -240,7 +240,7 @@ class Listener:
     def _floors(self) -> dict[str, int]:
         # An old worker may still give back what it took under an earlier name.
         earlier = {name: 0 for spec in self._specs for name in spec.previous_names}
-        return earlier | {lane.spec.name: lane.floor() for lane in self._lanes}
+        return earlier | {lane.spec.name: lane.peek_floor() for lane in self._lanes}
 
     @cached_property
     def _direct_engine(self) -> Engine:

@@ -42,14 +42,20 @@ class Look:
 
 
 class Scan:
-    """What one listener's lane has seen. Times are those of a monotonic clock."""
+    """What one listener's lane has seen. Times are those of a monotonic clock.
 
-    def __init__(self) -> None:
+    Args:
+        floored: Whether a floor may be raised: not where another worker may adopt entries with lower ids.
+    """
+
+    def __init__(self, *, floored: bool = True) -> None:
+        self._floored = floored
         self.passed_to = 0
         """All lower ids were handled, or left to others, since the last time that the scan started over."""
         self._look_at = 0.0
         self._floor = self._order_floor = self._ended = 0
-        self._floor_until = 0.0
+        self._from_zero_every = FROM_ZERO
+        self._floor_until = self._peek_at = 0.0
         self._seen = 0
         """One more than the highest id that was claimed in a transaction which has ended."""
         self._bound: tuple[int, int] | None = None
@@ -62,6 +68,13 @@ class Scan:
     def floor(self, now: float) -> int:
         """Return an id below which there is nothing ready."""
         return self._floor if now < self._floor_until else 0
+
+    def peek_floor(self, now: float) -> int:
+        """Return the same for a sleeper, who looks often and need not begin at zero each time."""
+        if now < max(self._floor_until, self._peek_at):
+            return self._floor
+        self._peek_at = now + self._from_zero_every
+        return 0
 
     def order_floor(self, now: float) -> int:
         """Return an id below which there is nothing that others of its row must wait for."""
@@ -90,7 +103,7 @@ class Scan:
         older have ended, nothing lower can come. What a transaction itself has claimed proves nothing: it may
         have got its own id before it saw the last of that.
         """
-        return self._bound is None and self._seen > self._ended
+        return self._floored and self._bound is None and self._seen > self._ended
 
     def claimed(self, entry_id: int) -> None:
         """Say that *entry_id* was claimed in a transaction that has ended."""
@@ -102,13 +115,18 @@ class Scan:
             self._ended, self._bound = self._bound[0], None
         if look.transaction is not None:
             self._bound = self._seen, look.transaction
+        self._look_at = ended + max(LOOK_BACK, (ended - began) / SHARE)
         if began >= self._floor_until:
-            self._floor_until = ended + max(FROM_ZERO, (ended - began) / SHARE_FROM_ZERO)
+            self._look_at = ended + LOOK_BACK
+            self._from_zero_every = max(FROM_ZERO, (ended - began) / SHARE_FROM_ZERO)
+            self._floor_until = ended + self._from_zero_every
+            if look.lowest is not None and look.lowest < self._floor:
+                # It was wrong, and so may be all that it was raised by.
+                self._ended, self._seen, self._bound = 0, 0, None
         self._floor = self._ended if look.lowest is None else min(self._ended, look.lowest)
         self._order_floor = self._floor if look.waiting is None else min(self._floor, look.waiting)
         if look.lowest is not None:
             self.passed_to = min(self.passed_to, look.lowest)
-        self._look_at = ended + max(LOOK_BACK, (ended - began) / SHARE)
 
     def is_due(self, now: float) -> bool:
         """Whether it is time to look for due retries."""

@@ -64,7 +64,7 @@ class Single:
         self._verdict = Verdict(spec, board, rng or random.Random())
         time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
         self._pace = Pace(time_box, config.claim_size)
-        self._scan = Scan()
+        self._scan = scan_for(spec)
         self._alone: deque[int] = deque()
         self._savepoints = spec.batch is None and spec.effects != "database"
         self._broken: Outcome | None = None
@@ -191,3 +191,8 @@ class Single:
         if outcomes and self.spec.ordered:
             # They may have held back others that are due.
             self._scan.due(0.0)
+
+
+def scan_for(spec: ListenerSpec) -> Scan:
+    """Return a fresh scan for a listener: what is adopted from an earlier name may have any id."""
+    return Scan(floored=not spec.previous_names)

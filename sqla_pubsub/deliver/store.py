@@ -176,15 +176,14 @@ class Store:
             session, self._session = self._session, None
             session.release()
 
-    def adopt(self, spec: ListenerSpec) -> bool:
-        """Take over what was written for earlier names of a listener; return whether there was any."""
-        names = {"previous": list(spec.previous_names), "listener_name": spec.name}
+    def adopt(self, spec: ListenerSpec) -> None:
+        """Take over what was written for earlier names of a listener."""
         with self.connection.begin():
-            entries, letters = (
-                self.connection.execute(self.statements.adopt(table), names).rowcount
-                for table in (self.statements.entry, self.statements.letter)
-            )
-        return entries + letters > 0
+            for table in (self.statements.entry, self.statements.letter):
+                self.connection.execute(
+                    self.statements.adopt(table),
+                    {"previous": list(spec.previous_names), "listener_name": spec.name},
+                )
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Write the outcomes of this group, in the outer transaction."""

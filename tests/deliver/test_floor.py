@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.orm import Session
 
-from sqla_pubsub import Listener, RetryLater, after_insert, after_update
+from sqla_pubsub import RetryLater, after_insert, after_update
 from sqla_pubsub.deliver import scan
 from tests.deliver.notes import DEADLINE, Notes, running
+from tests.deliver.test_notifications import CHANNEL
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_driver
@@ -226,15 +227,26 @@ def test_ids_that_were_set_back_are_found(recording: Notes, monkeypatch: pytest.
     """As by TRUNCATE .. RESTART IDENTITY in somebody's tests, beside a listener that goes on."""
     monkeypatch.setattr(scan, "FROM_ZERO", 0.5)
     with running(recording.listener()):
-        for content in ("first", "second", "third"):
+        for content in ("first", "second", "third", "fourth", "fifth", "sixth"):
             handled(recording, content)
             looked_again(recording)
-        recording.execute("TRUNCATE pubsub_outbox RESTART IDENTITY")
-        handled(recording, "first again")
+        with recording.engine.connect() as writer:
+            # As long as it is open, no floor can be raised anew.
+            writer.execute(text("SELECT pg_current_xact_id()"))
+            recording.execute("TRUNCATE pubsub_outbox RESTART IDENTITY")
+            handled(recording, "first again")
+            monkeypatch.setattr(scan, "FROM_ZERO", 3600.0)
+            for content in ("second again", "third again"):
+                looked_again(recording)
+                # With nothing to be seen.
+                recording.execute(f"SELECT pg_notify({CHANNEL}, '')")
+                looked_again(recording)
+                handled(recording, content)
 
 
-def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, trusting: None) -> None:
-    """Also where the listener has settled what came after it."""
+@pytest.mark.parametrize("by", ["another worker", "this one"])
+def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, trusting: None, by: str) -> None:
+    """Also where the listener has settled what came after it, and whoever adopted it."""
 
     @after_insert(notes.Note, previous_names=["chronicle"])
     def record(new: Any, session: Session) -> None:
@@ -245,10 +257,37 @@ def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, trus
         "INSERT INTO pubsub_outbox (listener, operation, source, new)"
         " VALUES ('another', 'INSERT', 'note', '{\"id\": 1, \"content\": \"old\"}')"
     )
-    listener: Listener = notes.listener()
-    with running(listener):
+    with running(notes.listener()):
         for content in ("first", "second", "third"):
             handled(notes, content)
             looked_again(notes)
-        notes.execute("UPDATE pubsub_outbox SET listener = 'chronicle' WHERE listener = 'another'")
+        name = "record" if by == "another worker" else "chronicle"
+        notes.execute("UPDATE pubsub_outbox SET listener = :name WHERE listener = 'another'", name=name)
         wait_until(lambda: "old" in notes.effects("record"), DEADLINE, "the old one to be handled")
+
+
+def test_a_sleeper_looks_from_zero_now_and_then_and_not_each_time(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks often while a writer with an open transaction keeps the door from it."""
+    monkeypatch.setattr(scan, "FROM_ZERO", 1.0)
+    floors: list[int] = []
+
+    def note(*arguments: Any) -> None:
+        if "pg_listening_channels" in arguments[2]:
+            given = arguments[3]["floors"]
+            floors.extend(given)
+
+    @after_insert(notes.Note)
+    def record(new: Any, session: Session) -> None:
+        session.add(notes.effect("record", new.content))
+
+    notes.install()
+    event.listen(notes.engine, "before_cursor_execute", note)
+    with running(notes.listener(poll_interval=timedelta(milliseconds=20))):
+        for content in ("first", "second", "third"):
+            handled(notes, content)
+            looked_again(notes)
+        del floors[:]
+        wait_until(lambda: floors.count(0) >= 2 and len(floors) > 20, DEADLINE, "the sleeper to look")
+    assert floors.count(0) < len(floors) / 4
