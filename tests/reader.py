@@ -161,7 +161,7 @@ class Reader:
 
     def installable(self, block: Block, arguments: list[str]) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        extras = re.search(r"\.\[([\w,]+)\]", " ".join(arguments))
+        extras = re.search(r"(?:\.|/sqla-pubsub)\[([\w,]+)\]", " ".join(arguments))
         assert extras, f"{block}: not an installation from the source tree"
         assert set(extras[1].split(",")) <= set(project["optional-dependencies"]), block
 
