@@ -146,7 +146,9 @@ def _decides(when: Callable[..., Any]) -> bool:
     code = getattr(when, "__code__", None)
     if code is None or code.co_name != "<lambda>":
         return False
-    return any("JUMP" in each.opname and "IF" in each.opname for each in dis.get_instructions(code))
+    names = {each.opname for each in dis.get_instructions(code)}
+    # From 3.12 on a comprehension is part of the lambda, and may have an if of its own.
+    return "FOR_ITER" not in names and any("JUMP" in each and "IF" in each for each in names)
 
 
 def _check_columns(when: str, mapper: Mapper[Any], name: str) -> None:

@@ -44,6 +44,7 @@ def compiled(when: Any, model: type[Any] = Comment, operation: str = "UPDATE") -
         (lambda: True, "true"),
         (lambda: False, "false"),
         ("new.id > 0 -- a comment", "new.id > 0 -- a comment"),
+        (lambda new: new.id.in_([number for number in (1, 0, 2) if number]), "new.id IN (1, 2)"),
     ],
 )
 def test_a_condition_becomes_sql_with_its_values_in_it(when: Callable[..., Any] | str, sql: str) -> None:
