@@ -291,3 +291,14 @@ def test_a_sleeper_looks_from_zero_now_and_then_and_not_each_time(
         del floors[:]
         wait_until(lambda: floors.count(0) >= 2 and len(floors) > 20, DEADLINE, "the sleeper to look")
     assert floors.count(0) < len(floors) / 4
+
+
+def test_a_long_look_from_zero_does_not_put_off_the_next_one() -> None:
+    """It is rare already; only the looks between are to take a small part of the time."""
+    nothing = scan.Look(lowest=None, waiting=None, oldest=1, transaction=None)
+    seen = scan.Scan()
+    seen.looked(0.0, 1.0, nothing)
+    assert seen.is_look_back(1.0 + scan.LOOK_BACK)
+    seen.looked(2.0, 3.0, nothing)
+    assert not seen.is_look_back(3.0 + scan.LOOK_BACK)
+    assert seen.is_look_back(3.0 + 1.0 / scan.SHARE)
