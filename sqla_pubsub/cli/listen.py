@@ -26,6 +26,7 @@ from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.connect import Outage, is_away
 from sqla_pubsub.deliver.health import HealthServer
+from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.listener import chosen
 from sqla_pubsub.deliver.maintenance import Maintenance
 from sqla_pubsub.deliver.supervisor import Counts, Supervisor
@@ -115,7 +116,7 @@ def _differences(project: Project, engine: Engine, *, patient: bool, comparing: 
     try:
         if not patient:
             return compare()
-        outage = Outage(engine, project.metadata)
+        outage = Outage(engine, project.metadata, Instrument())
         found = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, DBAPIError) and is_away(error)),
             wait=wait_random_exponential(multiplier=0.2, max=5.0),

@@ -9,8 +9,12 @@ import time
 from collections.abc import MutableSequence
 from datetime import timedelta
 
+from sqla_pubsub.deliver.instrument import Happening, Settled
+from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Retry
+
 IN_HAND, KILL_AT, ACKNOWLEDGED, RETRIED, DEAD, READY, CONNECTED, ANSWERED = range(8)
 SLOTS = 8
+_SLOT_OF = {Acknowledge: ACKNOWLEDGED, Retry: RETRIED, DeadLetter: DEAD}
 _MILLISECONDS = 1000
 
 
@@ -49,10 +53,12 @@ class Board:
         for slot in (READY, CONNECTED, ANSWERED):
             self._write(slot, 0)
 
-    def count(self, *, acknowledged: int = 0, retried: int = 0, dead: int = 0) -> None:
-        """Add to what was settled."""
-        for slot, number in ((ACKNOWLEDGED, acknowledged), (RETRIED, retried), (DEAD, dead)):
-            self._write(slot, self._read(slot) + number)
+    def observe(self, happening: Happening) -> None:
+        """Add to what was settled: an observer of the listener that shows itself here."""
+        if isinstance(happening, Settled):
+            for outcome in happening.outcomes:
+                slot = _SLOT_OF[type(outcome)]
+                self._write(slot, self._read(slot) + 1)
 
     def ready(self) -> None:
         """Say that the worker is connected and works."""

@@ -14,8 +14,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from sqla_pubsub.deliver.notifications import StopSignal
+from sqla_pubsub.deliver.instrument import Instrument, Lost, Restored, RightMissing, Waiting
 from sqla_pubsub.deliver.outcome import DENIED, describe
+from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError, sqlstate
 from sqla_pubsub.outbox import absence
 from sqla_pubsub.privileges import Duty, needed, refuse_without_rights
@@ -106,23 +107,25 @@ def _unreadable(error: DBAPIError) -> bool:
     return sqlstate(error) is None and error.statement is None and isinstance(error, ProgrammingError)
 
 
-def _said(error: BaseException) -> str:
-    """Return what the driver said, without SQLAlchemy's words around it."""
-    return describe(getattr(error, "orig", None) or error)
-
-
 class Outage:
     """What a listener says from the first failure until there is work again, and the attempts between.
 
     Args:
         engine: The database.
         metadata: Whose listeners are to run.
+        instrument: Is told of them.
         clock: Seconds.
     """
 
     def __init__(
-        self, engine: Engine, metadata: MetaData, *, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        metadata: MetaData,
+        instrument: Instrument,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._instrument = instrument
         self._engine = engine
         self._metadata = metadata
         self._clock = clock
@@ -143,18 +146,15 @@ class Outage:
             raise refused from error
 
     def lost(self, error: BaseException) -> None:
-        """Log that the work was interrupted."""
+        """Tell that the work was interrupted."""
         if not self._denied(error):
-            logger.warning("connection.lost: %s", _said(error))
+            self._instrument(Lost(error=error))
 
     def waiting(self, state: RetryCallState) -> None:
-        """Log one line for an attempt to connect that failed."""
+        """Tell of an attempt to connect that failed."""
         error = None if state.outcome is None else state.outcome.exception()
         if error is None or not self._denied(error):
-            logger.warning(
-                "connection.waiting: attempt %s failed: %s", state.attempt_number, _said(error) if error else "",
-                extra={"attempt": state.attempt_number},
-            )  # fmt: skip
+            self._instrument(Waiting(attempt=state.attempt_number, error=error))
 
     def pause(self) -> float:
         """Return how many seconds to wait before connecting again, more after each loss."""
@@ -164,11 +164,11 @@ class Outage:
         return pause.total_seconds()
 
     def over(self) -> None:
-        """Log once that the database can be worked with again."""
+        """Tell once that the database can be worked with again."""
         self._losses = 0
         if self._since is not None:
             away, self._since = self._clock() - self._since, None
-            logger.warning("connection.restored: after %.1f s", away, extra={"away": away})
+            self._instrument(Restored(away=away))
 
     def until_open(self, opens: Callable[[], None], stop: StopSignal) -> bool:
         """Call *opens* until it succeeds; return False when stopped before that."""
@@ -189,10 +189,10 @@ class Outage:
         return True
 
     def _denied(self, error: BaseException) -> bool:
-        """Log the right that is missing; return False where none is."""
+        """Tell which right is missing; return False where none is."""
         refused = self._denial(error)
         if refused is not None:
-            logger.error("right.missing: %s", refused)
+            self._instrument(RightMissing(refusal=refused))
         elif self._since is None:
             self._since = self._clock()
         return refused is not None

@@ -1,203 +1,202 @@
-"""The work of one listener in one process: group after group, each group one transaction.
+"""A lane: one listener's work in one process.
 
-A group claims, decodes, calls the handler event by event and settles what was handled. It ends when
-``commit_every`` is spent; what it claimed and did not reach is free again at its commit. Whatever
-throws a whole group back (an unreadable payload, a failing COMMIT, a deadlock) sends its events
-through a transaction of their own, one by one, so that only the guilty one is counted. In order, all of
-them: an event is not free before those that came before it in its row.
+Each turn of it plans what to do, lets a runner do it, and absorbs the result. Planning and absorbing are
+arithmetic on what the lane remembers: a failure that is not recorded yet, ids to be handled in isolation, the
+claim cursor and the batch size.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
-from sqla_pubsub.deliver.dispatch import Decoded
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, Retry, describe
-from sqla_pubsub.deliver.pace import MAX_SAVEPOINTS
-from sqla_pubsub.deliver.single import Alone, Single, scan_for
-from sqla_pubsub.deliver.step import ConnectionLost, Step
-from sqla_pubsub.deliver.store import Store, ids
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.deliver.instrument import Instrument, Replayed, Settled
+from sqla_pubsub.deliver.outcome import Outcome, Retry, describe
+from sqla_pubsub.deliver.pace import Pace
+from sqla_pubsub.deliver.run.isolated import Isolated
+from sqla_pubsub.deliver.run.result import Progress, Result
+from sqla_pubsub.deliver.scan import Scan
+from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
+from sqla_pubsub.deliver.store import ConnectionLost, Store
 from sqla_pubsub.subscription import ListenerSpec
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write down a failure that a broken connection kept from being written."""
+
+    outcome: Outcome
 
 
-class Lane(Single):
-    """Works the entries of one listener in groups."""
+@dataclass(frozen=True, slots=True)
+class Isolate:
+    """Handle one entry in a transaction of its own."""
 
-    def __init__(self, spec: ListenerSpec, *arguments: Any, **options: Any) -> None:
-        super().__init__(spec, *arguments, **options)
-        self._together = spec.batch is None and spec.timeout is None
+    entry_id: int
 
-    @property
-    def size(self) -> int:
-        """How many entries the next group claims: what fits into its time."""
-        return self.spec.batch or self._pace.size
 
-    def peek_floor(self) -> int:
-        """Return an id below which a sleeper need not look."""
-        return self._scan.peek_floor(self._clock())
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Claim up to *size* entries, and work them."""
 
-    def restart(self) -> None:
-        """Forget where there is nothing: the database may be another one."""
-        self._scan = scan_for(self.spec)
+    size: int
 
-    def rewind(self, *, due: bool) -> None:
-        """Look from the lowest id again, and at the retries too where one is *due*."""
-        self._scan.start_over()
-        if due:
-            self._scan.due(0.0)
 
-    def step(self, store: Store) -> Step:
-        """Work one group.
+Plan = Record | Isolate | Claim
+
+
+class Runner(Protocol):
+    """Claims entries and works them: `Grouped`, `Batched` or `Autonomous`."""
+
+    def run(self, store: Store, size: int, taken: Callable[[], None], /) -> Result:
+        """Do one turn."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is kept between turns."""
+        ...
+
+
+class Lane:
+    """Works the entries of one listener.
+
+    Args:
+        spec: The listener.
+        runner: Works what it claims.
+        isolated: Works what has to go by itself.
+        cursor: Where the next claim starts; the runner's own.
+        size: How many entries it takes.
+        policy: Keeps count of uncounted tries.
+        instrument: Is told what happened.
+        taken: Wakes a neighbour, before something that may take long.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        spec: ListenerSpec,
+        runner: Runner,
+        isolated: Isolated,
+        *,
+        cursor: Scan,
+        size: Pace,
+        policy: FailurePolicy,
+        instrument: Instrument,
+        taken: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.spec = spec
+        self._runner = runner
+        self._isolated = isolated
+        self._cursor = cursor
+        self._size = size
+        self._policy = policy
+        self._instrument = instrument
+        self._taken = taken
+        self._clock = clock
+        self._queue: deque[int] = deque()
+        self._unrecorded: Outcome | None = None
+
+    def step(self, store: Store) -> Progress:
+        """Do one turn.
 
         Raises:
-            ConnectionLost: The connection broke; nothing of the group happened.
+            ConnectionLost: The connection broke; what was not committed did not happen.
         """
         try:
-            if self._broken is not None:
-                return self._record_broken(store)
-            if self._alone:
-                return self._run_alone(store, self._alone.popleft())
-            return self._run_group(store)
+            plan = self._plan()
+            progress = self._absorb(plan, result := self._carry_out(plan, store))
+            if result.error is not None:
+                raise result.error
         except Exception as error:
             # Not SQLAlchemy's alone: psycopg2 has others for a server that ends it in mid statement.
             if store.lost:
                 raise ConnectionLost(describe(error)) from error
             raise
+        return progress
 
-    def _run_group(self, store: Store) -> Step:
-        size, entries = self.size, []
-        transaction = store.begin(savepoints=self._savepoints, together=self._together)
-        try:
-            entries = self._claim(store, size)
-            if not entries:
-                store.abandon()
-                return Step(more=bool(self._alone) or self._scan.start_over())
-            if self.slow:
-                self._taken()
-            outcomes = self._work(store, entries)
-            store.settle(outcomes)
-            transaction.commit()
-        except Alone as thrown:
-            store.abandon()
-            self._send_alone(entries if self.spec.ordered else thrown.entries, thrown.cause)
-            return Step(more=True)
-        except ConnectionLost as error:
-            if self.spec.ordered:
-                self._send_alone(entries, error)
-            raise
-        except SQLAlchemyError as error:
-            if store.lost or not entries:
-                raise
-            store.abandon()
-            self._send_alone(entries, error)
-            return Step(more=True)
-        self._scan.claimed(max(ids(entries)))
-        self._note(outcomes)
-        left = len(outcomes) < len(entries)
-        if left:
-            # Among them may be retries that are due.
-            self._scan.due(0.0)
-        more = len(entries) == size or self._scan.start_over()
-        return Step(settled=len(outcomes), more=more or bool(self._alone) or left)
+    def restart(self) -> None:
+        """Forget where there is nothing: the database may be another one."""
+        self._cursor.restart()
 
-    def _claim(self, store: Store, size: int) -> list[Entry]:
-        now = self._clock()
-        if self._scan.is_due(now):
-            due = store.claims.due(self.spec, size=size)
-            # In order, those that are handled now may hold back others that are due too.
-            if len(due) < size and not (due and self.spec.ordered):
-                self._scan.no_more_due(now)
-            if due:
-                return self._without_crashed(due)
-        if self._scan.is_look_back(now):
-            self._look_back(store)
-        entries = store.claims.ready(
-            self.spec, start=self._scan.start(now), floor=self._scan.order_floor(now), size=size
-        )
-        return self._without_crashed(entries)
+    def rewind(self, *, due: bool) -> None:
+        """Look from the lowest id again, and at the retries too where one is *due*."""
+        self._cursor.start_over()
+        if due:
+            self._cursor.due(0.0)
 
-    def _look_back(self, store: Store) -> None:
-        began = self._clock()
-        look = store.claims.look(self.spec, start=self._scan.floor(began), bind=self._scan.is_unbound)
-        self._scan.looked(began, self._clock(), look)
+    def peek_floor(self) -> int:
+        """Return an id below which a sleeper need not look."""
+        return self._cursor.peek_floor(self._clock())
 
-    def _without_crashed(self, entries: list[Entry]) -> list[Entry]:
-        """An entry that killed a process before runs alone, so that only it pays if it does again."""
-        crashed = [entry.id for entry in entries if entry.crashes]
-        self._alone.extend(entry_id for entry_id in crashed if entry_id not in self._alone)
-        return [entry for entry in entries if not entry.crashes]
+    def close(self, open_store: Callable[[], Store]) -> None:
+        """Write down the failure that a broken connection kept from being written, and give up what is kept."""
+        self._runner.close()
+        if self._unrecorded is not None:
+            store = open_store()
+            try:
+                self._absorb(plan := Record(self._unrecorded), self._carry_out(plan, store))
+            finally:
+                store.close()
 
-    def _work(self, store: Store, entries: list[Entry]) -> list[Outcome]:
-        try:
-            decoded = self._dispatcher.decode(store.connection, entries)
-        except (UnreadableEntry, DBAPIError) as error:
-            if store.lost:
-                raise
-            raise Alone(entries, error) from error
-        if self.spec.batch is not None:
-            return self._work_batch(store, entries, decoded)
-        began, outcomes = self._clock(), list[Outcome]()
-        held = set[int]()
-        for entry in entries:
-            if entry.row in held:
-                continue
-            outcome = self._handle(store, entry, decoded)
-            if outcome is None:
-                break
-            if isinstance(outcome, Retry):
-                held.add(entry.row or entry.id)
-            outcomes.append(outcome)
-            self._scan.passed(entry.id)
-            spent = self._clock() - began
-            if spent >= self._pace.time_box or store.opened >= MAX_SAVEPOINTS or self._stopping():
-                break
-        outcomes = self._write_pending(store, entries, outcomes)
-        self._pace.measure(self._clock() - began, len(outcomes))
-        most = self._config.claim_size
-        self._pace.limit = min(most, MAX_SAVEPOINTS) if store.opened else most
-        return outcomes
+    def _plan(self) -> Plan:
+        if self._unrecorded is not None:
+            return Record(self._unrecorded)
+        if self._queue:
+            return Isolate(self._queue[0])
+        return Claim(self.spec.batch or self._size.size)
 
-    def _write_pending(self, store: Store, entries: list[Entry], outcomes: list[Outcome]) -> list[Outcome]:
-        """Write what the handlers only added; return the outcomes with what could not be written."""
-        self._board.take(entries[0].id, None)
-        try:
-            failed = store.write_pending()
-        except DBAPIError as error:
-            self._send_alone(entries, error)
-            raise
-        finally:
-            self._board.put_down()
-        if not failed:
-            return outcomes
-        if self.spec.ordered:
-            # What came after it in its row was handled, and must not stand before it.
-            raise Alone(entries, next(iter(failed.values())))
-        judged = (self._judge(entry, failed[entry.id]) for entry in entries if entry.id in failed)
-        return [*(o for o in outcomes if o.id not in failed), *(o for o in judged if o is not None)]
+    def _carry_out(self, plan: Plan, store: Store) -> Result:
+        match plan:
+            case Record(outcome):
+                return self._isolated.record(store, outcome)
+            case Isolate(entry_id):
+                # Whatever comes of it: what is still there is claimed again.
+                self._queue.popleft()
+                return self._isolated.run(store, entry_id, self._begin)
+            case Claim(size):
+                return self._runner.run(store, size, self._begin)
 
-    def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
-        try:
-            self._hand_over(store, entries, decoded)
-        except BaseException as error:
-            if store.lost:
-                self._send_alone(entries, error)
-                raise ConnectionLost(describe(error)) from error
-            raise Alone(entries, error) from error
-        return [Acknowledge(id=entry.id) for entry in entries]
+    def _begin(self) -> None:
+        """Wake a neighbour before work that may take longer than it should sleep."""
+        if self._size.slow or not self.spec.transactional:
+            self._taken()
 
-    def _send_alone(self, entries: Sequence[Entry], cause: BaseException) -> None:
-        logger.info(
-            "group.replayed: %s events of %r one by one: %s", len(entries), self.spec.name, describe(cause),
-            extra={"listener": self.spec.name, "events": len(entries)},
-        )  # fmt: skip
-        self._alone.extend(ids(entry for entry in entries if entry.id not in self._alone))
-        # What the group handled before it was thrown back is ready, or due, again.
-        self.rewind(due=True)
+    def _absorb(self, plan: Plan, result: Result) -> Progress:
+        """Take in what the turn did, and return what the listener has to know of it."""
+        self._unrecorded = result.unrecorded
+        self._queue.extend(entry_id for entry_id in result.isolate if entry_id not in self._queue)
+        self._tell(result)
+        self._move_cursor(result)
+        if result.conflict:
+            self._size.conflict()
+        if result.timing is not None:
+            self._size.measure(
+                result.timing.seconds, result.timing.events, savepoints=result.timing.savepoints
+            )
+        claimed_all = isinstance(plan, Claim) and result.exhausted
+        more = bool(self._queue) or result.left or not claimed_all or self._cursor.start_over()
+        return Progress(settled=len(result.outcomes), more=more)
+
+    def _tell(self, result: Result) -> None:
+        if result.replayed is not None:
+            self._instrument(Replayed(listener=self.spec.name, entries=result.isolate, cause=result.replayed))
+        if result.outcomes:
+            self._policy.settled(outcome.id for outcome in result.outcomes)
+            self._instrument(Settled(listener=self.spec.name, outcomes=result.outcomes))
+
+    def _move_cursor(self, result: Result) -> None:
+        for outcome in result.outcomes:
+            self._cursor.passed(outcome.id)
+        if result.claimed:
+            self._cursor.claimed(result.claimed)
+        delays = [outcome.delay for outcome in result.outcomes if isinstance(outcome, Retry)]
+        if delays:
+            self._cursor.due(self._clock() + min(delays).total_seconds())
+        if result.left or (result.outcomes and self.spec.ordered):
+            # Retries that are due are among those left, or were held back by those that were handled.
+            self._cursor.due(0.0)
+        if result.rewind:
+            self.rewind(due=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import cached_property, partial
 
@@ -13,19 +13,20 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import configure_mappers
 
+from sqla_pubsub.deliver.assembly import lane_of
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connect import Outage, make_engine
-from sqla_pubsub.deliver.dispatch import Dispatcher
+from sqla_pubsub.deliver.instrument import Instrument, Observer, Started, Stopped
+from sqla_pubsub.deliver.io.pooler import refuse_pooler
 from sqla_pubsub.deliver.lane import Lane
-from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
-from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
-from sqla_pubsub.deliver.step import ConnectionLost
-from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.store import ConnectionLost, Store
+from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, PollLimits
+from sqla_pubsub.deliver.wake.listen import ListeningConnection
+from sqla_pubsub.deliver.wake.sleeper import Sleeper
+from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.subscription import ListenerSpec, registry_of
-
-logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 
@@ -42,6 +43,7 @@ class Listener:
         metadata: The metadata whose listeners are to run. Import their modules first.
         config: Settings.
         listeners: Names of the listeners to run; None runs all.
+        observers: Called with each happening (see `sqla_pubsub.deliver.instrument`); one that raises is logged.
         board: Where to show what is being done; given by the supervisor.
 
     Raises:
@@ -55,6 +57,7 @@ class Listener:
         config: ListenerConfig | None = None,
         *,
         listeners: Collection[str] | None = None,
+        observers: Iterable[Observer] = (),
         board: Board | None = None,
     ) -> None:
         _refuse_wrong_kinds(engine, config, listeners)
@@ -70,9 +73,10 @@ class Listener:
         self._engine = engine
         self._config = config or ListenerConfig()
         self._registry = registry_of(metadata)
-        self._outage = Outage(engine, metadata)
         self._specs = chosen(self._registry.listeners, listeners)
         self._board = board or Board()
+        self._instrument = Instrument([self._board.observe, *observers])
+        self._outage = Outage(engine, metadata, self._instrument)
         self._stop = StopSignal()
         self._store: Store | None = None
         self._direct_store: Store | None = None
@@ -126,16 +130,13 @@ class Listener:
         """
         try:
             self._open_lanes()
-            logger.info(
-                "listener.started: %s", ", ".join(spec.name for spec in self._specs),
-                extra={"listeners": [spec.name for spec in self._specs]},
-            )  # fmt: skip
+            self._instrument(Started(listeners=tuple(spec.name for spec in self._specs)))
             while not self._stop() and self._outage.until_open(self._open, self._stop):
                 try:
                     self._work_until_idle_or_lost()
                 except ConnectionLost:
                     self._stop.wait(self._outage.pause())
-            logger.info("listener.stopped")
+            self._instrument(Stopped())
         finally:
             self._close()
 
@@ -184,12 +185,9 @@ class Listener:
         self._lanes = [self._lane(spec) for spec in self._specs]
 
     def _lane(self, spec: ListenerSpec) -> Lane:
-        dispatcher = Dispatcher(spec, self._registry)
-        if spec.transactional:
-            return Lane(spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy)
-        return OutsideLane(
-            spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy,
-            engine=self._engine,
+        return lane_of(
+            spec, self._registry, self._engine, self._config,
+            board=self._board, instrument=self._instrument, stopping=self._stop, taken=self._busy,
         )  # fmt: skip
 
     def _busy(self) -> None:
@@ -223,19 +221,31 @@ class Listener:
         self._disconnect()
         try:
             self._open_stores()
-            self._sleeper = Sleeper(
-                self._direct_engine,
-                self._registry.outbox,
-                self._config,
-                self._floors,
-                self._stop,
-                answered=self._board.answered,
-            )
+            self._sleeper = self._open_sleeper()
         except DBAPIError as error:
             self._outage.refuse(error)
             raise
         for lane in self._lanes:
             lane.restart()
+
+    def _open_sleeper(self) -> Sleeper:
+        limits = PollLimits.of(self._config.poll_interval)
+        listening = ListeningConnection(
+            self._direct_engine,
+            self._registry.outbox,
+            silent=self._config.notify == "off",
+            instrument=self._instrument,
+            blind_poll=limits.blind,
+        )
+        return Sleeper(
+            listening,
+            IdlePolicy(limits, time.monotonic()),
+            floors=self._floors,
+            stop=self._stop,
+            gives_up_lock=self._config.notify != "always",
+            answered=self._board.answered,
+            clock=time.monotonic,
+        )
 
     def _floors(self) -> dict[str, int]:
         # An old worker may still give back what it took under an earlier name.

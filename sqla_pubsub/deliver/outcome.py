@@ -40,6 +40,8 @@ class Retry:
     attempt: int
     delay: timedelta
     error: str
+    summary: str = ""
+    """The error in one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class DeadLetter:
     attempt: int
     reason: str
     traceback: str | None
+    summary: str = ""
+    """The error in one line, where the reason is another one."""
 
 
 Outcome = Acknowledge | Retry | DeadLetter
@@ -57,17 +61,20 @@ Outcome = Acknowledge | Retry | DeadLetter
 
 def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng: Rng) -> Retry | DeadLetter:  # noqa: A002
     """Return what becomes of an entry whose try number *attempt* raised *error*."""
-    text = _encodable("".join(traceback.format_exception(error)))[-MAX_ERROR:]
-    if isinstance(error, Reject):
-        return DeadLetter(id=id, attempt=attempt, reason=_encodable(error.reason), traceback=text)
-    if isinstance(error, UnreadableEntry):
-        return DeadLetter(id=id, attempt=attempt, reason=str(error), traceback=text)
-    delay = policy.delay(attempt, rng)
+    text, summary = _encodable("".join(traceback.format_exception(error)))[-MAX_ERROR:], describe(error)
+    delay: timedelta | None = None
+    match error:
+        case Reject():
+            reason = _encodable(error.reason)
+        case UnreadableEntry():
+            reason = str(error)
+        case _:
+            reason, delay = summary, policy.delay(attempt, rng)
     if delay is None:
-        return DeadLetter(id=id, attempt=attempt, reason=describe(error), traceback=text)
+        return DeadLetter(id=id, attempt=attempt, reason=reason, traceback=text, summary=summary)
     if isinstance(error, RetryLater) and error.after is not None:
         delay = min(error.after, timedelta(days=36_500))
-    return Retry(id=id, attempt=attempt, delay=delay, error=text)
+    return Retry(id=id, attempt=attempt, delay=delay, error=text, summary=summary)
 
 
 def describe(error: BaseException) -> str:

@@ -20,8 +20,7 @@ class Pace:
 
     def __init__(self, time_box: float, largest: int) -> None:
         self.time_box = time_box
-        self.limit = largest
-        """Most entries to claim next."""
+        self._largest = self._limit = largest
         self._per_event: float | None = None
         self._single = 0
         self._next_single = FIRST_SINGLE
@@ -31,7 +30,7 @@ class Pace:
         """How many entries to claim next: one as long as nothing is known, or after a conflict."""
         if self._per_event is None or self.time_box == 0.0 or self._single:
             return 1
-        return max(1, min(int(self.time_box / max(self._per_event, 1e-6)), self.limit))
+        return max(1, min(int(self.time_box / max(self._per_event, 1e-6)), self._limit))
 
     @property
     def slow(self) -> bool:
@@ -47,8 +46,9 @@ class Pace:
         self._single = self._next_single
         self._next_single = min(2 * self._next_single, LONGEST_SINGLE)
 
-    def measure(self, seconds: float, events: int) -> None:
-        """Take in what the last group needed."""
+    def measure(self, seconds: float, events: int, *, savepoints: bool) -> None:
+        """Take in what the last group needed, and whether its events had savepoints."""
+        self._limit = min(self._largest, MAX_SAVEPOINTS) if savepoints else self._largest
         latest = seconds / max(events, 1)
         known = self._per_event
         self._single = max(0, self._single - 1)

@@ -50,6 +50,10 @@ class Scan:
 
     def __init__(self, *, floored: bool = True) -> None:
         self._floored = floored
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all that was seen: the database may be another one."""
         self.passed_to = 0
         """All lower ids were handled, or left to others, since the last time that the scan started over."""
         self._look_at = 0.0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -12,20 +10,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqla_pubsub.deliver.claims import Claims
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.io.driver import Driver
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
 from sqla_pubsub.deliver.pending import Pending
 from sqla_pubsub.deliver.session import HandlerSession
 from sqla_pubsub.deliver.statements import UNLIMITED, Statements
-from sqla_pubsub.deliver.step import ConnectionLost
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
 
-IN_ERROR = 3
-"""libpq's PQTRANS_INERROR, which both drivers use.
-
-Source: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
-"""
 _ABORTED = (
     "a handler caught a database error and went on, but the error had aborted its transaction. "
     "Try such a statement inside 'with session.begin_nested():', or let the error out."
@@ -35,7 +28,9 @@ _ENDED = (
     "leave out commit() and rollback(), or use transactional=False."
 )
 
-logger = logging.getLogger(__name__)
+
+class ConnectionLost(Exception):
+    """The work connection is gone; whatever was claimed on it is free again."""
 
 
 class Store:
@@ -52,8 +47,7 @@ class Store:
         self._transaction: RootTransaction | None = None
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
         self.claims = Claims(self.connection, outbox)
-        self._driver: Any = self.connection.connection.driver_connection
-        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
+        self._driver = Driver(self.connection)
         try:
             self._set_up(config)
         except BaseException:
@@ -89,7 +83,7 @@ class Store:
     @property
     def lost(self) -> bool:
         """Whether the connection is gone."""
-        return self.connection.closed or self.connection.invalidated or bool(self._driver.closed)
+        return self.connection.closed or self.connection.invalidated or self._driver.closed
 
     def begin(self, *, savepoints: bool = True, together: bool = False) -> RootTransaction:
         """Open the transaction of one group.
@@ -131,7 +125,7 @@ class Store:
         if not self.intact:
             raise SessionOwnershipError(_ENDED)
         # The driver knows without asking the server. Unnoticed, the next event would pay for it.
-        if self._driver.info.transaction_status == IN_ERROR:
+        if self._driver.in_error:
             raise SessionOwnershipError(_ABORTED)
         if self._session is not None:
             self._session.finish(entry_id)
@@ -166,7 +160,7 @@ class Store:
         # Where a handler tried to commit, SQLAlchemy takes the transaction for ended; the driver does not.
         try:
             self._driver.rollback()
-        except self._driver_error as error:
+        except self._driver.error as error:
             self.close()
             raise ConnectionLost(describe(error)) from error
 
@@ -223,7 +217,7 @@ class Store:
         )
 
     def _clean(self, value: str) -> str:
-        return _clean(value, str(self._driver.info.parameter_status("server_encoding")))
+        return _clean(value, self._driver.server_encoding)
 
     def close(self) -> None:
         """Give the connection up; whatever is open on it is undone by the server."""

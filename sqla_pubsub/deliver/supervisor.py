@@ -22,7 +22,7 @@ from typing import Any
 
 from sqla_pubsub.deliver.board import SLOTS, boards
 from sqla_pubsub.deliver.health import Health, State, WorkerHealth
-from sqla_pubsub.deliver.notifications import StopSignal
+from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.deliver.worker import EXIT_LOST, EXIT_REFUSED, Plan, work
 from sqla_pubsub.retry import RetryPolicy
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from types import FrameType
 
 from sqlalchemy import Connection
 
+from sqla_pubsub.deliver.io.driver import Driver
 from sqla_pubsub.errors import HandlerTimeout
 
 AGAIN = 1.0
@@ -32,13 +32,13 @@ def call_within(
     if limit is None:
         handle()
         return
-    seconds = limit.total_seconds()
+    seconds, driver = limit.total_seconds(), Driver(connection)
     error = HandlerTimeout(f"listener {name!r} ran longer than its timeout of {limit}")
     armed, fired = True, threading.Event()
 
     def cancel() -> None:
         fired.set()
-        _cancel_query(connection)
+        driver.cancel()
 
     def alarm(_signal: int, _frame: FrameType | None) -> None:
         if armed:
@@ -67,9 +67,3 @@ def call_within(
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
         watchdog.cancel()
-
-
-def _cancel_query(connection: Connection) -> None:
-    driver = connection.connection.driver_connection
-    with suppress(Exception):
-        getattr(driver, "cancel_safe", driver.cancel)()  # type: ignore[union-attr]

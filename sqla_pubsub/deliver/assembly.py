@@ -1,0 +1,79 @@
+"""Puts a lane together from its parts, by what its listener declares."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from sqla_pubsub.deliver.board import Board
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.dispatch import Dispatcher
+from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.lane import Lane, Runner
+from sqla_pubsub.deliver.pace import Pace
+from sqla_pubsub.deliver.run.autonomous import Autonomous
+from sqla_pubsub.deliver.run.batched import Batched
+from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.grouped import Grouped
+from sqla_pubsub.deliver.run.isolated import Isolated
+from sqla_pubsub.deliver.run.own_connection import OwnConnection
+from sqla_pubsub.deliver.scan import Scan
+from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
+from sqla_pubsub.subscription import ListenerSpec, Registry
+
+
+def lane_of(
+    spec: ListenerSpec,
+    registry: Registry,
+    engine: Engine,
+    config: ListenerConfig,
+    *,
+    board: Board,
+    instrument: Instrument,
+    stopping: Callable[[], bool],
+    taken: Callable[[], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Lane:
+    """Return the lane of one listener.
+
+    Args:
+        spec: The listener.
+        registry: Where it is declared.
+        engine: Where sessions of autonomous handlers connect.
+        config: Settings.
+        board: Where the supervisor sees which entry is in hand.
+        instrument: Is told what happens.
+        stopping: Whether the listener is to stop.
+        taken: Wakes a neighbour.
+        clock: Seconds.
+    """
+    policy = FailurePolicy(spec.name, spec.retry, random.Random())
+    # What is adopted from an earlier name may have any id.
+    cursor = Scan(floored=not spec.previous_names)
+    claimer = Claimer(spec, cursor, clock)
+    events = EventRunner(spec, Dispatcher(spec, registry), policy, board, grace=config.grace)
+    turn = config.commit_every.total_seconds()
+    time_box = 0.0 if spec.timeout is not None else turn
+    runner: Runner
+    if not spec.transactional:
+        own = OwnConnection(engine)
+        runner = Autonomous(events, claimer, cursor, own, time_box=turn, stopping=stopping, clock=clock)
+    elif spec.batch is not None:
+        runner = Batched(events, claimer)
+    else:
+        runner = Grouped(events, claimer, time_box=time_box, stopping=stopping, clock=clock)
+    return Lane(
+        spec,
+        runner,
+        Isolated(events),
+        cursor=cursor,
+        size=Pace(time_box, config.claim_size),
+        policy=policy,
+        instrument=instrument,
+        taken=taken,
+        clock=clock,
+    )

@@ -1,0 +1,172 @@
+"""What happens while events are delivered, as values, and who is told.
+
+The logic of the delivery tells an `Instrument` what happened; logging is its first observer. A happening is
+told after it is true: what was settled, after the COMMIT.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A listener process begins to work."""
+
+    listeners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """It has ended its work as it was told to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A transaction committed these outcomes of one listener."""
+
+    listener: str
+    outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A group was undone, and its events are handled one by one."""
+
+    listener: str
+    entries: Sequence[int]
+    cause: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """The connection broke, and with it the work in hand was undone."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """An attempt to connect failed."""
+
+    attempt: int
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The database can be worked with again; *away* is in seconds."""
+
+    away: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RightMissing:
+    """The role lacks a right, and the listener waits for it."""
+
+    refusal: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deaf:
+    """The registration for notifications was gone, and is made again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """No notification can be received, so the listener polls every *interval* seconds at most."""
+
+    interval: float
+
+
+Happening = Started | Stopped | Settled | Replayed | Lost | Waiting | Restored | RightMissing | Deaf | Polling
+Observer = Callable[[Happening], None]
+
+
+class Instrument:
+    """Tells every observer; one that raises is logged and disturbs nobody.
+
+    Args:
+        observers: Who is told, in this order, after the log.
+    """
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = (log, *observers)
+
+    def __call__(self, happening: Happening) -> None:
+        """Tell what happened."""
+        for observer in self._observers:
+            try:
+                observer(happening)
+            except Exception:
+                logger.exception("observer.failed: %r at %s", observer, type(happening).__name__)
+
+
+def log(happening: Happening) -> None:
+    """Write the lines that ``docs/operations.md`` lists."""
+    match happening:
+        case Settled():
+            _log_settled(happening)
+        case Replayed(listener=name, entries=entries, cause=cause):
+            logger.info(
+                "group.replayed: %s events of %r one by one: %s", len(entries), name, describe(cause),
+                extra={"listener": name, "events": len(entries)},
+            )  # fmt: skip
+        case Started(listeners=listeners):
+            logger.info("listener.started: %s", ", ".join(listeners), extra={"listeners": list(listeners)})
+        case Stopped():
+            logger.info("listener.stopped")
+        case Lost(error=error):
+            logger.warning("connection.lost: %s", said(error))
+        case Waiting(attempt=attempt, error=failure):
+            text = said(failure) if failure is not None else ""
+            logger.warning(
+                "connection.waiting: attempt %s failed: %s", attempt, text, extra={"attempt": attempt}
+            )
+        case Restored(away=away):
+            logger.warning("connection.restored: after %.1f s", away, extra={"away": away})
+        case RightMissing(refusal=refusal):
+            logger.error("right.missing: %s", refusal)
+        case Deaf():
+            logger.warning("listener.deaf: the LISTEN registration was gone; listening again")
+        case Polling(interval=interval):
+            logger.warning(
+                "listener.polling: a connection pooler stands before the server, so notifications cannot be "
+                "received; polling every %s s at most. Give direct_url= a URL past the pooler to be woken.",
+                interval,
+            )
+
+
+def _log_settled(settled: Settled) -> None:
+    name = settled.listener
+    for outcome in settled.outcomes:
+        match outcome:
+            case Retry(id=entry, attempt=attempt, delay=delay):
+                logger.warning(
+                    "event.failed: entry %s for %r, attempt %s, next in %.1f s: %s",
+                    entry, name, attempt, delay.total_seconds(), outcome.summary,
+                    extra={"listener": name, "entry": entry, "attempt": attempt},
+                )  # fmt: skip
+            case DeadLetter(id=entry, attempt=attempt):
+                logger.error(
+                    "event.dead: entry %s for %r is a dead letter after attempt %s: %s",
+                    entry, name, attempt, outcome.summary,
+                    extra={"listener": name, "entry": entry, "attempt": attempt},
+                )  # fmt: skip
+            case Acknowledge():
+                pass
+    logger.debug(
+        "event.settled: %s for %r", len(settled.outcomes), name,
+        extra={"listener": name, "events": len(settled.outcomes)},
+    )  # fmt: skip
+
+
+def said(error: BaseException) -> str:
+    """Return what the driver said, without SQLAlchemy's words around it."""
+    return describe(getattr(error, "orig", None) or error)

@@ -1,0 +1,1 @@
+"""Connections and drivers: what blocks, what breaks, and how the drivers differ."""

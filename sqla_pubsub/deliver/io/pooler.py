@@ -1,0 +1,23 @@
+"""Connection poolers: what cannot work through one."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.errors import ConfigurationError
+
+
+def refuse_pooler(connection: Connection, name: str) -> None:
+    """Refuse a connection through a pooler: a session lock on it would belong to somebody else next.
+
+    Raises:
+        ConfigurationError: The server process behind the connection is not the one it named.
+    """
+    with connection.begin():
+        server_process = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    if Driver(connection).backend_pid != server_process:
+        raise ConfigurationError(
+            f"listener {name!r} is transactional=False, which needs its own server connection, but a connection "
+            "pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."
+        )

@@ -1,0 +1,1 @@
+"""How entries are worked: in groups, in batches, in isolation, or with no transaction open."""

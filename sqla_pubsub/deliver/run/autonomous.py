@@ -1,0 +1,172 @@
+"""Autonomous work, ``transactional=False``: slow outside work without an open transaction.
+
+The claim is a session-level advisory lock on one entry, held on a connection of its own: it keeps
+others away as long as the connection lives and is gone with it. The entry is read again after the
+lock, because the one who had it before may have settled it. The acknowledgement runs on that same
+connection or not at all, so nobody acknowledges what another one took over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub.deliver.dispatch import Decoded
+from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.locks import LEAVE_ENTRY, TRY_ENTRY, lock_parameters
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, is_denied
+from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.own_connection import OwnConnection
+from sqla_pubsub.deliver.run.result import Again, Result
+from sqla_pubsub.deliver.scan import Scan
+from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.watchdog import call_within
+from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
+
+CANDIDATES = 20
+"""Entries looked at in one statement, of which the first free one is taken."""
+
+
+class Autonomous:
+    """Works one entry after the other, with no transaction open while a handler runs.
+
+    Args:
+        events: What calls the handler elsewhere; its spec, policy and scoreboard serve here too.
+        claimer: Looks below the start of the cursor.
+        cursor: Where to look for entries.
+        own: The connection of the handlers' sessions.
+        time_box: Seconds of one turn, so that other lanes have theirs.
+        stopping: Whether the listener is to stop.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        events: EventRunner,
+        claimer: Claimer,
+        cursor: Scan,
+        own: OwnConnection,
+        *,
+        time_box: float,
+        stopping: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._events = events
+        self._spec = events.spec
+        self._claimer = claimer
+        self._cursor = cursor
+        self._own = own
+        self._time_box = time_box
+        self._stopping = stopping
+        self._clock = clock
+        self._found = False
+        """Whether anything was there to do since the cursor started over: what others have, each scan finds."""
+
+    def close(self) -> None:
+        """Give back the connection of the sessions."""
+        self._own.let_go()
+
+    def run(self, store: Store, _size: int, taken: Callable[[], None]) -> Result:
+        """Work entries for the time of one turn; *taken* is called for each."""
+        outcomes = list[Outcome]()
+        try:
+            more, rewind = self._turn(store, outcomes, taken)
+        except Exception as error:
+            return Result(outcomes=tuple(outcomes), error=error)
+        if not outcomes and not more:
+            self._own.let_go()
+        claimed = max((outcome.id for outcome in outcomes), default=0)
+        return Result(outcomes=tuple(outcomes), claimed=claimed, exhausted=not more, rewind=rewind)
+
+    def _turn(self, store: Store, outcomes: list[Outcome], taken: Callable[[], None]) -> tuple[bool, bool]:
+        """Return whether there is more to do, and whether to begin at the lowest id again."""
+        began = self._clock()
+        if self._cursor.is_look_back(began):
+            self._cursor.start_over()
+            with store.connection.begin():
+                self._claimer.look_back(store)
+        found = list[int]()
+        for found in store.claims.candidates(
+            self._spec,
+            start=self._cursor.start(began),
+            floor=self._cursor.order_floor(began),
+            passed_to=self._cursor.passed_to,
+            size=CANDIDATES,
+        ):
+            for entry_id in found:
+                self._cursor.passed(entry_id)
+                if self._stopping():
+                    return False, False
+                entry = self._take(store, entry_id)
+                if entry is None:
+                    continue
+                self._found = True
+                taken()
+                outcome = self._work(store, entry)
+                if not isinstance(outcome, Again):
+                    outcomes.append(outcome)
+                if not isinstance(outcome, Acknowledge):
+                    return True, True
+                if self._clock() - began >= self._time_box:
+                    return True, False
+            if outcomes or len(found) == CANDIDATES:
+                return True, False
+        return self._start_over(), False
+
+    def _start_over(self) -> bool:
+        self._cursor.start_over()
+        found, self._found = self._found, False
+        return found
+
+    def _take(self, store: Store, entry_id: int) -> Entry | None:
+        connection, lock = store.connection, _lock(store, entry_id)
+        with connection.begin():
+            if not connection.scalar(TRY_ENTRY, lock):
+                return None
+            entry = store.claims.read_one(self._spec, entry_id)
+            if entry is None:
+                connection.execute(LEAVE_ENTRY, lock)
+        return entry
+
+    def _work(self, store: Store, entry: Entry) -> Outcome | Again:
+        outcome = self._decode_and_handle(store, entry)
+        if not isinstance(outcome, Again):
+            with store.begin():
+                store.settle([outcome])
+        # Not before that is committed: who took the claim meanwhile would still read the entry.
+        with store.connection.begin():
+            store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))
+        return outcome
+
+    def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | Again:
+        try:
+            with store.begin():
+                decoded = self._events.dispatcher.decode(store.connection, [entry])
+        except (UnreadableEntry, DBAPIError) as error:
+            if store.lost or is_denied(error):
+                raise
+            return self._events.policy.unreadable(entry, error)
+        return self._call(entry, decoded)
+
+    def _call(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
+        # Outside of the try: a server that has no connection left is not the event's fault.
+        own = self._own.connected()
+        self._events.take(entry.id)
+        try:
+            handle = partial(self._events.dispatcher.handle_outside, entry, decoded, own)
+            call_within(self._spec.timeout, own, self._spec.name, handle)
+        except BaseException as error:
+            # Interrupted anywhere, or broken: not for another event.
+            self._own.let_go(broken=isinstance(error, HandlerTimeout))
+            return self._events.failed(entry, error)
+        finally:
+            self._events.put_down()
+        return Acknowledge(id=entry.id)
+
+
+def _lock(store: Store, entry_id: int) -> dict[str, Any]:
+    return {"outbox": lock_parameters(store.statements.entry, store.connection)["outbox"], "id": entry_id}

@@ -1,0 +1,50 @@
+"""Batches: many events in one transaction and one call of the handler, which stand or fall together.
+
+What undoes a batch sends its events into isolation, each as a batch of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqla_pubsub.deliver.dispatch import Decoded
+from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.outcome import Acknowledge
+from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.result import Result, ids
+from sqla_pubsub.deliver.run.transaction import Undone, Worked, one_transaction
+from sqla_pubsub.deliver.store import Store
+
+
+class Batched:
+    """Works batches of one listener's events.
+
+    Args:
+        events: Calls the handler.
+        claimer: Claims the entries.
+    """
+
+    def __init__(self, events: EventRunner, claimer: Claimer) -> None:
+        self._events = events
+        self._claimer = claimer
+
+    def run(self, store: Store, size: int, taken: Callable[[], None]) -> Result:
+        """Work one batch of up to *size* events; *taken* is called when there is something to do.
+
+        Raises:
+            SQLAlchemyError: Nothing could be claimed.
+        """
+        return one_transaction(
+            store, self._claimer, self._events, size, taken=taken, deferred=False, work=self._hand_over
+        )
+
+    def close(self) -> None:
+        """Nothing is kept between groups."""
+
+    def _hand_over(self, store: Store, entries: Sequence[Entry], decoded: Decoded) -> Worked | Undone:
+        try:
+            self._events.hand_over(store, entries, decoded)
+        except BaseException as error:
+            return Undone(cause=error, isolate=ids(entries))
+        return Worked(outcomes=tuple(Acknowledge(id=entry.id) for entry in entries))

@@ -1,0 +1,110 @@
+"""One event in a transaction: decoded, handed over, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub.deliver.board import Board
+from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
+from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, is_denied
+from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack
+from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
+from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.watchdog import call_within
+from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
+from sqla_pubsub.subscription import ListenerSpec
+
+
+class EventRunner:
+    """Calls the handler of one listener in the transaction of a store; every runner uses it.
+
+    Args:
+        spec: The listener.
+        dispatcher: Calls its handler.
+        policy: Decides on failures.
+        board: Where the supervisor sees which entry is in hand.
+        grace: How much longer than its ``timeout=`` a handler may run before its process is killed.
+    """
+
+    def __init__(
+        self,
+        spec: ListenerSpec,
+        dispatcher: Dispatcher,
+        policy: FailurePolicy,
+        board: Board,
+        *,
+        grace: timedelta,
+    ) -> None:
+        self.spec = spec
+        self.dispatcher = dispatcher
+        self.policy = policy
+        self._board = board
+        self._limit = None if spec.timeout is None else spec.timeout + grace
+
+    @property
+    def savepoints(self) -> bool:
+        """Whether each event has a savepoint, so that it can be undone by itself."""
+        return self.spec.batch is None and self.spec.effects != "database"
+
+    def handle(self, store: Store, entry: Entry, decoded: Decoded) -> Handled:
+        """Call the handler for one event; what it raises is what became of the event."""
+        try:
+            self.hand_over(store, [entry], decoded)
+        except BaseException as error:
+            if store.lost:
+                # It counts: it may be the event that breaks the connection.
+                return Broken(self.policy.failed(entry, error), error)
+            if not self.savepoints or not store.intact:
+                return ThrownBack(error)
+            return self.failed(entry, error)
+        return Acknowledge(id=entry.id)
+
+    def failed(self, entry: Entry, error: BaseException) -> Outcome | Again:
+        """Return what an error means that undid nothing but the event."""
+        return Again() if self.policy.uncounted(entry, error) else self.policy.failed(entry, error)
+
+    def decode_one(self, store: Store, entry: Entry) -> Decoded | Outcome:
+        """Decode one entry inside the open transaction, which goes on also where that fails.
+
+        Raises:
+            DBAPIError: The connection is lost, or a right is missing.
+        """
+        savepoint = store.connection.begin_nested()
+        try:
+            decoded = self.dispatcher.decode(store.connection, [entry])
+        except (UnreadableEntry, DBAPIError) as error:
+            if store.lost or is_denied(error):
+                raise
+            savepoint.rollback()
+            return self.policy.unreadable(entry, error)
+        savepoint.commit()
+        return decoded
+
+    def hand_over(self, store: Store, entries: Sequence[Entry], decoded: Decoded) -> None:
+        """Call the handler within its time; what it raises comes out.
+
+        A handler that ran out of its time may have been interrupted anywhere, also between the driver and the
+        server, so its connection is closed.
+        """
+        self.take(entries[0].id)
+        try:
+            handle = partial(self.dispatcher.handle, entries, decoded, store)
+            call_within(self.spec.timeout, store.connection, self.spec.name, handle)
+        except HandlerTimeout:
+            store.close()
+            raise
+        finally:
+            self.put_down()
+
+    def take(self, entry_id: int) -> None:
+        """Show the supervisor what is in hand: should the process die of it, it dies of this entry."""
+        self._board.take(entry_id, self._limit)
+
+    def put_down(self) -> None:
+        """Show that nothing is in hand."""
+        self._board.put_down()

@@ -1,0 +1,91 @@
+"""Isolation: one event in a transaction of its own.
+
+This is how the events of a group go on that had to be undone, and those that killed a process. A COMMIT that
+fails is the event's own failure here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, is_denied
+from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.result import Again, Broken, Handled, Result, ThrownBack
+from sqla_pubsub.deliver.store import Store
+
+
+class Isolated:
+    """Works single entries of one listener.
+
+    Args:
+        events: Calls the handler.
+    """
+
+    def __init__(self, events: EventRunner) -> None:
+        self._events = events
+        self._spec = events.spec
+
+    def run(self, store: Store, entry_id: int, taken: Callable[[], None]) -> Result:
+        """Work one entry, if it is still there and in no other hands; *taken* is called where it is.
+
+        Raises:
+            SQLAlchemyError: The connection is lost, or a right is missing.
+        """
+        entry: Entry | None = None
+        transaction = store.begin(savepoints=self._events.savepoints)
+        try:
+            entry = store.claims.one(self._spec, entry_id)
+            if entry is None:
+                store.abandon()
+                return Result()
+            taken()
+            handled = self._handle(store, entry)
+            if isinstance(handled, Acknowledge | Retry | DeadLetter):
+                store.settle([handled])
+            if not isinstance(handled, ThrownBack | Broken):
+                transaction.commit()
+        except SQLAlchemyError as error:
+            if store.lost or entry is None or is_denied(error):
+                raise
+            handled = ThrownBack(error)
+        match handled:
+            case Again():
+                return Result(isolate=(entry_id,), conflict=True)
+            case Broken(outcome=outcome, cause=cause):
+                return Result(unrecorded=outcome, error=cause)
+            case ThrownBack(cause=cause):
+                store.abandon()
+                return self._record_failure(store, entry, cause)
+            case Acknowledge() | Retry() | DeadLetter():
+                return Result(outcomes=(handled,))
+
+    def record(self, store: Store, outcome: Outcome) -> Result:
+        """Write down a failure, unless somebody else has the entry now, or others of its row come first again.
+
+        Raises:
+            SQLAlchemyError: It cannot be written.
+        """
+        with store.begin():
+            if store.claims.one(self._spec, outcome.id) is None:
+                return Result()
+            store.settle([outcome])
+        return Result(outcomes=(outcome,))
+
+    def _handle(self, store: Store, entry: Entry) -> Handled:
+        decoded = self._events.decode_one(store, entry)
+        return (
+            decoded
+            if isinstance(decoded, Acknowledge | DeadLetter | Retry)
+            else self._events.handle(store, entry, decoded)
+        )
+
+    def _record_failure(self, store: Store, entry: Entry, error: BaseException) -> Result:
+        """Record a failure for which the transaction had to be given up."""
+        match outcome := self._events.failed(entry, error):
+            case Again():
+                return Result(isolate=(entry.id,))
+            case _:
+                return self.record(store, outcome)

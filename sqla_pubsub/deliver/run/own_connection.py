@@ -1,0 +1,51 @@
+"""The connection that sessions of autonomous handlers work on: it commits by itself, statement by statement."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from sqla_pubsub.deliver.statements import UNLIMITED
+
+
+class OwnConnection:
+    """Kept while there is one event after the other.
+
+    Args:
+        engine: Where to connect.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+        self._marked = False
+
+    def connected(self) -> Connection:
+        """Return a connection for one event: the last one's, if it still answers."""
+        if self._marked:
+            self.let_go()
+        if self._connection is not None:
+            try:
+                if self._connection.in_transaction():
+                    self._connection.rollback()
+                self._connection.exec_driver_sql("SELECT 1")
+                self._connection.rollback()
+            except SQLAlchemyError:
+                self.let_go(broken=True)
+        if self._connection is None:
+            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._connection.execute(UNLIMITED)
+            event.listen(self._connection, "set_connection_execution_options", self._mark)
+        return self._connection
+
+    def let_go(self, *, broken: bool = False) -> None:
+        """Give the connection back, or end it where it is *broken*."""
+        connection, self._connection, self._marked = self._connection, None, False
+        if connection is not None:
+            if broken and not connection.invalidated:
+                connection.invalidate()
+            connection.close()
+
+    def _mark(self, *_: object) -> None:
+        """A handler gave the connection options, a tenant's schema say: not for the next event."""
+        self._marked = True

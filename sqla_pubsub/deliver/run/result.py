@@ -1,0 +1,91 @@
+"""What one turn of a lane did, as values.
+
+A runner returns a `Result` and keeps nothing of a group for its next call; the lane absorbs it. What
+happened to one event is a `Handled`, which never leaves the runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a turn tells the listener: how many events it settled, and whether more is likely to wait."""
+
+    settled: int = 0
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The database's momentary state undid the event: it is handled again, in isolation, and not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThrownBack:
+    """The event cannot be undone by itself, so all of its transaction is undone."""
+
+    cause: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The connection broke while the handler ran; *outcome* is what that means for the event."""
+
+    outcome: Outcome
+    cause: BaseException
+
+
+Handled = Outcome | Again | ThrownBack | Broken
+"""What became of one event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What the handlers of a group needed, for the size of the next one."""
+
+    seconds: float
+    events: int
+    savepoints: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one turn did.
+
+    Attributes:
+        outcomes: What was committed.
+        claimed: The highest id that was claimed in a transaction which has ended, 0 without one.
+        isolate: Ids to be handled next, each in a transaction of its own.
+        unrecorded: A failure that could not be written down, because the connection broke.
+        replayed: Why a whole group was undone; its events are among *isolate*.
+        error: What ended the turn early: the connection that broke, or a right that is missing. The lane
+            raises it, after it has absorbed the rest.
+        rewind: Whether to look from the lowest id again, also for retries.
+        conflict: Whether transactions of others undid an event.
+        exhausted: Whether nothing more was found from where the claim started.
+        left: Whether claimed entries were not reached; retries that are due may be among them.
+        timing: What the handlers needed, None where that tells nothing.
+    """
+
+    outcomes: tuple[Outcome, ...] = ()
+    claimed: int = 0
+    isolate: tuple[int, ...] = ()
+    unrecorded: Outcome | None = None
+    replayed: BaseException | None = None
+    error: BaseException | None = None
+    rewind: bool = False
+    conflict: bool = False
+    exhausted: bool = False
+    left: bool = False
+    timing: Timing | None = None
+
+
+def ids(entries: Iterable[Entry]) -> tuple[int, ...]:
+    """Return the ids of *entries*."""
+    return tuple(entry.id for entry in entries)

@@ -1,0 +1,133 @@
+"""One transaction of several entries: claimed, worked, settled and committed, or undone as a whole.
+
+Whatever undoes it sends its entries into isolation, so that only the guilty one is counted. In order, all of
+them: an event is not free before those that came before it in its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from sqla_pubsub.deliver.dispatch import Decoded
+from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.outcome import Outcome
+from sqla_pubsub.deliver.run.claiming import Claimed, Claimer
+from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.result import Result, Timing, ids
+from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.errors import UnreadableEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked:
+    """Entries whose transaction can be committed.
+
+    Attributes:
+        outcomes: What became of those that were reached.
+        again: Ids of those that the database's momentary state undid.
+        timing: What the handlers needed, None where that tells nothing.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    again: tuple[int, ...] = ()
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undone:
+    """Entries whose transaction cannot be committed.
+
+    Attributes:
+        cause: Why.
+        isolate: Ids of those that are to be handled in isolation; of the others nothing is known.
+        unrecorded: The outcome of the one that broke the connection.
+    """
+
+    cause: BaseException
+    isolate: tuple[int, ...]
+    unrecorded: Outcome | None = None
+
+
+Work = Callable[[Store, Sequence[Entry], Decoded], Worked | Undone]
+
+
+def one_transaction(
+    store: Store,
+    claimer: Claimer,
+    events: EventRunner,
+    size: int,
+    *,
+    taken: Callable[[], None],
+    deferred: bool,
+    work: Work,
+) -> Result:
+    """Claim up to *size* entries, *work* them, settle them and commit.
+
+    Args:
+        store: The work connection.
+        claimer: Claims the entries.
+        events: Decodes them.
+        size: How many.
+        taken: Called when there is something to do.
+        deferred: Whether what handlers only add may be written together.
+        work: What is done with the entries.
+
+    Raises:
+        SQLAlchemyError: Nothing could be claimed.
+    """
+    transaction = store.begin(savepoints=events.savepoints, together=deferred)
+    claimed = claimer.claim(store, size)
+    if not claimed.entries:
+        store.abandon()
+        return Result(isolate=claimed.crashed, exhausted=True)
+    taken()
+    try:
+        done = _decoded_and_worked(store, events, claimed.entries, work)
+        if isinstance(done, Worked):
+            store.settle(done.outcomes)
+            transaction.commit()
+    except SQLAlchemyError as error:
+        # A lost connection says nothing about these entries: they are free, and may go together again.
+        done = Undone(cause=error, isolate=() if store.lost else ids(claimed.entries))
+    match done:
+        case Worked():
+            return Result(
+                outcomes=done.outcomes,
+                claimed=max(ids(claimed.entries)),
+                isolate=(*claimed.crashed, *done.again),
+                conflict=bool(done.again),
+                exhausted=claimed.number < size,
+                left=len(done.outcomes) < len(claimed.entries),
+                timing=done.timing,
+            )
+        case Undone():
+            return _undo(store, claimed, done, ordered=events.spec.ordered)
+
+
+def _decoded_and_worked(
+    store: Store, events: EventRunner, entries: Sequence[Entry], work: Work
+) -> Worked | Undone:
+    try:
+        decoded = events.dispatcher.decode(store.connection, entries)
+    except (UnreadableEntry, DBAPIError) as error:
+        if store.lost:
+            raise
+        return Undone(cause=error, isolate=ids(entries))
+    return work(store, entries, decoded)
+
+
+def _undo(store: Store, claimed: Claimed, undone: Undone, *, ordered: bool) -> Result:
+    lost = store.lost
+    if not lost:
+        store.abandon()
+    isolate = ids(claimed.entries) if ordered and undone.isolate else undone.isolate
+    return Result(
+        isolate=(*claimed.crashed, *isolate),
+        unrecorded=undone.unrecorded,
+        replayed=undone.cause if isolate else None,
+        error=undone.cause if lost else None,
+        rewind=bool(isolate),
+    )

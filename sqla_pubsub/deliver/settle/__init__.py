@@ -1,0 +1,1 @@
+"""What becomes of an event, and how that is written down."""

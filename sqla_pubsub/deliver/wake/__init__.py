@@ -1,0 +1,1 @@
+"""How a listener with nothing to do sleeps without missing anything."""

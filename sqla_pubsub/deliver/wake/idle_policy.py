@@ -1,0 +1,138 @@
+"""When a listener with nothing to do looks again. Pure: the time is told, nothing is read or sent.
+
+Writers notify only while somebody holds the sleep lock exclusively. A writer that probed the lock before it was
+taken may commit after the sleeper's last look, and nobody tells it; so a sleeper polls too, at once and then at
+growing intervals, which begin anew whenever somebody else begins to hold the lock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollLimits:
+    """How long a sleeper may sleep, in seconds.
+
+    Attributes:
+        longest: Without looking, in case a notification was lost.
+        first: After the last work.
+        writers: While open transactions of writers keep the sleep lock from everybody.
+        take_over: While others have work in hand: no notification tells that they died.
+        blind: Where no notification can come at all.
+    """
+
+    longest: float = 5.0
+    first: float = 0.005
+    writers: float = 0.05
+    take_over: float = 1.0
+    blind: float = 0.5
+
+    @classmethod
+    def of(cls, poll_interval: timedelta) -> PollLimits:
+        """Return the limits for the setting of a listener."""
+        return cls(longest=poll_interval.total_seconds())
+
+
+class Guard(Enum):
+    """Who holds the sleep lock."""
+
+    HELD = "this worker holds it"
+    WRITERS = "transactions of writers that probed it are open"
+    OTHERS = "another worker holds it"
+    BLIND = "no notification can be received, so it is not asked for"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a look at the outbox saw.
+
+    Attributes:
+        ready: Whether an entry is ready, in whose hands ever.
+        due_in: Seconds until the next retry is due, None without one.
+        listening: Whether the registration for notifications is still there.
+    """
+
+    ready: bool
+    due_in: float | None
+    listening: bool
+
+    @property
+    def work(self) -> bool:
+        """Whether there may be something to do now."""
+        return self.ready or (self.due_in is not None and self.due_in <= 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Go and work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relisten:
+    """Register for notifications again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Sleep until notified, for *seconds* at most; then look again, or go and work where *works*."""
+
+    seconds: float
+    works: bool
+
+
+Decision = Return | Relisten | Wait
+
+
+class IdlePolicy:
+    """Decides after each look of a sleeper.
+
+    Args:
+        limits: How long it may sleep.
+        now: The time, in seconds of any clock that goes on.
+    """
+
+    def __init__(self, limits: PollLimits, now: float) -> None:
+        self._limits = limits
+        self._since = now
+        self._guard: Guard | None = None
+        self._fruitless = False
+        """Whether the last look sent the listener to work that others turned out to have in hand."""
+
+    def worked(self, now: float) -> None:
+        """Say that there was work: the next sleep begins with a fresh look."""
+        self._fruitless = False
+        self._since = now
+
+    def woken(self) -> None:
+        """Say that a notification came."""
+        self._fruitless = False
+
+    def decide(self, guard: Guard, seen: Seen, now: float) -> Decision:
+        """Return what to do after a look that saw *seen*, while *guard* has the sleep lock."""
+        # Writers keep it from everybody, and who held it before may hold it still.
+        if guard in (Guard.HELD, Guard.OTHERS) and guard is not self._guard:
+            self._guard, self._since = guard, now
+        if seen.work and not self._fruitless:
+            # Once: if it is in the hands of others, looking again at once would spin.
+            self._fruitless = True
+            return Return()
+        self._fruitless = seen.work
+        if not seen.listening and guard is not Guard.BLIND:
+            return Relisten()
+        return Wait(self._seconds(guard, seen, now), works=seen.work)
+
+    def _seconds(self, guard: Guard, seen: Seen, now: float) -> float:
+        limits = self._limits
+        bounds = [limits.longest, max(limits.first, now - self._since)]
+        if guard is Guard.BLIND:
+            bounds.append(limits.blind)
+        if guard is Guard.WRITERS:
+            bounds.append(limits.writers)
+        if seen.work:
+            bounds.append(limits.take_over)
+        if seen.due_in is not None and seen.due_in > 0:
+            bounds.append(seen.due_in)
+        return min(bounds)

@@ -1,0 +1,137 @@
+"""The listening connection of a worker: the registration for notifications, the sleep lock, and the look.
+
+Lock and notification are hints: the worst that a lost or forged one does is a poll.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from sqla_pubsub.deliver.instrument import Deaf, Instrument, Polling
+from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.locks import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
+from sqla_pubsub.deliver.statements import UNLIMITED, Statements
+from sqla_pubsub.deliver.wake.idle_policy import Guard, Seen
+from sqla_pubsub.deliver.wake.stop import StopSignal
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.outbox import Outbox, absence
+
+
+class ListeningConnection:
+    """Listens for the notifications of one outbox.
+
+    Args:
+        engine: Where to connect.
+        outbox: Whose entries are waited for.
+        silent: Whether no notification is to be asked for.
+        instrument: Is told what happens to the registration.
+        blind_poll: Seconds between two looks where none can be received, for the message.
+
+    Raises:
+        ConfigurationError: The outbox is not installed.
+    """
+
+    def __init__(
+        self, engine: Engine, outbox: Outbox, *, silent: bool, instrument: Instrument, blind_poll: float
+    ) -> None:
+        self._instrument = instrument
+        self._blind_poll = blind_poll
+        self._peek = Statements(outbox).peek
+        self._connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._driver = Driver(self._connection)
+        self._holding = self._deaf = False
+        self.blind = silent
+        """Whether no notification can be received."""
+        try:
+            self._connection.execute(UNLIMITED)
+            self._key, self._channel, self._pid = self._identify(outbox)
+            # A pooler between us and the server hands out a process id of its own.
+            if not silent and self._driver.backend_pid != self._pid:
+                self._go_blind()
+            if not self.blind:
+                self._driver.hear()
+                self._listen()
+        except BaseException:
+            self._connection.invalidate()
+            self._connection.close()
+            raise
+
+    def guard(self) -> Guard:
+        """Take the sleep lock if it is free, and return who has it."""
+        if self.blind:
+            return Guard.BLIND
+        if not self._holding:
+            self._holding = bool(self._connection.scalar(TRY_DOOR, {"key": self._key}))
+        if self._holding:
+            return Guard.HELD
+        # Shared holders are writers with open transactions; an exclusive one is another sleeper.
+        return Guard.WRITERS if self._connection.scalar(PROBE_DOOR, {"key": self._key}) else Guard.OTHERS
+
+    def look(self, floors: Mapping[str, int]) -> Seen:
+        """Look for work of the listeners named in *floors*, from the ids there on."""
+        places = {"listeners": list(floors), "floors": list(floors.values()), "channel": self._channel}
+        row = self._connection.execute(self._peek, places).one()
+        due_in = None if row.due_in is None else float(row.due_in)
+        listening = bool(row.listening)
+        self._deaf = self._deaf and not listening
+        return Seen(ready=bool(row.ready), due_in=due_in, listening=listening)
+
+    def hand_over(self) -> None:
+        """Give up the sleep lock, and wake another worker to take it."""
+        if self._holding:
+            self._connection.execute(LEAVE_DOOR, {"key": self._key})
+            self._holding = False
+            self._connection.execute(NOTIFY, {"channel": self._channel})
+
+    def listen_again(self) -> None:
+        """Register again; where that vanishes too, no notification can be received."""
+        if self._deaf:
+            self._go_blind()
+            return
+        self._deaf = True
+        self._instrument(Deaf())
+        self._listen()
+
+    def wait(self, seconds: float, stop: StopSignal) -> bool:
+        """Return whether another session notified within *seconds*, or sooner when stopped."""
+        if self._notified():
+            return True
+        # A connection that ended here shows as SQLAlchemy's error at the next statement.
+        with suppress(self._driver.error):
+            stop.wait_for(self._driver.fileno(), seconds)
+            self._driver.read()
+        return self._notified()
+
+    def close(self) -> None:
+        """Give up the connection, and with it the lock."""
+        try:
+            if not self._connection.invalidated:
+                self._connection.invalidate()
+        finally:
+            self._connection.close()
+
+    def _identify(self, outbox: Outbox) -> tuple[int, str, int]:
+        table = outbox.Entry.__table__
+        row: Any = self._connection.execute(LOCK_KEY, lock_parameters(table, self._connection)).one_or_none()
+        if row is None:
+            raise ConfigurationError(absence(table))
+        return row.key, row.channel, row.pid
+
+    def _go_blind(self) -> None:
+        self.blind = True
+        if self._holding:
+            # Writers would notify somebody who cannot hear it.
+            self._connection.execute(LEAVE_DOOR, {"key": self._key})
+            self._holding = False
+        self._instrument(Polling(interval=self._blind_poll))
+
+    def _listen(self) -> None:
+        channel = self._connection.dialect.identifier_preparer.quote_identifier(self._channel)
+        self._connection.execute(text(f"LISTEN {channel}"))
+
+    def _notified(self) -> bool:
+        return any(pid != self._pid for pid in self._driver.notifications())
