@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import cached_property, partial
@@ -81,7 +82,7 @@ class Listener:
         self._store: Store | None = None
         self._direct_store: Store | None = None
         self._sleeper: Sleeper | None = None
-        self._lanes: list[Lane] = []
+        self._lanes: deque[Lane] = deque()
 
     def stop(self) -> None:
         """End `run` or `drain` after the event in hand; safe in signal handlers and from other threads."""
@@ -163,17 +164,31 @@ class Listener:
             raise ConnectionLost from error
 
     def _round(self, progress: Progress | None) -> int:
-        """Give every lane one group, so that no listener waits for another one's backlog."""
+        """Give every lane its time, so that no listener waits for another one's backlog."""
         settled, self._more = 0, False
+        # Another one begins each time, also after a lane has broken the connection for those behind it.
+        self._lanes.rotate(-1)
         for lane in self._lanes:
             if self._stop():
                 break
-            step = lane.step(self._store_of(lane))
+            mine = self._turns_of(lane)
+            settled += mine
+            if mine and progress is not None:
+                progress(mine)
+        return settled
+
+    def _turns_of(self, lane: Lane) -> int:
+        """Let a lane work for ``commit_every``: one long group, or many short ones."""
+        settled, until = 0, time.monotonic() + self._config.commit_every.total_seconds()
+        while True:
+            turn = lane.step(self._store_of(lane))
             self._board.answered()
-            settled += step.settled
-            self._more = self._more or step.more
-            if step.settled and progress is not None:
-                progress(step.settled)
+            settled += turn.settled
+            if not turn.more or self._stop():
+                break
+            if time.monotonic() >= until:
+                self._more = True
+                break
         return settled
 
     def _open_lanes(self) -> None:
@@ -182,7 +197,7 @@ class Listener:
             # After a fork the pool may hold sockets that the parent uses too; they stay the parent's.
             self._engine.dispose(close=False)
         self._more = False
-        self._lanes = [self._lane(spec) for spec in self._specs]
+        self._lanes = deque(self._lane(spec) for spec in self._specs)
 
     def _lane(self, spec: ListenerSpec) -> Lane:
         return lane_of(

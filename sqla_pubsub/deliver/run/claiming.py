@@ -38,21 +38,32 @@ class Claimer:
         self._spec = spec
         self._cursor = cursor
         self._clock = clock
+        self._due_last = False
+        """Whether the last claim was of due entries: a storm of retries leaves new events their share."""
 
     def claim(self, store: Store, size: int) -> Claimed:
-        """Claim up to *size* entries in the open transaction of *store*."""
+        """Claim up to *size* entries in the open transaction of *store*: due ones and new ones in turn."""
+        first, second = (self._new, self._due) if self._due_last else (self._due, self._new)
+        return _apart(first(store, size) or second(store, size))
+
+    def _due(self, store: Store, size: int) -> list[Entry]:
         now = self._clock()
-        if self._cursor.is_due(now):
-            due = store.claims.due(self._spec, size=size)
-            # In order, those that are handled now may hold back others that are due too.
-            if len(due) < size and not (due and self._spec.ordered):
-                self._cursor.no_more_due(now)
-            if due:
-                return _apart(due)
+        if not self._cursor.is_due(now):
+            return []
+        due = store.claims.due(self._spec, size=size)
+        # In order, those that are handled now may hold back others that are due too.
+        if len(due) < size and not (due and self._spec.ordered):
+            self._cursor.no_more_due(now)
+        self._due_last = bool(due)
+        return due
+
+    def _new(self, store: Store, size: int) -> list[Entry]:
+        self._due_last = False
+        now = self._clock()
         if self._cursor.is_look_back(now):
             self.look_back(store)
         start, floor = self._cursor.start(now), self._cursor.order_floor(now)
-        return _apart(store.claims.ready(self._spec, start=start, floor=floor, size=size))
+        return store.claims.ready(self._spec, start=start, floor=floor, size=size)
 
     def look_back(self, store: Store) -> None:
         """Look for what is left below the start: late commits, and what others gave back."""

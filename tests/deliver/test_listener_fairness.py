@@ -1,0 +1,85 @@
+"""Neighbours share a process by time, and new events share a listener with its retries."""
+
+import itertools
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sqla_pubsub import RetryLater, RetryPolicy, after_insert
+from tests.deliver.notes import DEADLINE, Notes, running
+from tests.waiting import wait_until
+
+AGAIN = RetryPolicy(max_attempts=10**6)
+
+pytestmark = pytest.mark.one_driver
+
+
+def longest_run(names: list[str], name: str) -> int:
+    return max((len(list(run)) for each, run in itertools.groupby(names) if each == name), default=0)
+
+
+@pytest.mark.parametrize("options", [{"timeout": timedelta(seconds=30)}, {"batch": 1}])
+def test_a_listener_with_a_transaction_for_each_event_has_many_of_them_in_its_turn(
+    notes: Notes, options: dict[str, Any]
+) -> None:
+    """Else each of its events would wait for a whole group of every neighbour."""
+    handled: list[str] = []
+
+    @after_insert(notes.Note)
+    def busy() -> None:
+        handled.append("busy")
+
+    def single() -> None:
+        handled.append("single")
+
+    def batched(events: list[Any]) -> None:
+        handled.extend("single" for _ in events)
+
+    after_insert(notes.Note, **options)(batched if "batch" in options else single)
+    notes.write(*map(str, range(60)))
+    notes.drain(commit_every=timedelta(seconds=5))
+    assert handled.count("single") == handled.count("busy") == 60
+    assert longest_run(handled, "single") > 20
+
+
+def test_no_lane_is_always_the_first_of_a_round(notes: Notes) -> None:
+    """One that breaks the connection each time would keep those behind it from ever working."""
+    handled: list[str] = []
+
+    @after_insert(notes.Note)
+    def a() -> None:
+        handled.append("a")
+
+    @after_insert(notes.Note)
+    def b() -> None:
+        handled.append("b")
+
+    notes.install()
+    with running(notes.listener()):
+        for number in range(1, 5):
+            notes.write(str(number))
+            wait_until(lambda: len(handled) == 2 * number, DEADLINE, "both to handle it")  # noqa: B023
+    firsts = handled[::2]
+    assert {"a", "b"} == set(firsts)
+
+
+def test_a_storm_of_retries_leaves_new_events_their_share(notes: Notes) -> None:
+    """Forty events that ask again at once, for ever, and twenty new ones."""
+    handled: set[str] = set()
+
+    @after_insert(notes.Note, retry=AGAIN)
+    def handle(new: Any) -> None:
+        if new.content.startswith("storm"):
+            raise RetryLater(after=timedelta(0))
+        handled.add(new.content)
+
+    notes.write(*(f"storm {number}" for number in range(40)))
+    with running(notes.listener(claim_size=10)):
+        wait_until(
+            lambda: notes.scalar("SELECT count(*) FROM pubsub_outbox WHERE attempt > 0") == 40,
+            DEADLINE,
+            "the storm",
+        )
+        notes.write(*(str(number) for number in range(20)))
+        wait_until(lambda: len(handled) == 20, DEADLINE, "the new events")
