@@ -8,21 +8,13 @@ from datetime import timedelta
 
 from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
+from sqla_pubsub.sqlstates import DENIED, TRANSIENT
 
 MAX_ERROR = 20_000
 """Characters kept of an error or a traceback."""
 
-TRANSIENT = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
-"""SQLSTATEs that say nothing about the event: serialization, deadlock, lock timeout, shutdown.
-
-Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
-"""
 MAX_TRANSIENT = 5
 """Uncounted tries of one entry in a row."""
-
-
-DENIED = "42501"
-"""The SQLSTATE of a missing right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

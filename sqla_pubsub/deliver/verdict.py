@@ -17,8 +17,9 @@ from sqla_pubsub.deliver.outcome import (
     is_transient,
     judge,
 )
-from sqla_pubsub.errors import UnreadableEntry, sqlstate
+from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload, sqlstate
 from sqla_pubsub.retry import Rng
+from sqla_pubsub.sqlstates import is_of_values
 from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
@@ -59,13 +60,7 @@ class Verdict:
 
     def unreadable(self, entry: Entry, error: BaseException) -> Outcome:
         """Return the outcome of an entry whose payload could not be decoded."""
-        if (sqlstate(error) or "42")[:2] not in ("22", "42"):
-            # Not the payload's fault, nor that of a type which is gone: it may go better later.
-            return self.failed(entry, error)
-        if isinstance(error, UnreadableEntry) and str(error).startswith("outbox entry"):
-            return self.failed(entry, error)
-        text = f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {describe(error)}"
-        return self.failed(entry, UnreadableEntry(text))
+        return self.failed(entry, named(entry, self._spec.name, error))
 
     def settled(self, outcomes: Sequence[Outcome]) -> float | None:
         """Count what was committed; return in how many seconds the first retry of it is due."""
@@ -81,3 +76,14 @@ class Verdict:
                 case DeadLetter():
                     self._board.count(dead=1)
         return min(delays, default=None)
+
+
+def named(entry: Entry, listener: str, error: BaseException) -> BaseException:
+    """Return what decoding an entry alone raised, as an error that names the entry where the payload was at fault."""
+    if isinstance(error, UnreadableEntry) and not isinstance(error, UnreadablePayload):
+        return error
+    state = sqlstate(error)
+    if state is not None and not is_of_values(state):
+        # Not the payload's fault, nor that of a type which is gone: it may go better later.
+        return error
+    return UnreadableEntry(f"outbox entry {entry.id} for {listener!r} cannot be read: {describe(error)}")
