@@ -18,7 +18,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, Retry, describe
-from sqla_pubsub.deliver.pace import MAX_SAVEPOINTS
 from sqla_pubsub.deliver.single import Alone, Single, scan_for
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store, ids
@@ -46,7 +45,7 @@ class Lane(Single):
 
     def restart(self) -> None:
         """Forget where there is nothing: the database may be another one."""
-        self._scan = scan_for(self.spec)
+        self._scan = scan_for(self.spec, self._limits.scan)
 
     def rewind(self, *, due: bool) -> None:
         """Look from the lowest id again, and at the retries too where one is *due*."""
@@ -157,12 +156,16 @@ class Lane(Single):
             outcomes.append(outcome)
             self._scan.passed(entry.id)
             spent = self._clock() - began
-            if spent >= self._pace.time_box or store.opened >= MAX_SAVEPOINTS or self._stopping():
+            if (
+                spent >= self._pace.time_box
+                or store.opened >= self._pace.limits.max_savepoints
+                or self._stopping()
+            ):
                 break
         outcomes = self._write_pending(store, entries, outcomes)
         self._pace.measure(self._clock() - began, len(outcomes))
         most = self._config.claim_size
-        self._pace.limit = min(most, MAX_SAVEPOINTS) if store.opened else most
+        self._pace.limit = min(most, self._pace.limits.max_savepoints) if store.opened else most
         return outcomes
 
     def _write_pending(self, store: Store, entries: list[Entry], outcomes: list[Outcome]) -> list[Outcome]:

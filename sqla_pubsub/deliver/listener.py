@@ -18,6 +18,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connect import Outage, make_engine
 from sqla_pubsub.deliver.dispatch import Dispatcher
 from sqla_pubsub.deliver.lane import Lane
+from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
 from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
 from sqla_pubsub.deliver.step import ConnectionLost
@@ -43,6 +44,7 @@ class Listener:
         config: Settings.
         listeners: Names of the listeners to run; None runs all.
         board: Where to show what is being done; given by the supervisor.
+        limits: Timings and bounds that are no settings; given by tests.
 
     Raises:
         ConfigurationError: No listener is declared, a name is unknown, or the database is another one.
@@ -56,6 +58,7 @@ class Listener:
         *,
         listeners: Collection[str] | None = None,
         board: Board | None = None,
+        limits: Limits = DEFAULTS,
     ) -> None:
         _refuse_wrong_kinds(engine, config, listeners)
         if engine.dialect.name != "postgresql":
@@ -73,6 +76,7 @@ class Listener:
         self._outage = Outage(engine, metadata)
         self._specs = chosen(self._registry.listeners, listeners)
         self._board = board or Board()
+        self._limits = limits
         self._stop = StopSignal()
         self._store: Store | None = None
         self._direct_store: Store | None = None
@@ -186,10 +190,13 @@ class Listener:
     def _lane(self, spec: ListenerSpec) -> Lane:
         dispatcher = Dispatcher(spec, self._registry)
         if spec.transactional:
-            return Lane(spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy)
+            return Lane(
+                spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy,
+                limits=self._limits,
+            )  # fmt: skip
         return OutsideLane(
             spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy,
-            engine=self._engine,
+            limits=self._limits, engine=self._engine,
         )  # fmt: skip
 
     def _busy(self) -> None:
@@ -230,6 +237,7 @@ class Listener:
                 self._floors,
                 self._stop,
                 answered=self._board.answered,
+                limits=self._limits.poll,
             )
         except DBAPIError as error:
             self._outage.refuse(error)

@@ -22,20 +22,13 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.limits import DEFAULTS, PollLimits
 from sqla_pubsub.deliver.locks import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
 from sqla_pubsub.deliver.statements import UNLIMITED, Statements
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.outbox import Outbox, absence
 
 logger = logging.getLogger(__name__)
-
-FIRST_POLL = 0.005
-WRITERS_POLL = 0.05
-"""Longest sleep, in seconds, while open transactions of writers keep the lock from us."""
-TAKE_OVER_POLL = 1.0
-"""Longest sleep, in seconds, while others have work in hand: no notification tells that they died."""
-BLIND_POLL = 0.5
-"""Longest sleep, in seconds, where no notification can come at all."""
 
 
 class StopSignal:
@@ -98,6 +91,7 @@ class Sleeper:
         stop: Ends a sleep.
         clock: Seconds.
         answered: Called when the server has answered.
+        limits: How long it sleeps without a look.
     """
 
     def __init__(
@@ -110,7 +104,9 @@ class Sleeper:
         *,
         clock: Callable[[], float] = time.monotonic,
         answered: Callable[[], None] = lambda: None,
+        limits: PollLimits = DEFAULTS.poll,
     ) -> None:
+        self._limits = limits
         self._config = config
         self._floors = floors
         self._stop = stop
@@ -158,7 +154,7 @@ class Sleeper:
         logger.warning(
             "listener.polling: a connection pooler stands before the server, so notifications cannot be "
             "received; polling every %s s at most. Give direct_url= a URL past the pooler to be woken.",
-            BLIND_POLL,
+            self._limits.blind,
         )
 
     def _listen(self) -> None:
@@ -203,7 +199,9 @@ class Sleeper:
                 continue
             self._deaf = False
             elapsed = self._clock() - self._since
-            timeout = min(longest, max(FIRST_POLL, elapsed), TAKE_OVER_POLL if ready else longest)
+            timeout = min(
+                longest, max(self._limits.first, elapsed), self._limits.take_over if ready else longest
+            )
             if due_in is not None and due_in > 0:
                 timeout = min(timeout, due_in)
             if self._wait(timeout):
@@ -232,7 +230,7 @@ class Sleeper:
         """Take the door if it is free, and return the longest time to sleep."""
         poll = self._config.poll_interval.total_seconds()
         if self.blind:
-            return min(poll, BLIND_POLL)
+            return min(poll, self._limits.blind)
         if not self._holding:
             self._holding = bool(self._connection.scalar(TRY_DOOR, {"key": self._key}))
         if self._holding:
@@ -240,7 +238,7 @@ class Sleeper:
             return poll
         # Shared holders are writers with open transactions; an exclusive one is another sleeper.
         if self._connection.scalar(PROBE_DOOR, {"key": self._key}):
-            return min(poll, WRITERS_POLL)
+            return min(poll, self._limits.writers)
         self._as("neighbour")
         return poll
 

@@ -10,11 +10,21 @@ from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
 from sqla_pubsub.sqlstates import DENIED, TRANSIENT
 
-MAX_ERROR = 20_000
-"""Characters kept of an error or a traceback."""
 
-MAX_TRANSIENT = 5
-"""Uncounted tries of one entry in a row."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureLimits:
+    """What bounds a failure.
+
+    Args:
+        max_error: Characters kept of an error or a traceback.
+        max_transient: Uncounted tries of one entry in a row.
+    """
+
+    max_error: int = 20_000
+    max_transient: int = 5
+
+
+_DEFAULTS = FailureLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +57,16 @@ class DeadLetter:
 Outcome = Acknowledge | Retry | DeadLetter
 
 
-def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng: Rng) -> Retry | DeadLetter:  # noqa: A002
+def judge(
+    id: int,  # noqa: A002
+    error: BaseException,
+    attempt: int,
+    policy: RetryPolicy,
+    rng: Rng,
+    limits: FailureLimits = _DEFAULTS,
+) -> Retry | DeadLetter:
     """Return what becomes of an entry whose try number *attempt* raised *error*."""
-    text = _encodable("".join(traceback.format_exception(error)))[-MAX_ERROR:]
+    text = _encodable("".join(traceback.format_exception(error)))[-limits.max_error :]
     if isinstance(error, Reject):
         return DeadLetter(id=id, attempt=attempt, reason=_encodable(error.reason), traceback=text)
     if isinstance(error, UnreadableEntry):
@@ -62,14 +79,14 @@ def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng:
     return Retry(id=id, attempt=attempt, delay=delay, error=text)
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
     """Return type and message of *error* in one line."""
     try:
         message = _encodable(str(error)).strip().partition("\n")[0]
     except Exception:
         message = "(its text cannot be made)"
     name = type(error).__name__
-    return (f"{name}: {message}" if message else name)[:MAX_ERROR]
+    return (f"{name}: {message}" if message else name)[: limits.max_error]
 
 
 def is_transient(error: BaseException) -> bool:

@@ -18,9 +18,10 @@ from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
 from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied
 from sqla_pubsub.deliver.pace import Pace
-from sqla_pubsub.deliver.scan import Scan
+from sqla_pubsub.deliver.scan import Scan, ScanLimits
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.verdict import Verdict
@@ -53,6 +54,7 @@ class Single:
         taken: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        limits: Limits = DEFAULTS,
     ) -> None:
         self.spec = spec
         self._dispatcher = dispatcher
@@ -61,10 +63,11 @@ class Single:
         self._stopping = stopping
         self._taken = taken
         self._clock = clock
-        self._verdict = Verdict(spec, board, rng or random.Random())
+        self._verdict = Verdict(spec, board, rng or random.Random(), limits.failure)
         time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
-        self._pace = Pace(time_box, config.claim_size)
-        self._scan = scan_for(spec)
+        self._pace = Pace(time_box, config.claim_size, limits.pace)
+        self._limits = limits
+        self._scan = scan_for(spec, limits.scan)
         self._alone: deque[int] = deque()
         self._savepoints = spec.batch is None and spec.effects != "database"
         self._broken: Outcome | None = None
@@ -193,6 +196,6 @@ class Single:
             self._scan.due(0.0)
 
 
-def scan_for(spec: ListenerSpec) -> Scan:
+def scan_for(spec: ListenerSpec, limits: ScanLimits) -> Scan:
     """Return a fresh scan for a listener: what is adopted from an earlier name may have any id."""
-    return Scan(floored=not spec.previous_names)
+    return Scan(floored=not spec.previous_names, limits=limits)

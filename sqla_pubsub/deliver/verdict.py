@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import (
-    MAX_TRANSIENT,
     Acknowledge,
     DeadLetter,
+    FailureLimits,
     Outcome,
     Retry,
     describe,
@@ -24,14 +24,17 @@ from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
 
+_DEFAULTS = FailureLimits()
+
 
 class Verdict:
     """Decides on failures of one listener's events and keeps count of all outcomes."""
 
-    def __init__(self, spec: ListenerSpec, board: Board, rng: Rng) -> None:
+    def __init__(self, spec: ListenerSpec, board: Board, rng: Rng, limits: FailureLimits = _DEFAULTS) -> None:
         self._spec = spec
         self._board = board
         self._rng = rng
+        self._limits = limits
         self._transient: dict[int, int] = {}
 
     def uncounted(self, entry: Entry, error: BaseException) -> bool:
@@ -39,12 +42,12 @@ class Verdict:
         if not is_transient(error):
             return False
         self._transient[entry.id] = self._transient.get(entry.id, 0) + 1
-        return self._transient[entry.id] <= MAX_TRANSIENT
+        return self._transient[entry.id] <= self._limits.max_transient
 
     def failed(self, entry: Entry, error: BaseException) -> Outcome:
         """Return the outcome of a try that raised *error*."""
         attempt = entry.attempt + 1
-        outcome = judge(entry.id, error, attempt, self._spec.retry, self._rng)
+        outcome = judge(entry.id, error, attempt, self._spec.retry, self._rng, self._limits)
         fields = {"listener": self._spec.name, "entry": entry.id, "attempt": attempt}
         if isinstance(outcome, Retry):
             logger.warning(
