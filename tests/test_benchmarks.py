@@ -19,13 +19,15 @@ from benchmarks.harness.environments import REQUIREMENTS, Unavailable, interpret
 from benchmarks.harness.harness import Refused, prepare
 from benchmarks.harness.redis import redis
 from benchmarks.harness.results import Results
-from benchmarks.harness.revisions import VARIABLE
+from benchmarks.harness.revisions import VARIABLE, commit_of
+from benchmarks.harness.servers import postgres
 from benchmarks.harness.tables import tables
 from benchmarks.own import Measured
 from benchmarks.processes import drain
 from benchmarks.report import page
 from benchmarks.shop import COPY, database, fill
 from benchmarks.workloads import BY_NAME
+from sqla_pubsub.testing.binaries import found_servers
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +90,33 @@ def test_a_folder_without_a_server_is_refused_in_a_sentence(tmp_path: Path) -> N
     assert stderr == (
         f"PG_BIN={tmp_path} holds no initdb and postgres. Give the folder with a server's programs, or unset it.\n"
     )
+
+
+def test_another_server_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    version, folder = next(iter(found_servers().items()))
+    monkeypatch.setenv("PG_BIN", str(folder))
+    with postgres(fsync=False) as server:
+        assert server.settings()["server_version"].startswith(str(version))
+        assert server.settings()["fsync"] == "off"
+        assert "postgres" in Path(f"/proc/{server.pid}/cmdline").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="what git archive takes is in a clone only")
+def test_the_library_of_another_commit_comes_before_the_one_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, commit_of("HEAD"))
+    peer = load("earlier")
+    assert peer.unavailable() is None
+    path = os.pathsep.join(map(str, peer.python_path()))
+    done = subprocess.run(
+        [sys.executable, "-c", "import sqla_pubsub, benchmarks; print(sqla_pubsub.__file__, benchmarks.__file__)"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    library, harness = done.stdout.split()
+    assert Path(library).is_relative_to(tmp_path)
+    assert Path(harness).is_relative_to(ROOT)
 
 
 def test_without_a_redis_server_a_system_that_needs_it_is_refused_in_a_sentence(
