@@ -20,7 +20,7 @@ test-all: export PUBSUB_TEST_PG := $(PUBSUB_TEST_PG)
 test-all: lint
 	@$(PYTEST)
 
-# BENCH="--full" measures at full length; BENCH_HARNESS is the folder of the peer harness.
+# BENCH="--full" measures at full length, BENCH="--beside COMMIT" beside the library of another commit.
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.run $(BENCH)
 

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.harness import OURS, Results, Series
+from benchmarks.harness.adapter import LIMITS, OURS
+from benchmarks.harness.results import Results, Series
+from benchmarks.workloads import WORKLOADS, Kind
 
-LIMIT_BATCH, LIMIT_NOTIFY = "raw_skiplocked", "raw_listen"
+LIMIT_NOTIFY, LIMIT_BATCH = LIMITS
+EARLIER = "earlier"
+_MANY = ("4", "10")
 _STORED = ("drain", "drain_db", "burst", "produce_bulk", "produce_single")
 
 
@@ -21,6 +25,7 @@ class Comparison:
         figure: Key in the harness's lines.
         title: What the reader sees.
         against: The peer compared with; "" where the figure is a ratio by itself.
+        against_workload: The workload compared with; "" for the same.
         option: The setting of our adapter.
         goal: Least or greatest ratio; None where only the distance is of interest.
         better: Whether more or less is better.
@@ -30,6 +35,7 @@ class Comparison:
     figure: str
     title: str
     against: str = ""
+    against_workload: str = ""
     option: str = ""
     goal: float | None = None
     better: Literal["more", "less"] = "more"
@@ -37,35 +43,40 @@ class Comparison:
     def row(self, results: Results) -> list[str] | None:
         """Return the cells, None where something was not measured."""
         ours = results.value(OURS, self.workload, self.figure, self.option)
-        other = results.value(self.against, self.workload, self.figure) if self.against else None
-        # The limit runs beside every variant; what ran with it is the better comparison.
-        if self.option and self.against:
-            other = results.value(self.against, self.workload, self.figure, self.option) or other
+        other = self._other(results)
         if ours is None or (self.against and other is None):
             return None
         ratio = ours if other is None else ours / other
         name = f"`{self.workload}`: {self.title}"
         return [
             name,
-            self.against or "-",
+            " ".join(filter(None, (self.against, self.against_workload and f"`{self.against_workload}`")))
+            or "-",
             _number(other),
             _number(ours),
             f"{ratio:.2f}",
             self._verdict(ratio),
         ]
 
+    def _other(self, results: Results) -> float | None:
+        if not self.against:
+            return None
+        workload = self.against_workload or self.workload
+        # What ran in turns with the variant is the better comparison.
+        beside = results.value(self.against, workload, self.figure, self.option)
+        return beside or results.value(self.against, workload, self.figure)
+
     def _verdict(self, ratio: float) -> str:
         if self.goal is None:
             return "-"
         reached = ratio >= self.goal if self.better == "more" else ratio <= self.goal
         sign = ">=" if self.better == "more" else "<="
-        return f"{sign} {self.goal:g}: {'reached' if reached else 'missed'}"
+        return f"{sign} {round(self.goal, 2):g}: {'reached' if reached else 'missed'}"
 
 
 _VARIANTS = {
     "": "defaults",
     "write=flush": "`session.flush()` in the handler",
-    "write=core": "`session.execute(insert(...))` in the handler",
     "effects=database": '`effects="database"`',
     "batch=500": "`batch=500`, one bulk insert",
 }
@@ -76,16 +87,23 @@ _LATENCIES = (("lat_p50_ms", "p50, ms"), ("lat_p99_ms", "p99, ms"))
 
 def series(peers: Sequence[str]) -> list[Series]:
     """Return what is run: ours beside the limits, and beside *peers*."""
-    with_limit = (LIMIT_BATCH, OURS, *peers)
-    with_notify = (LIMIT_NOTIFY, OURS, *peers)
+    ours = (OURS, EARLIER) if EARLIER in peers else (OURS,)
+    others = [peer for peer in peers if peer not in (*LIMITS, *ours)]
+    with_limit = (LIMIT_BATCH, *ours, *others)
+    with_notify = (LIMIT_NOTIFY, *ours, *others)
     return [
         Series(peers=with_limit, workloads=_STORED),
         Series(peers=with_notify, workloads=("live", "latency")),
         Series(peers=with_notify, workloads=("writers",), repeats=1),
+        Series(peers=ours, workloads=("drain", "drain_statement", "drain_lazy")),
+        *(
+            Series(peers=ours, workloads=(name, *(f"{name}_{number}" for number in _MANY)))
+            for name in ("produce_single", "produce_bulk", "drain")
+        ),
         *(
             # Where there is a goal, the limit takes its turns beside the variant.
             Series(
-                peers=(LIMIT_BATCH, OURS) if option in _VARIANT_GOALS else (OURS,),
+                peers=(LIMIT_BATCH, *ours) if option in _VARIANT_GOALS else ours,
                 workloads=("drain_db",),
                 option=option,
             )
@@ -97,7 +115,7 @@ def series(peers: Sequence[str]) -> list[Series]:
 
 def comparisons() -> list[Comparison]:
     """Return the rows of the table, in order."""
-    return [*_handling(), *_arriving(), *_writing()]
+    return [*_handling(), *_arriving(), *_writing(), *_many_listeners(), *_earlier()]
 
 
 def _handling() -> list[Comparison]:
@@ -108,6 +126,22 @@ def _handling() -> list[Comparison]:
         )
         for option, title in _VARIANTS.items()
     ]  # fmt: skip
+    rows += [
+        Comparison(
+            workload="drain_statement",
+            figure=_RATE,
+            title="`session.execute(insert(...))` in the handler, events/s",
+            against=LIMIT_BATCH,
+            against_workload="drain_db",
+        ),
+        Comparison(
+            workload="drain_lazy",
+            figure=_RATE,
+            title="reads `new.article.author`, events/s",
+            against=OURS,
+            against_workload="drain",
+        ),
+    ]
     rows += [
         Comparison(
             workload=workload, figure=f"settled_{_RATE}", title="until all is acknowledged, events/s",
@@ -160,6 +194,63 @@ def _writing() -> list[Comparison]:
             workload="writers", figure="writers_ratio", title="commits/s with / without", against=LIMIT_NOTIFY
         ),
     ]
+
+
+def _many_listeners() -> list[Comparison]:
+    """Return what more listeners on one table cost: the writer for each row, the worker for each event."""
+    return [
+        *(
+            Comparison(
+                workload=f"{name}_{number}",
+                figure="added_us_per_row",
+                title="added, us/row",
+                against=OURS,
+                against_workload=name,
+                better="less",
+            )
+            for name in ("produce_single", "produce_bulk")
+            for number in _MANY
+        ),
+        *(
+            Comparison(
+                workload=f"drain_{number}",
+                figure=_RATE,
+                title=f"{number} listeners on one table, events/s",
+                against=OURS,
+                against_workload="drain",
+            )
+            for number in _MANY
+        ),
+    ]
+
+
+_KEPT = 0.95
+_FIGURES: dict[Kind, tuple[str, Literal["more", "less"]]] = {
+    "single": ("rows_per_s", "more"), "bulk": ("rows_per_s", "more"), "drain": (_RATE, "more"),
+    "live": (_RATE, "more"), "burst": (_RATE, "more"), "latency": ("lat_p50_ms", "less"),
+    "writers": ("commits_per_s", "more"),
+}  # fmt: skip
+
+
+def _earlier() -> list[Comparison]:
+    """Return every workload beside an earlier commit."""
+    rows = []
+    for workload in WORKLOADS:
+        figure, better = _FIGURES[workload.kind]
+        options = _VARIANTS if workload.name == "drain_db" else ("",)
+        rows += [
+            Comparison(
+                workload=workload.name,
+                figure=figure,
+                title=" ".join(filter(None, (figure, option))),
+                against=EARLIER,
+                option=option,
+                better=better,
+                goal=_KEPT if better == "more" else 1 / _KEPT,
+            )
+            for option in options
+        ]
+    return rows
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 
-from benchmarks.harness import HERE
+from benchmarks.harness.adapter import ROOT
 from benchmarks.processes import DEADLINE, Drain, asleep, backends, cpu_seconds, drain, family, listening
 from benchmarks.shop import COPY, address, database, fill, metadata, tidy
 from sqla_pubsub import Listener
@@ -257,7 +257,7 @@ def start(server: str, sizes: Sizes) -> Iterator[Measured]:
                 took.append(time.monotonic() - began)
     for _ in range(2 * sizes.repeats + 1):
         done = subprocess.run(
-            [sys.executable, "-c", _IMPORT], cwd=HERE.parent, capture_output=True, text=True, check=True
+            [sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, text=True, check=True
         )
         imports.append(1000 * float(done.stdout))
     yield Measured(

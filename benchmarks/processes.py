@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from benchmarks.harness import HERE
+from benchmarks.harness.adapter import ROOT
 from benchmarks.shop import address
 from tests.waiting import wait_until
 
@@ -48,9 +48,7 @@ def drain(engine: Engine, declared: Sequence[str], run: Sequence[str], *, worker
     command = [
         sys.executable, "-m", "benchmarks.worker", address(engine), ",".join(declared), ",".join(run),
     ]  # fmt: skip
-    started = [
-        subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True) for _ in range(workers)
-    ]
+    started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
     said: list[dict[str, Any]] = []
     for process in started:
         output, _ = process.communicate()
@@ -68,7 +66,7 @@ def drain(engine: Engine, declared: Sequence[str], run: Sequence[str], *, worker
 def listening(engine: Engine) -> Iterator[subprocess.Popen[bytes]]:
     """``sqla-pubsub listen`` with one worker, from the moment when it sleeps for want of work."""
     command = [sys.executable, "-m", "sqla_pubsub", "listen", "benchmarks.shop", "--url", address(engine)]
-    process = subprocess.Popen(command, cwd=HERE.parent, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: asleep(engine) or process.poll() is not None, DEADLINE, "the listener to sleep")
         if process.returncode is not None:

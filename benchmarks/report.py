@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from benchmarks.goals import comparisons
-from benchmarks.harness import OURS, Results
+from benchmarks.harness.adapter import OURS
+from benchmarks.harness.results import Results
+from benchmarks.harness.tables import markdown
 from benchmarks.own import Measured
 
 _RATIOS = ("workload: figure", "compared with", "theirs", "ours", "ratio", "goal")
@@ -20,35 +22,26 @@ Written by `make bench` or `make bench-peers`; what the rows mean and how to use
 """
 
 
-def page(
-    results: Results, own: Sequence[Measured], *, repeats: int, scale: float, server: str, minutes: float
-) -> str:
+def page(results: Results, own: Sequence[Measured], *, repeats: int, scale: float, minutes: float) -> str:
     """Return the whole file."""
     rows = [row for each in comparisons() if (row := each.row(results)) is not None]
     return "\n".join(
         [
             _INTRODUCTION,
-            *_setting(results, repeats=repeats, scale=scale, server=server, minutes=minutes),
+            *_setting(results, repeats=repeats, scale=scale, minutes=minutes),
             "\n## Beside others\n",
             f"Medians of {repeats} runs in turns; `writers` takes the median of three turns by itself. `raw_` are the",
             "limits: the same SQL by hand, without SQLAlchemy, decoding, retries or listeners.\n",
-            *table(_RATIOS, rows),
+            *markdown(_RATIOS, rows),
             "\n## By itself\n",
-            f"On PostgreSQL {server}, default configuration.\n",
-            *table(("what", "measured", "goal"), [each.row() for each in own]),
+            *markdown(("what", "measured", "goal"), [each.row() for each in own]),
             *_wrong(results),
             "",
         ]
     )
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def _setting(results: Results, *, repeats: int, scale: float, server: str, minutes: float) -> list[str]:
+def _setting(results: Results, *, repeats: int, scale: float, minutes: float) -> list[str]:
     known = results.environment
     postgres = dict(known["postgres"])
     version = postgres.pop("server_version")
@@ -58,14 +51,15 @@ def _setting(results: Results, *, repeats: int, scale: float, server: str, minut
         f"- Measured {datetime.now(UTC):%Y-%m-%d}, {repeats} runs at {scale:g} of full size, in {minutes:.1f} min.",
         f"- Machine: {known['cpus']} x {known['cpu']}, {_memory_gigabytes():.0f} GB, {known['machine']}.",
         f"- Before: load {known['load1']}, {known['reference']['commits_per_s']:,} durable commits/s on one connection.",
-        f"- PostgreSQL {version} beside others, over a unix socket: {settings}; {server} by itself.",
+        f"- PostgreSQL {version}, over a unix socket: {settings}.",
         f"- Python {platform.python_version()}; {_versions(peers[OURS]['versions'])}.",
         "- Our settings: the defaults, one listener, 2 processes; 1 process in `latency`.",
     ]
     others = [name for name in peers if name != OURS and not name.startswith("raw_")]
-    return lines + [
+    lines += [
         f"- {name}: {_versions(peers[name]['versions'])}; {peers[name]['delivery']}." for name in others
     ]
+    return lines + [f"- Left out, {sentence}." for sentence in results.left_out]
 
 
 def _versions(versions: dict[str, str]) -> str:

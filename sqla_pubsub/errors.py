@@ -24,6 +24,10 @@ class UnreadableEntry(DeliveryError):
     """A stored entry that cannot become an event: it is moved to the dead letters at once."""
 
 
+class UnreadablePayload(UnreadableEntry):
+    """Values of a payload cannot become Python's. Many are decoded together, so it does not say of which entry."""
+
+
 class SessionOwnershipError(DeliveryError):
     """A handler tried to end a transaction that belongs to the listener."""
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,29 @@ import pytest
 from sqlalchemy import text
 
 from benchmarks.goals import Comparison, comparisons, series
-from benchmarks.harness import OURS, Harness, Refused, Results
+from benchmarks.harness import handled
+from benchmarks.harness.accounting import tally, wanted
+from benchmarks.harness.adapter import OURS, known_peers, load
+from benchmarks.harness.environments import REQUIREMENTS, Unavailable, interpreter, programs
+from benchmarks.harness.harness import Refused, prepare
+from benchmarks.harness.redis import redis
+from benchmarks.harness.results import Results
+from benchmarks.harness.revisions import VARIABLE, commit_of
+from benchmarks.harness.servers import postgres
+from benchmarks.harness.tables import tables
 from benchmarks.own import Measured
 from benchmarks.processes import drain
 from benchmarks.report import page
 from benchmarks.shop import COPY, database, fill
+from benchmarks.workloads import BY_NAME
+from sqla_pubsub.testing.binaries import found_servers
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 POSTGRES = {"server_version": "18.4", "fsync": "on"}
 ENVIRONMENT = {
-    "env": {
-        "postgres": POSTGRES, "cpus": 2, "cpu": "a processor", "machine": "Linux", "load1": 0.1,
-        "reference": {"commits_per_s": 1000},
-    },
+    "postgres": POSTGRES, "cpus": 2, "cpu": "a processor", "machine": "Linux", "load1": 0.1,
+    "reference": {"commits_per_s": 1000},
     "peers": {
         OURS: {"versions": {"SQLAlchemy": "2.1"}, "delivery": "exactly once"},
         "pgqueuer": {"versions": {"pgqueuer": "1.6"}, "delivery": "at least once"},
@@ -32,8 +42,8 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-def line(peer: str, workload: str, **figures: Any) -> str:
-    return json.dumps({"peer": peer, "workload": workload, **figures})
+def line(peer: str, workload: str, **figures: Any) -> dict[str, Any]:
+    return {"peer": peer, "workload": workload, **figures}
 
 
 @pytest.fixture
@@ -41,25 +51,198 @@ def results() -> Results:
     results = Results()
     ours = [line(OURS, "drain_db", events_per_s=rate) for rate in (6000.0, 9000.0, 5000.0)]
     theirs = [line("pgqueuer", "drain_db", events_per_s=4000.0)]
-    results.add([json.dumps(ENVIRONMENT), *ours, *theirs], "")
+    results.environment = ENVIRONMENT
+    results.add([*ours, *theirs])
     return results
 
 
-def test_without_the_harness_it_says_what_to_do_and_ends_with_2(tmp_path: Path) -> None:
+def said(module: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    """What a program answers on stderr, and its exit code."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.run"],
-        cwd=ROOT, env=os.environ | {"BENCH_HARNESS": str(tmp_path)}, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert f"no peer harness at {tmp_path}. Set BENCH_HARNESS" in done.stderr
-    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
 
 
-def test_a_harness_that_fails_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "run.py").write_text("raise SystemExit(1)")
-    monkeypatch.setenv("BENCH_HARNESS", str(tmp_path))
-    with pytest.raises(Refused, match="ended with 1"):
-        Harness().run(series(())[0], repeats=1, scale=1, seconds=1, into=Results())
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--peers", "nobody"], "peer 'nobody' is unknown. Allowed are: all, raw_listen,"),
+        (["--beside", "nowhere"], "--beside 'nowhere': git knows no such commit here."),
+    ],
+)
+def test_what_is_not_there_is_refused_in_a_sentence(arguments: list[str], sentence: str) -> None:
+    code, stderr = said("benchmarks.run", *arguments)
+    assert code == 2
+    assert stderr.startswith(sentence)
+
+
+def test_an_unknown_workload_is_refused_in_a_sentence() -> None:
+    code, stderr = said("benchmarks.harness", "--workloads", "juggling")
+    assert code == 2
+    assert stderr.startswith("workload 'juggling' is unknown. Allowed are: all, produce_single,")
+
+
+def test_a_folder_without_a_server_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    code, stderr = said("benchmarks.run", PG_BIN=str(tmp_path))
+    assert code == 2
+    assert stderr == (
+        f"PG_BIN={tmp_path} holds no initdb and postgres. Give the folder with a server's programs, or unset it.\n"
+    )
+
+
+def test_another_server_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    version, folder = next(iter(found_servers().items()))
+    monkeypatch.setenv("PG_BIN", str(folder))
+    with postgres(fsync=False) as server:
+        assert server.settings()["server_version"].startswith(str(version))
+        assert server.settings()["fsync"] == "off"
+        assert "postgres" in Path(f"/proc/{server.pid}/cmdline").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="what git archive takes is in a clone only")
+def test_the_library_of_another_commit_comes_before_the_one_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, commit_of("HEAD"))
+    peer = load("earlier")
+    assert peer.unavailable() is None
+    path = os.pathsep.join(map(str, peer.python_path()))
+    done = subprocess.run(
+        [sys.executable, "-c", "import sqla_pubsub, benchmarks; print(sqla_pubsub.__file__, benchmarks.__file__)"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    library, harness = done.stdout.split()
+    assert Path(library).is_relative_to(tmp_path)
+    assert Path(harness).is_relative_to(ROOT)
+
+
+def test_without_a_redis_server_a_system_that_needs_it_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with (
+        ExitStack() as stack,
+        pytest.raises(Refused, match=r"celery: it needs redis-server.* apt install redis-server"),
+    ):
+        prepare(["celery"], redis_server=lambda: stack.enter_context(redis()), leave_out=False)
+
+
+def test_of_all_systems_those_that_cannot_run_are_left_out_and_the_others_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with ExitStack() as stack:
+        ready, left_out = prepare(
+            ["celery", "earlier", OURS], redis_server=lambda: stack.enter_context(redis()), leave_out=True
+        )
+    assert [each.peer.name for each in ready] == [OURS]
+    assert [sentence.partition(":")[0] for sentence in left_out] == ["celery", "earlier"]
+
+
+def test_without_a_new_enough_interpreter_it_says_which_one_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"needs Python 3\.99 or newer.* pyenv install 3\.99"):
+        interpreter("# python >= 3.99\nsomething==1.0\n")
+
+
+def test_a_shim_that_runs_nothing_is_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shim = tmp_path / "python3.99"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    with pytest.raises(Unavailable):
+        interpreter("# python >= 3.99\n")
+
+
+def test_packages_that_cannot_be_installed_leave_no_environment_that_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would start what is half there."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    peer = load("procrastinate")
+    for _ in range(2):
+        with pytest.raises(
+            Unavailable, match=r"benchmarks/requirements/procrastinate\.txt names cannot be installed"
+        ):
+            programs(peer)
+
+
+@pytest.mark.parametrize("name", known_peers())
+def test_each_adapter_can_be_read_without_its_system_and_says_what_it_promises(name: str) -> None:
+    peer = load(name)
+    assert peer.name == name
+    assert peer.packages
+    assert peer.delivery
+    assert {*peer.rows} <= {*BY_NAME}
+    assert peer.environment is None or (REQUIREMENTS / f"{peer.environment}.txt").is_file()
+
+
+def test_every_file_of_requirements_belongs_to_an_adapter() -> None:
+    assert {path.stem for path in REQUIREMENTS.iterdir()} == {
+        load(name).environment for name in known_peers()
+    } - {None}
+
+
+def test_every_workload_of_a_series_and_of_a_row_is_described() -> None:
+    measured = {name for one in series(["earlier", "pgqueuer"]) for name in one.workloads}
+    assert measured == {*BY_NAME}
+    for row in comparisons():
+        assert {row.workload, row.against_workload or row.workload} <= {*BY_NAME}
+
+
+def test_a_table_has_medians_and_says_why_there_are_none(runs: list[dict[str, Any]]) -> None:
+    written = tables(runs)
+    assert "| a | 2 | 10 | 1 | 1,000 |" in written
+    assert "| b | 1 | - | - | stores nothing |" in written
+
+
+@pytest.fixture
+def runs() -> list[dict[str, Any]]:
+    return [
+        line("a", "drain", processes=2, n=10, events_per_s=1000.0),
+        line("b", "drain", processes=1, n=10, skipped="stores nothing"),
+    ]
+
+
+def test_records_of_handlers_show_what_was_lost_and_what_was_handled_twice(tmp_path: Path) -> None:
+    handled.configure(tmp_path)
+    for comment, listener in ((1, 0), (1, 1), (2, 0), (2, 0), (99, 0)):
+        handled.handled(comment, listener)
+    counted = tally(handled.read(tmp_path), wanted([1, 2], listeners=2))
+    figures = counted.figures()
+    assert (figures["expected"], figures["handled"]) == (4, 4)
+    assert (figures["lost"], figures["duplicates"]) == (1, 1)
+    assert not counted.complete
+
+
+@pytest.mark.slow
+def test_ours_and_the_limit_run_from_this_tree_alone_and_lose_nothing(tmp_path: Path) -> None:
+    """As on a fresh clone: with nothing beside it, and nothing made before."""
+    runs, cache = tmp_path / "runs.jsonl", tmp_path / "cache"
+    workloads = ("produce_single", "drain_db", "drain_lazy", "drain_4", "live")
+    code, stderr = said(
+        "benchmarks.harness", "--peers", f"{OURS},raw_skiplocked", "--workloads", ",".join(workloads),
+        "--rows", "120", "--fast", "--out", str(runs), BENCH_CACHE=str(cache),
+    )  # fmt: skip
+    assert code == 0, stderr
+    results = Results()
+    results.add([json.loads(each) for each in runs.read_text(encoding="utf-8").splitlines()][1:])
+    assert results.wrong() == []
+    assert results.value(OURS, "drain_4", "handled") == 4 * 120
+    for workload in workloads:
+        figure = "rows_per_s" if workload == "produce_single" else "events_per_s"
+        assert results.value(OURS, workload, figure) is not None
+    assert results.value("raw_skiplocked", "drain_db", "events_per_s") is not None
+    assert not cache.exists()
 
 
 def test_the_median_is_compared_with_that_of_the_other(results: Results) -> None:
@@ -93,8 +276,7 @@ def test_lost_events_and_failed_runs_are_named(results: Results) -> None:
         [
             line(OURS, "drain_db", db_lost=3, db_duplicates=0), line(OURS, "live", error="no\nmore"),
             line("pgqueuer", "burst", complete=False),
-        ],
-        "",
+        ]
     )  # fmt: skip
     assert results.wrong() == [
         f"{OURS} drain_db: 3 events lost", f"{OURS} live: no", "pgqueuer burst: did not finish in time"
@@ -104,11 +286,13 @@ def test_lost_events_and_failed_runs_are_named(results: Results) -> None:
 
 def test_the_page_names_machine_versions_and_settings_beside_the_tables(results: Results) -> None:
     own = [Measured(what="memory", value="50 MB", goal="< 120 MB", reached=True)]
-    written = page(results, own, repeats=3, scale=0.5, server="18.4", minutes=5.0)
+    results.left_out.append("celery: it needs redis-server")
+    written = page(results, own, repeats=3, scale=0.5, minutes=5.0)
     assert "2 x a processor" in written
     assert "SQLAlchemy 2.1" in written
     assert "pgqueuer: pgqueuer 1.6; at least once" in written
-    assert "PostgreSQL 18.4 beside others" in written
+    assert "PostgreSQL 18.4, over a unix socket: fsync = on." in written
+    assert "- Left out, celery: it needs redis-server." in written
     assert "fsync = on" in written
     assert "| `drain_db`: defaults, events/s | pgqueuer | 4,000 | 6,000 | 1.50 | >= 1.2: reached |" in written
     assert "| memory | 50 MB | < 120 MB: reached |" in written

@@ -13,6 +13,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.dispatch import Dispatcher
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.lane import Lane, Runner
+from sqla_pubsub.deliver.limits import Limits
 from sqla_pubsub.deliver.pace import Pace
 from sqla_pubsub.deliver.run.autonomous import Autonomous
 from sqla_pubsub.deliver.run.batched import Batched
@@ -32,6 +33,7 @@ def lane_of(
     engine: Engine,
     config: ListenerConfig,
     *,
+    limits: Limits,
     board: Board,
     instrument: Instrument,
     stopping: Callable[[], bool],
@@ -45,15 +47,16 @@ def lane_of(
         registry: Where it is declared.
         engine: Where sessions of autonomous handlers connect.
         config: Settings.
+        limits: Timings and bounds that are no settings.
         board: Where the supervisor sees which entry is in hand.
         instrument: Is told what happens.
         stopping: Whether the listener is to stop.
         taken: Wakes a neighbour.
         clock: Seconds.
     """
-    policy = FailurePolicy(spec.name, spec.retry, random.Random())
+    policy = FailurePolicy(spec.name, spec.retry, random.Random(), limits.failure)
     # What is adopted from an earlier name may have any id.
-    cursor = Scan(floored=not spec.previous_names)
+    cursor = Scan(floored=not spec.previous_names, limits=limits.scan)
     claimer = Claimer(spec, cursor, clock)
     events = EventRunner(spec, Dispatcher(spec, registry), policy, board, grace=config.grace)
     turn = config.commit_every.total_seconds()
@@ -65,13 +68,16 @@ def lane_of(
     elif spec.batch is not None:
         runner = Batched(events, claimer)
     else:
-        runner = Grouped(events, claimer, time_box=time_box, stopping=stopping, clock=clock)
+        runner = Grouped(
+            events, claimer, time_box=time_box, max_savepoints=limits.pace.max_savepoints,
+            stopping=stopping, clock=clock,
+        )  # fmt: skip
     return Lane(
         spec,
         runner,
         Isolated(events),
         cursor=cursor,
-        size=Pace(time_box, config.claim_size),
+        size=Pace(time_box, config.claim_size, limits.pace),
         policy=policy,
         instrument=instrument,
         taken=taken,

@@ -15,23 +15,16 @@ from sqlalchemy.pool import NullPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from sqla_pubsub.deliver.instrument import Instrument, Lost, Restored, RightMissing, Waiting
-from sqla_pubsub.deliver.outcome import DENIED, describe
+from sqla_pubsub.deliver.outcome import describe
 from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError, sqlstate
 from sqla_pubsub.outbox import absence
 from sqla_pubsub.privileges import Duty, needed, refuse_without_rights
 from sqla_pubsub.retry import RetryPolicy
+from sqla_pubsub.sqlstates import DENIED, GONE, is_lasting
 from sqla_pubsub.subscription import outbox
 
 logger = logging.getLogger(__name__)
-
-_GONE = ("42P01", "3F000")
-"""A table or schema that is not there, or not for a role without the right on its schema."""
-_WRONG = ("0A", "22", "23", "3D", "3F", "42")
-"""Classes of SQLSTATEs that say the same however often a statement is tried.
-
-Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
-"""
 
 KEEPALIVE = {
     "keepalives": 1,
@@ -59,7 +52,7 @@ def make_engine(url: str) -> Engine:
 
 def denial(engine: Engine, metadata: MetaData, duty: Duty, error: BaseException) -> ConfigurationError | None:
     """Return the refusal where *error* came from a right that the role lacks, None where it did not."""
-    if sqlstate(error) in (DENIED, *_GONE):
+    if sqlstate(error) in (DENIED, *GONE):
         try:
             with engine.connect() as connection:
                 refuse_without_rights(connection, metadata, duty)
@@ -76,7 +69,7 @@ def refusal(engine: Engine, metadata: MetaData, error: BaseException) -> Configu
         return ConfigurationError(
             f"the database URL cannot be used: {describe(error.orig or error)}. Allowed options are those of libpq."
         )
-    if sqlstate(error) in _GONE:
+    if sqlstate(error) in GONE:
         try:
             return _absence(engine, metadata)
         except SQLAlchemyError:
@@ -99,7 +92,7 @@ def _absence(engine: Engine, metadata: MetaData) -> ConfigurationError | None:
 def is_away(error: DBAPIError) -> bool:
     """Whether it may go better later: not where the URL, a table or a right is wrong."""
     state = sqlstate(error)
-    return not _unreadable(error) if state is None else state[:2] not in _WRONG
+    return not _unreadable(error) if state is None else not is_lasting(state)
 
 
 def _unreadable(error: DBAPIError) -> bool:

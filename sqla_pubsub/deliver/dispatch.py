@@ -18,7 +18,7 @@ from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.payload import RowDecoder
 from sqla_pubsub.deliver.session import OutsideSession
 from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
 from sqla_pubsub.event import EVENT_TYPES, Event
 from sqla_pubsub.message import decoder
 from sqla_pubsub.outbox import FORMAT
@@ -66,7 +66,7 @@ class Dispatcher:
         for row_decoder, items in wanted.items():
             values = row_decoder.decode(connection, [payload for _, payload in items])
             if len(values) != len(items):
-                raise UnreadableEntry(
+                raise UnreadablePayload(
                     f"{len(items)} payloads gave {len(values)} rows: one of them is no JSON object."
                 )
             decoded.update(zip((key for key, _ in items), values, strict=True))

@@ -21,8 +21,9 @@ from sqla_pubsub.deliver.connect import Outage, make_engine
 from sqla_pubsub.deliver.instrument import Instrument, Observer, Started, Stopped
 from sqla_pubsub.deliver.io.pooler import refuse_pooler
 from sqla_pubsub.deliver.lane import Lane
+from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.deliver.store import ConnectionLost, Store
-from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, PollLimits
+from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
 from sqla_pubsub.deliver.wake.sleeper import Sleeper
 from sqla_pubsub.deliver.wake.stop import StopSignal
@@ -46,6 +47,7 @@ class Listener:
         listeners: Names of the listeners to run; None runs all.
         observers: Called with each happening (see `sqla_pubsub.deliver.instrument`); one that raises is logged.
         board: Where to show what is being done; given by the supervisor.
+        limits: Timings and bounds that are no settings; given by tests.
 
     Raises:
         ConfigurationError: No listener is declared, a name is unknown, or the database is another one.
@@ -60,6 +62,7 @@ class Listener:
         listeners: Collection[str] | None = None,
         observers: Iterable[Observer] = (),
         board: Board | None = None,
+        limits: Limits = DEFAULTS,
     ) -> None:
         _refuse_wrong_kinds(engine, config, listeners)
         if engine.dialect.name != "postgresql":
@@ -78,6 +81,7 @@ class Listener:
         self._board = board or Board()
         self._instrument = Instrument([self._board.observe, *observers])
         self._outage = Outage(engine, metadata, self._instrument)
+        self._limits = limits
         self._stop = StopSignal()
         self._store: Store | None = None
         self._direct_store: Store | None = None
@@ -201,7 +205,7 @@ class Listener:
 
     def _lane(self, spec: ListenerSpec) -> Lane:
         return lane_of(
-            spec, self._registry, self._engine, self._config,
+            spec, self._registry, self._engine, self._config, limits=self._limits,
             board=self._board, instrument=self._instrument, stopping=self._stop, taken=self._busy,
         )  # fmt: skip
 
@@ -244,7 +248,7 @@ class Listener:
             lane.restart()
 
     def _open_sleeper(self) -> Sleeper:
-        limits = PollLimits.of(self._config.poll_interval)
+        limits, longest = self._limits.poll, self._config.poll_interval.total_seconds()
         listening = ListeningConnection(
             self._direct_engine,
             self._registry.outbox,
@@ -254,7 +258,7 @@ class Listener:
         )
         return Sleeper(
             listening,
-            IdlePolicy(limits, time.monotonic()),
+            IdlePolicy(longest, limits, time.monotonic()),
             floors=self._floors,
             stop=self._stop,
             gives_up_lock=self._config.notify != "always",

@@ -8,21 +8,23 @@ from datetime import timedelta
 
 from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
-
-MAX_ERROR = 20_000
-"""Characters kept of an error or a traceback."""
-
-TRANSIENT = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
-"""SQLSTATEs that say nothing about the event: serialization, deadlock, lock timeout, shutdown.
-
-Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
-"""
-MAX_TRANSIENT = 5
-"""Uncounted tries of one entry in a row."""
+from sqla_pubsub.sqlstates import DENIED, TRANSIENT
 
 
-DENIED = "42501"
-"""The SQLSTATE of a missing right."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureLimits:
+    """What bounds a failure.
+
+    Args:
+        max_error: Characters kept of an error or a traceback.
+        max_transient: Uncounted tries of one entry in a row.
+    """
+
+    max_error: int = 20_000
+    max_transient: int = 5
+
+
+_DEFAULTS = FailureLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +61,17 @@ class DeadLetter:
 Outcome = Acknowledge | Retry | DeadLetter
 
 
-def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng: Rng) -> Retry | DeadLetter:  # noqa: A002
+def judge(
+    id: int,  # noqa: A002
+    error: BaseException,
+    attempt: int,
+    policy: RetryPolicy,
+    rng: Rng,
+    limits: FailureLimits = _DEFAULTS,
+) -> Retry | DeadLetter:
     """Return what becomes of an entry whose try number *attempt* raised *error*."""
-    text, summary = _encodable("".join(traceback.format_exception(error)))[-MAX_ERROR:], describe(error)
+    text = _encodable("".join(traceback.format_exception(error)))[-limits.max_error :]
+    summary = describe(error, limits)
     delay: timedelta | None = None
     match error:
         case Reject():
@@ -77,14 +87,14 @@ def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng:
     return Retry(id=id, attempt=attempt, delay=delay, error=text, summary=summary)
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
     """Return type and message of *error* in one line."""
     try:
         message = _encodable(str(error)).strip().partition("\n")[0]
     except Exception:
         message = "(its text cannot be made)"
     name = type(error).__name__
-    return (f"{name}: {message}" if message else name)[:MAX_ERROR]
+    return (f"{name}: {message}" if message else name)[: limits.max_error]
 
 
 def is_transient(error: BaseException) -> bool:

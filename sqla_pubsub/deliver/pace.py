@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-MAX_SAVEPOINTS = 50
-"""Most savepoints in one transaction: beyond 64 subtransactions every backend's snapshots slow down."""
-FIRST_SINGLE, LONGEST_SINGLE = 500, 50_000
-"""Groups of one event after the first conflict, and at most."""
-SLOW = 0.01
-"""Seconds of one event from which on a neighbour should rather take the next one."""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaceLimits:
+    """What bounds a group beside its time.
+
+    Args:
+        max_savepoints: Most savepoints in one transaction: beyond 64 subtransactions every backend's snapshots slow
+            down.
+        first_single: Groups of one event after the first conflict; twice as many after each further one.
+        longest_single: Most of them.
+        slow: Seconds of one event from which on a neighbour should rather take the next one.
+    """
+
+    max_savepoints: int = 50
+    first_single: int = 500
+    longest_single: int = 50_000
+    slow: float = 0.01
+
+
+_DEFAULTS = PaceLimits()
 
 
 class Pace:
@@ -16,14 +32,16 @@ class Pace:
     Args:
         time_box: Seconds after which a transaction is committed; 0 for one event each.
         largest: Most entries claimed at once.
+        limits: What bounds a group beside its time.
     """
 
-    def __init__(self, time_box: float, largest: int) -> None:
+    def __init__(self, time_box: float, largest: int, limits: PaceLimits = _DEFAULTS) -> None:
         self.time_box = time_box
+        self.limits = limits
         self._largest = self._limit = largest
         self._per_event: float | None = None
         self._single = 0
-        self._next_single = FIRST_SINGLE
+        self._next_single = limits.first_single
 
     @property
     def size(self) -> int:
@@ -35,7 +53,7 @@ class Pace:
     @property
     def slow(self) -> bool:
         """Whether the next event may take longer than a neighbour should sleep."""
-        return self._per_event is None or self._per_event > SLOW
+        return self._per_event is None or self._per_event > self.limits.slow
 
     def conflict(self) -> None:
         """Take one event at a time for a while, longer after each conflict.
@@ -44,11 +62,11 @@ class Pace:
         server's ``deadlock_timeout``, a second by default. Events alone in their transactions rarely do.
         """
         self._single = self._next_single
-        self._next_single = min(2 * self._next_single, LONGEST_SINGLE)
+        self._next_single = min(2 * self._next_single, self.limits.longest_single)
 
     def measure(self, seconds: float, events: int, *, savepoints: bool) -> None:
         """Take in what the last group needed, and whether its events had savepoints."""
-        self._limit = min(self._largest, MAX_SAVEPOINTS) if savepoints else self._largest
+        self._limit = min(self._largest, self.limits.max_savepoints) if savepoints else self._largest
         latest = seconds / max(events, 1)
         known = self._per_event
         self._single = max(0, self._single - 1)

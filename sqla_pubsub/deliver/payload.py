@@ -23,7 +23,7 @@ from sqlalchemy.orm import Mapper, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.attributes import columns_by_attribute, local_table
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.errors import UnreadablePayload
 from sqla_pubsub.subscription import Publish
 
 
@@ -46,7 +46,7 @@ class RowDecoder:
 
         Raises:
             DBAPIError: One of them cannot be read; the transaction is aborted then.
-            UnreadableEntry: A type of the model refuses what PostgreSQL accepts.
+            UnreadablePayload: A type of the model refuses what PostgreSQL accepts.
         """
         rows = connection.execute(self.statement, {"payloads": f"[{','.join(payloads)}]"})
         try:
@@ -55,7 +55,7 @@ class RowDecoder:
             raise
         except Exception as error:
             # An unknown member of an Enum, say, or what a TypeDecorator was never written for.
-            raise UnreadableEntry(f"{type(error).__name__}: {error}") from error
+            raise UnreadablePayload(f"{type(error).__name__}: {error}") from error
 
     def changed(self, old: str, new: str) -> tuple[str, ...]:
         """Return the attributes whose stored values differ."""

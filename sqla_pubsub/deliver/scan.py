@@ -13,15 +13,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOOK_BACK = 0.2
-"""Seconds after which a claim looks below its start again."""
-FROM_ZERO = 5.0
-"""Seconds after which the floor is not believed any more: somebody may have set the ids back, or was stopped
-between taking an id and beginning to write."""
-SHARE, SHARE_FROM_ZERO = 0.1, 0.02
-"""Most of the time that looking may take, below the start and below the floor."""
-DUE_EVERY = 1.0
-"""Seconds between two looks for due retries while there is ready work."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanLimits:
+    """How often is looked where there is probably nothing.
+
+    Args:
+        look_back: Seconds after which a claim looks below its start again.
+        from_zero: Seconds after which the floor is not believed any more: somebody may have set the ids back, or
+            was stopped between taking an id and beginning to write.
+        share: Most of the time that looking below the start may take.
+        share_from_zero: Most of the time that looking below the floor may take.
+        due_every: Seconds between two looks for due retries while there is ready work.
+    """
+
+    look_back: float = 0.2
+    from_zero: float = 5.0
+    share: float = 0.1
+    share_from_zero: float = 0.02
+    due_every: float = 1.0
+
+
+_DEFAULTS = ScanLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +59,12 @@ class Scan:
 
     Args:
         floored: Whether a floor may be raised: not where another worker may adopt entries with lower ids.
+        limits: How often is looked where there is probably nothing.
     """
 
-    def __init__(self, *, floored: bool = True) -> None:
+    def __init__(self, *, floored: bool = True, limits: ScanLimits = _DEFAULTS) -> None:
         self._floored = floored
+        self._limits = limits
         self.restart()
 
     def restart(self) -> None:
@@ -58,7 +73,7 @@ class Scan:
         """All lower ids were handled, or left to others, since the last time that the scan started over."""
         self._look_at = 0.0
         self._floor = self._order_floor = self._ended = 0
-        self._from_zero_every = FROM_ZERO
+        self._from_zero_every = self._limits.from_zero
         self._floor_until = self._peek_at = 0.0
         self._seen = 0
         """One more than the highest id that was claimed in a transaction which has ended."""
@@ -115,14 +130,15 @@ class Scan:
 
     def looked(self, began: float, ended: float, look: Look) -> None:
         """Take in what a look from the floor on has seen, and when it began and ended."""
+        limits = self._limits
         if self._bound is not None and look.oldest >= self._bound[1]:
             self._ended, self._bound = self._bound[0], None
         if look.transaction is not None:
             self._bound = self._seen, look.transaction
-        self._look_at = ended + max(LOOK_BACK, (ended - began) / SHARE)
+        self._look_at = ended + max(limits.look_back, (ended - began) / limits.share)
         if began >= self._floor_until:
-            self._look_at = ended + LOOK_BACK
-            self._from_zero_every = max(FROM_ZERO, (ended - began) / SHARE_FROM_ZERO)
+            self._look_at = ended + limits.look_back
+            self._from_zero_every = max(limits.from_zero, (ended - began) / limits.share_from_zero)
             self._floor_until = ended + self._from_zero_every
             if look.lowest is not None and look.lowest < self._floor:
                 # It was wrong, and so may be all that it was raised by.
@@ -138,7 +154,7 @@ class Scan:
 
     def no_more_due(self, now: float) -> None:
         """Say that all due retries were claimed."""
-        self._due_at = now + DUE_EVERY
+        self._due_at = now + self._limits.due_every
 
     def due(self, moment: float) -> None:
         """Say that a retry is due at *moment*."""

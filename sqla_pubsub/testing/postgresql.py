@@ -49,7 +49,15 @@ def temporary_postgresql(
         ConfigurationError: No PostgreSQL is found, or not this version.
         RuntimeError: The server does not start; the message has what it said.
     """
-    binaries = _binaries(version)
+    with postgresql_of(_binaries(version), driver=driver, settings=settings) as url:
+        yield url
+
+
+@contextmanager
+def postgresql_of(
+    binaries: Path, *, driver: Driver | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Do the same with the programs in this folder."""
     with (
         TemporaryDirectory(prefix="pubsub-programs-") as workspace,
         TemporaryDirectory(prefix="pubsub-pg-") as home,

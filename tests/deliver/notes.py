@@ -12,6 +12,7 @@ from sqlalchemy import Engine, MetaData, delete, func, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_pubsub import DeadLetter, Listener, ListenerConfig, OutboxEntry, PubSub, outbox
+from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.subscription import registry_of
 
 DEADLINE = 15.0
@@ -78,14 +79,14 @@ class Notes:
         """Return an effect to be added to a session."""
         return self.Effect(listener=listener, what=what)
 
-    def listener(self, *names: str, **config: Any) -> Listener:
+    def listener(self, *names: str, limits: Limits = DEFAULTS, **config: Any) -> Listener:
         """Return a listener for all names, or for these."""
         self.install()
-        return Listener(self.engine, self.metadata, ListenerConfig(**config), listeners=names)
+        return Listener(self.engine, self.metadata, ListenerConfig(**config), listeners=names, limits=limits)
 
-    def drain(self, *names: str, **config: Any) -> int:
+    def drain(self, *names: str, limits: Limits = DEFAULTS, **config: Any) -> int:
         """Settle what is due."""
-        return self.listener(*names, **config).drain()
+        return self.listener(*names, limits=limits, **config).drain()
 
     def effects(self, listener: str) -> list[str | None]:
         """Return what a listener wrote, in order."""

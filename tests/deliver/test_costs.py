@@ -17,13 +17,16 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import ListenerConfig, after_insert, after_update, outbox
-from sqla_pubsub.deliver import scan
 from sqla_pubsub.deliver.in_order import OrderedStatements
+from sqla_pubsub.deliver.limits import Limits
+from sqla_pubsub.deliver.scan import ScanLimits
 from sqla_pubsub.deliver.statements import Statements
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
 LONG = timedelta(seconds=30)
+RARE_LOOKS = Limits(scan=ScanLimits(look_back=3600.0, due_every=3600.0))
+"""Some looks are repeated so many times a second, which says nothing of what a group costs."""
 ENTRIES, DEAD, SIZE = 50_000, 10_000, 100
 BACKLOG = (
     "INSERT INTO pubsub_outbox (listener, operation, source, key, new, due_at)"
@@ -198,25 +201,17 @@ def recorded(notes: Notes) -> Iterator[list[float]]:
         event.remove(notes.engine, "before_cursor_execute", note)
 
 
-@pytest.fixture
-def rare_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some looks are repeated so many times a second, which says nothing of what a group costs."""
-    for pause in ("LOOK_BACK", "DUE_EVERY"):
-        monkeypatch.setattr(scan, pause, 3600.0)
-
-
 def statements_per_group(notes: Notes, groups: int, size: int) -> float:
     """Return how many statements each further group of *size* events sends."""
     counts = []
     for events in (size, (1 + groups) * size):
         notes.write(*map(str, range(events)))
         with recorded(notes) as sent:
-            assert notes.drain(commit_every=LONG) == events
+            assert notes.drain(limits=RARE_LOOKS, commit_every=LONG) == events
         counts.append(len(sent))
     return (counts[1] - counts[0]) / groups
 
 
-@pytest.mark.usefixtures("rare_looks")
 def test_a_group_whose_handler_asks_for_no_session_takes_three_statements(notes: Notes) -> None:
     """Claim, decode, acknowledge."""
     seen = []
@@ -229,7 +224,6 @@ def test_a_group_whose_handler_asks_for_no_session_takes_three_statements(notes:
     assert len(seen) == 3000
 
 
-@pytest.mark.usefixtures("rare_looks")
 def test_the_events_of_one_row_share_groups_too(notes: Notes) -> None:
     """What an ordered listener finds, claims, finds behind that, claims, decodes, acknowledges."""
     seen = []
@@ -241,12 +235,11 @@ def test_the_events_of_one_row_share_groups_too(notes: Notes) -> None:
     notes.write("0")
     notes.execute("DO $$ BEGIN FOR n IN 1..2000 LOOP UPDATE note SET content = n::text; END LOOP; END $$")
     with recorded(notes) as sent:
-        assert notes.drain(commit_every=LONG) == 2000
+        assert notes.drain(limits=RARE_LOOKS, commit_every=LONG) == 2000
     assert seen == list(range(1, 2001))
     assert len(sent) < 100
 
 
-@pytest.mark.usefixtures("rare_looks")
 def test_a_group_whose_handlers_only_add_rows_takes_few_statements(notes: Notes) -> None:
     """Beside claim, decode and acknowledge: the rows, in some INSERTs between two savepoint commands."""
 
@@ -258,7 +251,6 @@ def test_a_group_whose_handlers_only_add_rows_takes_few_statements(notes: Notes)
     assert len(notes.effects("handle")) == 3000
 
 
-@pytest.mark.usefixtures("rare_looks")
 def test_an_event_whose_handler_writes_by_itself_takes_two_statements(notes: Notes) -> None:
     """Its savepoint and its INSERT."""
 

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import RetryLater, after_insert, after_update
-from sqla_pubsub.deliver import scan
+from sqla_pubsub.deliver.limits import Limits
+from sqla_pubsub.deliver.scan import ScanLimits
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.deliver.test_notifications import CHANNEL
 from tests.waiting import wait_until
@@ -24,6 +25,9 @@ pytestmark = pytest.mark.one_driver
 
 HOUR = timedelta(hours=1)
 SETTLED = 5_000
+TRUSTING = Limits(scan=ScanLimits(from_zero=3600.0))
+"""Nothing mends a floor that is too high."""
+LOOK_BACK = TRUSTING.scan.look_back
 READ = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE indexrelname LIKE 'pubsub_outbox_%'"
 
 
@@ -37,12 +41,6 @@ def recording(notes: Notes, request: pytest.FixtureRequest) -> Notes:
 
     notes.install()
     return notes
-
-
-@pytest.fixture
-def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing mends a floor that is too high."""
-    monkeypatch.setattr(scan, "FROM_ZERO", 3600.0)
 
 
 @contextmanager
@@ -68,9 +66,7 @@ def read_for_ten_more(notes: Notes) -> int:
     return int(notes.scalar(READ) - before)
 
 
-def test_what_is_settled_is_not_read_for_each_event_while_vacuum_is_held_back(
-    recording: Notes, trusting: None
-) -> None:
+def test_what_is_settled_is_not_read_for_each_event_while_vacuum_is_held_back(recording: Notes) -> None:
     """Else each event costs more than the one before it, until the worker does nothing else."""
     recording.execute(
         "INSERT INTO pubsub_outbox (listener, operation, source, key, new)"
@@ -82,13 +78,11 @@ def test_what_is_settled_is_not_read_for_each_event_while_vacuum_is_held_back(
     event.listen(recording.engine, "begin", lambda c: c.exec_driver_sql("SELECT pg_stat_force_next_flush()"))
     with old_transaction(recording):
         recording.execute("DELETE FROM pubsub_outbox")
-        with running(recording.listener()):
+        with running(recording.listener(limits=TRUSTING)):
             wait_until(lambda: read_for_ten_more(recording) < SETTLED, DEADLINE, "few entries to be read")
 
 
-def test_in_order_the_settled_events_of_a_row_are_not_read_for_each_one_more(
-    notes: Notes, trusting: None
-) -> None:
+def test_in_order_the_settled_events_of_a_row_are_not_read_for_each_one_more(notes: Notes) -> None:
     """Although it is asked for each event what else of its row there is."""
 
     @after_update(notes.Note, ordered=True)
@@ -116,12 +110,12 @@ def test_in_order_the_settled_events_of_a_row_are_not_read_for_each_one_more(
 
     with old_transaction(notes):
         notes.execute("DELETE FROM pubsub_outbox")
-        with running(notes.listener()):
+        with running(notes.listener(limits=TRUSTING)):
             wait_until(lambda: read_for_ten() < SETTLED, DEADLINE, "few entries to be read")
 
 
 def test_in_order_a_retry_that_waits_holds_its_row_back_however_much_is_settled_after_it(
-    notes: Notes, trusting: None
+    notes: Notes,
 ) -> None:
     """It is the only one of its listener that is left from before."""
     failing = threading.Event()
@@ -135,7 +129,7 @@ def test_in_order_a_retry_that_waits_holds_its_row_back_however_much_is_settled_
         session.add(notes.effect("record", new.content))
 
     notes.install()
-    with running(notes.listener()):
+    with running(notes.listener(limits=TRUSTING)):
         notes.write("first")
         wait_until(
             lambda: [entry.attempt for entry in notes.entries()] == [1], DEADLINE, "the first one to fail"
@@ -155,11 +149,9 @@ def test_in_order_a_retry_that_waits_holds_its_row_back_however_much_is_settled_
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_an_entry_of_an_open_transaction_is_never_taken_for_settled(
-    recording: Notes, trusting: None, prepared: bool
-) -> None:
+def test_an_entry_of_an_open_transaction_is_never_taken_for_settled(recording: Notes, prepared: bool) -> None:
     """However much is handled after it, and although those who look see nothing before it."""
-    with recording.engine.connect() as late, running(recording.listener()):
+    with recording.engine.connect() as late, running(recording.listener(limits=TRUSTING)):
         late.execute(text("SET LOCAL sqla_pubsub.notify = 'off'"))
         late.execute(text("INSERT INTO note (content) VALUES ('late')"))
         if prepared:
@@ -179,7 +171,7 @@ def test_an_entry_of_an_open_transaction_is_never_taken_for_settled(
 
 
 def test_what_follows_in_a_row_and_was_claimed_later_proves_nothing_of_those_who_wrote_meanwhile(
-    notes: Notes, trusting: None
+    notes: Notes,
 ) -> None:
     """By then the claiming transaction has its id, and theirs are higher."""
 
@@ -197,7 +189,7 @@ def test_what_follows_in_a_row_and_was_claimed_later_proves_nothing_of_those_who
             late.execute(text("INSERT INTO note (content) VALUES ('late')"))
             notes.execute("UPDATE note SET content = 'follower' WHERE content = 'head'")
 
-    with late, running(notes.listener()):
+    with late, running(notes.listener(limits=TRUSTING)):
         # The first ones are claimed one by one, which leaves no room for followers.
         for content in ("first", "second", "third"):
             handled(notes, content)
@@ -218,15 +210,12 @@ def looked_again(notes: Notes) -> None:
     """Wait until the listener has looked back since it handled something."""
     began = notes.scalar("SELECT clock_timestamp()")
     after = "SELECT clock_timestamp() - :began > make_interval(secs => :pause)"
-    wait_until(
-        lambda: bool(notes.scalar(after, began=began, pause=2 * scan.LOOK_BACK)), DEADLINE, "the next look"
-    )
+    wait_until(lambda: bool(notes.scalar(after, began=began, pause=2 * LOOK_BACK)), DEADLINE, "the next look")
 
 
-def test_ids_that_were_set_back_are_found(recording: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_that_were_set_back_are_found(recording: Notes) -> None:
     """As by TRUNCATE .. RESTART IDENTITY in somebody's tests, beside a listener that goes on."""
-    monkeypatch.setattr(scan, "FROM_ZERO", 0.5)
-    with running(recording.listener()):
+    with running(recording.listener(limits=Limits(scan=ScanLimits(from_zero=0.5)))):
         for content in ("first", "second", "third", "fourth", "fifth", "sixth"):
             handled(recording, content)
             looked_again(recording)
@@ -234,18 +223,15 @@ def test_ids_that_were_set_back_are_found(recording: Notes, monkeypatch: pytest.
             # As long as it is open, no floor can be raised anew.
             writer.execute(text("SELECT pg_current_xact_id()"))
             recording.execute("TRUNCATE pubsub_outbox RESTART IDENTITY")
-            handled(recording, "first again")
-            monkeypatch.setattr(scan, "FROM_ZERO", 3600.0)
-            for content in ("second again", "third again"):
-                looked_again(recording)
+            for content in ("first again", "second again", "third again"):
+                handled(recording, content)
                 # With nothing to be seen.
                 recording.execute(f"SELECT pg_notify({CHANNEL}, '')")
                 looked_again(recording)
-                handled(recording, content)
 
 
 @pytest.mark.parametrize("by", ["another worker", "this one"])
-def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, trusting: None, by: str) -> None:
+def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, by: str) -> None:
     """Also where the listener has settled what came after it, and whoever adopted it."""
 
     @after_insert(notes.Note, previous_names=["chronicle"])
@@ -257,7 +243,7 @@ def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, trus
         "INSERT INTO pubsub_outbox (listener, operation, source, new)"
         " VALUES ('another', 'INSERT', 'note', '{\"id\": 1, \"content\": \"old\"}')"
     )
-    with running(notes.listener()):
+    with running(notes.listener(limits=TRUSTING)):
         for content in ("first", "second", "third"):
             handled(notes, content)
             looked_again(notes)
@@ -266,11 +252,9 @@ def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, trus
         wait_until(lambda: "old" in notes.effects("record"), DEADLINE, "the old one to be handled")
 
 
-def test_a_sleeper_looks_from_zero_now_and_then_and_not_each_time(
-    notes: Notes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sleeper_looks_from_zero_now_and_then_and_not_each_time(notes: Notes) -> None:
     """It looks often while a writer with an open transaction keeps the door from it."""
-    monkeypatch.setattr(scan, "FROM_ZERO", 1.0)
+    limits = Limits(scan=ScanLimits(from_zero=1.0))
     floors: list[int] = []
 
     def note(*arguments: Any) -> None:
@@ -284,21 +268,10 @@ def test_a_sleeper_looks_from_zero_now_and_then_and_not_each_time(
 
     notes.install()
     event.listen(notes.engine, "before_cursor_execute", note)
-    with running(notes.listener(poll_interval=timedelta(milliseconds=20))):
+    with running(notes.listener(limits=limits, poll_interval=timedelta(milliseconds=20))):
         for content in ("first", "second", "third"):
             handled(notes, content)
             looked_again(notes)
         del floors[:]
         wait_until(lambda: floors.count(0) >= 2 and len(floors) > 20, DEADLINE, "the sleeper to look")
     assert floors.count(0) < len(floors) / 4
-
-
-def test_a_long_look_from_zero_does_not_put_off_the_next_one() -> None:
-    """It is rare already; only the looks between are to take a small part of the time."""
-    nothing = scan.Look(lowest=None, waiting=None, oldest=1, transaction=None)
-    seen = scan.Scan()
-    seen.looked(0.0, 1.0, nothing)
-    assert seen.is_look_back(1.0 + scan.LOOK_BACK)
-    seen.looked(2.0, 3.0, nothing)
-    assert not seen.is_look_back(3.0 + scan.LOOK_BACK)
-    assert seen.is_look_back(3.0 + 1.0 / scan.SHARE)

@@ -15,7 +15,8 @@ from sqla_pubsub.deliver.wake.idle_policy import (
     Wait,
 )
 
-LIMITS = PollLimits(longest=5.0, first=0.005, writers=0.05, take_over=1.0, blind=0.5)
+LONGEST = 5.0
+LIMITS = PollLimits(first=0.005, writers=0.05, take_over=1.0, blind=0.5)
 NOTHING = Seen(ready=False, due_in=None, listening=True)
 READY = Seen(ready=True, due_in=None, listening=True)
 
@@ -46,10 +47,10 @@ def history(
 
 @given(turns)
 def test_no_sleep_is_longer_than_its_reason_allows(steps: list[tuple[Guard, Seen, float, str]]) -> None:
-    for guard, look, decision in history(IdlePolicy(LIMITS, 0.0), steps):
+    for guard, look, decision in history(IdlePolicy(LONGEST, LIMITS, 0.0), steps):
         if not isinstance(decision, Wait):
             continue
-        assert 0 < decision.seconds <= LIMITS.longest
+        assert 0 < decision.seconds <= LONGEST
         assert decision.works == look.work
         if guard is Guard.WRITERS:
             assert decision.seconds <= LIMITS.writers
@@ -67,7 +68,9 @@ def test_work_that_others_have_in_hand_sends_a_sleeper_to_look_once_and_not_agai
 ) -> None:
     """Else it would spin: claim nothing, look, claim nothing."""
     before: object = None
-    for (_, _, _, what), (_, _, decision) in zip(steps, history(IdlePolicy(LIMITS, 0.0), steps), strict=True):
+    for (_, _, _, what), (_, _, decision) in zip(
+        steps, history(IdlePolicy(LONGEST, LIMITS, 0.0), steps), strict=True
+    ):
         if not what:
             assert not (isinstance(before, Return) and isinstance(decision, Return))
         before = decision
@@ -77,14 +80,14 @@ def test_work_that_others_have_in_hand_sends_a_sleeper_to_look_once_and_not_agai
 def test_a_lost_registration_is_made_again_wherever_it_could_be_heard(
     steps: list[tuple[Guard, Seen, float, str]],
 ) -> None:
-    for guard, look, decision in history(IdlePolicy(LIMITS, 0.0), steps):
+    for guard, look, decision in history(IdlePolicy(LONGEST, LIMITS, 0.0), steps):
         asleep = not isinstance(decision, Return)
         assert isinstance(decision, Relisten) == (asleep and guard is not Guard.BLIND and not look.listening)
 
 
 def test_polls_grow_from_a_few_milliseconds_to_the_longest_sleep() -> None:
-    policy, now, slept = IdlePolicy(LIMITS, 0.0), 0.0, list[float]()
-    while not slept or slept[-1] < LIMITS.longest:
+    policy, now, slept = IdlePolicy(LONGEST, LIMITS, 0.0), 0.0, list[float]()
+    while not slept or slept[-1] < LONGEST:
         decision = policy.decide(Guard.HELD, NOTHING, now)
         assert isinstance(decision, Wait)
         slept.append(decision.seconds)
@@ -97,20 +100,20 @@ def test_polls_grow_from_a_few_milliseconds_to_the_longest_sleep() -> None:
 @pytest.mark.parametrize("guard", [Guard.HELD, Guard.OTHERS])
 def test_polls_begin_anew_when_the_sleep_lock_changes_hands(guard: Guard) -> None:
     """A writer that probed the lock before may commit after the last look."""
-    policy = IdlePolicy(LIMITS, 0.0)
+    policy = IdlePolicy(LONGEST, LIMITS, 0.0)
     policy.decide(Guard.OTHERS if guard is Guard.HELD else Guard.HELD, NOTHING, 0.0)
     assert policy.decide(guard, NOTHING, 100.0) == Wait(LIMITS.first, works=False)
 
 
 def test_writers_between_two_guards_do_not_make_the_polls_begin_anew() -> None:
-    policy = IdlePolicy(LIMITS, 0.0)
+    policy = IdlePolicy(LONGEST, LIMITS, 0.0)
     policy.decide(Guard.OTHERS, NOTHING, 0.0)
     policy.decide(Guard.WRITERS, NOTHING, 50.0)
-    assert policy.decide(Guard.OTHERS, NOTHING, 100.0) == Wait(LIMITS.longest, works=False)
+    assert policy.decide(Guard.OTHERS, NOTHING, 100.0) == Wait(LONGEST, works=False)
 
 
 def test_new_work_after_a_notification_is_gone_for_at_once() -> None:
-    policy = IdlePolicy(LIMITS, 0.0)
+    policy = IdlePolicy(LONGEST, LIMITS, 0.0)
     assert policy.decide(Guard.HELD, READY, 0.0) == Return()
     assert isinstance(policy.decide(Guard.HELD, READY, 1.0), Wait)
     policy.woken()

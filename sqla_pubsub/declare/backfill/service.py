@@ -33,12 +33,9 @@ from sqla_pubsub.declare.backfill.steps import (
 from sqla_pubsub.declare.capture import literal
 from sqla_pubsub.errors import ConfigurationError, sqlstate
 from sqla_pubsub.quoting import identifier
+from sqla_pubsub.sqlstates import CONTENDED, NO_TABLE
 from sqla_pubsub.subscription import outbox
 
-RETRIED = ("55P03", "40P01")
-"""A lock that is not to be had at once, and a deadlock."""
-GONE = "42P01"
-"""A table that does not exist."""
 STEP = 10_000
 """Marks deleted in one transaction."""
 
@@ -169,9 +166,9 @@ class Backfill:
                 try:
                     progress = self._batch(source, now)
                 except DBAPIError as error:
-                    if sqlstate(error) == GONE:
+                    if sqlstate(error) == NO_TABLE:
                         raise self._given_up() from error
-                    if sqlstate(error) not in RETRIED:
+                    if sqlstate(error) not in CONTENDED:
                         raise
                     # Somebody is writing a row of the page: smaller ones pass what is free, and one row waits.
                     now = max(1, now // 4)
@@ -255,7 +252,7 @@ class Backfill:
     def _with_lock(self, table: str, action: Callable[[Connection], object]) -> None:
         """Do what needs a lock on a table without letting its writers queue for long."""
         for attempt in Retrying(
-            retry=retry_if_exception(lambda error: sqlstate(error) in RETRIED), wait=wait_random(0.05, 0.3)
+            retry=retry_if_exception(lambda error: sqlstate(error) in CONTENDED), wait=wait_random(0.05, 0.3)
         ):
             with attempt, self._begin() as connection:
                 number = attempt.retry_state.attempt_number

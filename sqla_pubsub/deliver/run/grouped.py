@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
-from sqla_pubsub.deliver.pace import MAX_SAVEPOINTS
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Again, Broken, Result, ThrownBack, Timing, ids
@@ -28,6 +27,7 @@ class Grouped:
         events: Calls the handler.
         claimer: Claims the entries.
         time_box: Seconds after which a group is committed.
+        max_savepoints: Savepoints after which it is committed.
         stopping: Whether the listener is to stop.
         clock: Seconds.
     """
@@ -38,6 +38,7 @@ class Grouped:
         claimer: Claimer,
         *,
         time_box: float,
+        max_savepoints: int,
         stopping: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
@@ -46,6 +47,7 @@ class Grouped:
         self._time_box = time_box
         self._stopping = stopping
         self._clock = clock
+        self._max_savepoints = max_savepoints
         self._ordered = events.spec.ordered
 
     def run(self, store: Store, size: int, taken: Callable[[], None]) -> Result:
@@ -91,7 +93,7 @@ class Grouped:
                     pass
             outcomes.append(handled)
             spent = self._clock() - began
-            if spent >= self._time_box or store.opened >= MAX_SAVEPOINTS or self._stopping():
+            if spent >= self._time_box or store.opened >= self._max_savepoints or self._stopping():
                 break
         return self._write_deferred(store, entries, outcomes, again, began)
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import MAX_TRANSIENT, Outcome, describe, is_transient, judge
-from sqla_pubsub.errors import UnreadableEntry, sqlstate
+from sqla_pubsub.deliver.outcome import DeadLetter, FailureLimits, Retry, describe, is_transient, judge
+from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
+from sqla_pubsub.sqlstates import is_of_values
+
+_DEFAULTS = FailureLimits()
 
 
 class FailurePolicy:
@@ -21,9 +24,13 @@ class FailurePolicy:
         listener: Its name, for messages.
         retry: Its retry policy.
         rng: Source of the jitter.
+        limits: What bounds a failure.
     """
 
-    def __init__(self, listener: str, retry: RetryPolicy, rng: Rng) -> None:
+    def __init__(
+        self, listener: str, retry: RetryPolicy, rng: Rng, limits: FailureLimits = _DEFAULTS
+    ) -> None:
+        self._limits = limits
         self._listener = listener
         self._retry = retry
         self._rng = rng
@@ -34,23 +41,28 @@ class FailurePolicy:
         if not is_transient(error):
             return False
         self._transient[entry.id] = self._transient.get(entry.id, 0) + 1
-        return self._transient[entry.id] <= MAX_TRANSIENT
+        return self._transient[entry.id] <= self._limits.max_transient
 
-    def failed(self, entry: Entry, error: BaseException) -> Outcome:
+    def failed(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
         """Return the outcome of a try that raised *error*."""
-        return judge(entry.id, error, entry.attempt + 1, self._retry, self._rng)
+        return judge(entry.id, error, entry.attempt + 1, self._retry, self._rng, self._limits)
 
-    def unreadable(self, entry: Entry, error: BaseException) -> Outcome:
+    def unreadable(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
         """Return the outcome of an entry whose payload could not be decoded."""
-        if (sqlstate(error) or "42")[:2] not in ("22", "42"):
-            # Not the payload's fault, nor that of a type which is gone: it may go better later.
-            return self.failed(entry, error)
-        if isinstance(error, UnreadableEntry) and str(error).startswith("outbox entry"):
-            return self.failed(entry, error)
-        text = f"outbox entry {entry.id} for {self._listener!r} cannot be read: {describe(error)}"
-        return self.failed(entry, UnreadableEntry(text))
+        return self.failed(entry, _named(entry, self._listener, error))
 
     def settled(self, entries: Iterable[int]) -> None:
         """Forget the uncounted tries of entries that were settled."""
         for entry_id in entries:
             self._transient.pop(entry_id, None)
+
+
+def _named(entry: Entry, listener: str, error: BaseException) -> BaseException:
+    """Return what decoding an entry alone raised, as an error that names the entry where the payload was at fault."""
+    if isinstance(error, UnreadableEntry) and not isinstance(error, UnreadablePayload):
+        return error
+    state = sqlstate(error)
+    if state is not None and not is_of_values(state):
+        # Not the payload's fault, nor that of a type which is gone: it may go better later.
+        return error
+    return UnreadableEntry(f"outbox entry {entry.id} for {listener!r} cannot be read: {describe(error)}")

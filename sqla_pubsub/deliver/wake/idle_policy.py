@@ -8,32 +8,24 @@ growing intervals, which begin anew whenever somebody else begins to hold the lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollLimits:
-    """How long a sleeper may sleep, in seconds.
+    """How long a sleeper sleeps without a look, in seconds.
 
-    Attributes:
-        longest: Without looking, in case a notification was lost.
-        first: After the last work.
-        writers: While open transactions of writers keep the sleep lock from everybody.
-        take_over: While others have work in hand: no notification tells that they died.
-        blind: Where no notification can come at all.
+    Args:
+        first: At least, after the last work.
+        writers: At most, while open transactions of writers keep the sleep lock from everybody.
+        take_over: At most, while others have work in hand: no notification tells that they died.
+        blind: At most, where no notification can come at all.
     """
 
-    longest: float = 5.0
     first: float = 0.005
     writers: float = 0.05
     take_over: float = 1.0
     blind: float = 0.5
-
-    @classmethod
-    def of(cls, poll_interval: timedelta) -> PollLimits:
-        """Return the limits for the setting of a listener."""
-        return cls(longest=poll_interval.total_seconds())
 
 
 class Guard(Enum):
@@ -90,11 +82,13 @@ class IdlePolicy:
     """Decides after each look of a sleeper.
 
     Args:
-        limits: How long it may sleep.
+        longest: Seconds without a look at most, in case a notification was lost.
+        limits: How long it may sleep otherwise.
         now: The time, in seconds of any clock that goes on.
     """
 
-    def __init__(self, limits: PollLimits, now: float) -> None:
+    def __init__(self, longest: float, limits: PollLimits, now: float) -> None:
+        self._longest = longest
         self._limits = limits
         self._since = now
         self._guard: Guard | None = None
@@ -126,7 +120,7 @@ class IdlePolicy:
 
     def _seconds(self, guard: Guard, seen: Seen, now: float) -> float:
         limits = self._limits
-        bounds = [limits.longest, max(limits.first, now - self._since)]
+        bounds = [self._longest, max(limits.first, now - self._since)]
         if guard is Guard.BLIND:
             bounds.append(limits.blind)
         if guard is Guard.WRITERS:

@@ -1,0 +1,1 @@
+"""Adapters: one file a system. README.md tells how to add one."""

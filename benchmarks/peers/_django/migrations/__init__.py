@@ -1,0 +1,1 @@
+"""None: the tables are the harness's."""

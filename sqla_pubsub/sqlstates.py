@@ -1,0 +1,36 @@
+"""What PostgreSQL's error codes mean to this package: each set once, so that no two places disagree.
+
+The first two characters of a code are its class.
+
+Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+from __future__ import annotations
+
+DENIED = "42501"
+"""A missing right."""
+
+NO_TABLE = "42P01"
+"""A table that is not there."""
+
+GONE = frozenset({NO_TABLE, "3F000"})
+"""A table or schema that is not there, or not for a role without the right on its schema."""
+
+CONTENDED = frozenset({"40P01", "55P03"})
+"""Deadlock and lock timeout: somebody else was in the way."""
+
+TRANSIENT = CONTENDED | {"40001", "57P01", "57P02", "57P03"}
+"""Codes that say nothing about the event: the above, serialization, shutdown."""
+
+_LASTING = frozenset({"0A", "22", "23", "3D", "3F", "42"})
+_OF_VALUES = frozenset({"22", "42"})
+
+
+def is_lasting(state: str) -> bool:
+    """Whether a statement that failed so would fail so however often it is tried."""
+    return state[:2] in _LASTING
+
+
+def is_of_values(state: str) -> bool:
+    """Whether the values of a statement were wrong, or named a type or a column that is gone."""
+    return state[:2] in _OF_VALUES

@@ -1,0 +1,88 @@
+"""Who is blamed for a failure, and how often it may be nobody: without a server."""
+
+import random
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub import RetryPolicy
+from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.outcome import DeadLetter, FailureLimits, Retry
+from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
+from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
+
+
+def entry(id: int = 7, attempt: int = 0) -> Entry:  # noqa: A002
+    return Entry(
+        id=id, operation="INSERT", source="note", old=None, new="{}", context=None,
+        occurred_at=datetime.now(UTC), format=1, attempt=attempt, crashes=0,
+    )  # fmt: skip
+
+
+def database_error(state: str) -> DBAPIError:
+    return DBAPIError("SELECT 1", {}, psycopg.errors.lookup(state)("no"))
+
+
+def policy(limits: FailureLimits | None = None) -> FailurePolicy:
+    retry = RetryPolicy(max_attempts=3)
+    return FailurePolicy("record", retry, random.Random(0), limits or FailureLimits())
+
+
+@given(st.lists(st.integers(1, 4), max_size=60), st.integers(0, 6))
+def test_each_entry_has_its_own_count_of_failures_that_are_nobodys_fault(ids: list[int], most: int) -> None:
+    judged = policy(limits=FailureLimits(max_transient=most))
+    seen: dict[int, int] = {}
+    for each in ids:
+        seen[each] = seen.get(each, 0) + 1
+        assert judged.uncounted(entry(each), database_error("40001")) == (seen[each] <= most)
+
+
+def test_an_entry_that_is_settled_begins_to_count_anew() -> None:
+    judged = policy(limits=FailureLimits(max_transient=1))
+    assert judged.uncounted(entry(), database_error("40P01"))
+    assert not judged.uncounted(entry(), database_error("40P01"))
+    judged.settled([entry().id])
+    assert judged.uncounted(entry(), database_error("40P01"))
+
+
+def test_a_failure_of_the_event_itself_is_always_counted() -> None:
+    assert not policy().uncounted(entry(), ValueError("no"))
+
+
+def test_the_attempt_that_failed_is_one_more_than_those_before() -> None:
+    assert policy().failed(entry(attempt=0), ValueError("no")).attempt == 1
+    assert isinstance(policy().failed(entry(attempt=1), ValueError("no")), Retry)
+    assert isinstance(policy().failed(entry(attempt=2), ValueError("no")), DeadLetter)
+
+
+@pytest.mark.parametrize(
+    "error", [UnreadablePayload("LookupError: blue"), database_error("22P02"), database_error("42704")]
+)
+def test_an_entry_that_cannot_be_read_is_a_dead_letter_that_names_it(error: Exception) -> None:
+    outcome = policy().unreadable(entry(), error)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason.startswith("outbox entry 7 for 'record' cannot be read: ")
+
+
+@pytest.mark.parametrize("text", ["outbox entry 7 has format 9", "a sentence that begins in another way"])
+def test_an_error_that_names_its_entry_is_kept_as_it_is_whatever_its_text(text: str) -> None:
+    """Its type says so, not its first words."""
+    outcome = policy().unreadable(entry(), UnreadableEntry(text))
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason == text
+
+
+def test_values_whose_error_looks_like_a_sentence_of_ours_are_named_all_the_same() -> None:
+    """A type of the user's may raise anything."""
+    outcome = policy().unreadable(entry(), UnreadablePayload("outbox entry of the user's own"))
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason.startswith("outbox entry 7 for 'record' cannot be read: ")
+
+
+@pytest.mark.parametrize("state", ["40001", "57014", "53200", "XX000"])
+def test_what_is_not_the_payloads_fault_is_tried_again(state: str) -> None:
+    assert isinstance(policy().unreadable(entry(), database_error(state)), Retry)

@@ -1,0 +1,26 @@
+"""What a worker shows to its supervisor."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sqla_pubsub.deliver.board import Board
+from sqla_pubsub.deliver.instrument import Settled
+from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
+
+ends: list[Callable[[int], Outcome]] = [
+    lambda number: Acknowledge(id=number),
+    lambda number: Retry(id=number, attempt=1, delay=timedelta(seconds=number), error=""),
+    lambda number: DeadLetter(id=number, attempt=1, reason="", traceback=None),
+]
+
+
+@given(st.lists(st.tuples(st.integers(1, 100), st.sampled_from(ends)), max_size=30))
+def test_all_ends_are_counted(settled: list[tuple[int, Callable[[int], Outcome]]]) -> None:
+    board = Board()
+    outcomes = [end(each) for each, end in settled]
+    board.observe(Settled(listener="record", outcomes=outcomes))
+    kinds = [type(outcome) for outcome in outcomes]
+    assert board.settled == (kinds.count(Acknowledge), kinds.count(Retry), kinds.count(DeadLetter))
