@@ -19,8 +19,11 @@ GONE = frozenset({NO_TABLE, "3F000"})
 CONTENDED = frozenset({"40P01", "55P03"})
 """Deadlock and lock timeout: somebody else was in the way."""
 
-TRANSIENT = CONTENDED | {"40001", "57P01", "57P02", "57P03"}
-"""Codes that say nothing about the event: the above, serialization, shutdown."""
+SHUTDOWN = frozenset({"57P01", "57P02", "57P03"})
+"""A server that ends or starts, or an administrator who ended the connection."""
+
+TRANSIENT = CONTENDED | SHUTDOWN | {"40001"}
+"""Codes that say nothing about the event: the above, and serialization."""
 
 _LASTING = frozenset({"0A", "22", "23", "3D", "3F", "42"})
 _OF_VALUES = frozenset({"22", "42"})
@@ -29,6 +32,11 @@ _OF_VALUES = frozenset({"22", "42"})
 def is_lasting(state: str) -> bool:
     """Whether a statement that failed so would fail so however often it is tried."""
     return state[:2] in _LASTING
+
+
+def is_exhausted(state: str) -> bool:
+    """Whether the server had no room, memory or connection left: a full disk, say."""
+    return state[:2] == "53"
 
 
 def is_of_values(state: str) -> bool:

@@ -184,7 +184,7 @@ class Lane:
         if result.replayed is not None:
             self._instrument(Replayed(listener=self.spec.name, entries=result.isolate, cause=result.replayed))
         if result.outcomes:
-            self._policy.settled(outcome.id for outcome in result.outcomes)
+            self._policy.settled(result.outcomes)
             self._instrument(Settled(listener=self.spec.name, outcomes=result.outcomes))
 
     def _move_cursor(self, result: Result) -> None:

@@ -36,7 +36,7 @@ class Acknowledge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """The event is tried again after *delay*; *attempt* tries have failed."""
+    """The event is tried again after *delay*; *attempt* tries have failed, this one among them where *counted*."""
 
     id: int
     attempt: int
@@ -44,6 +44,7 @@ class Retry:
     error: str
     summary: str = ""
     """The error in one line."""
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +71,7 @@ def judge(
     limits: FailureLimits = _DEFAULTS,
 ) -> Retry | DeadLetter:
     """Return what becomes of an entry whose try number *attempt* raised *error*."""
-    text = _encodable("".join(traceback.format_exception(error)))[-limits.max_error :]
-    summary = describe(error, limits)
+    text, summary = written(error, limits), describe(error, limits)
     delay: timedelta | None = None
     match error:
         case Reject():
@@ -85,6 +85,11 @@ def judge(
     if isinstance(error, RetryLater) and error.after is not None:
         delay = min(error.after, timedelta(days=36_500))
     return Retry(id=id, attempt=attempt, delay=delay, error=text, summary=summary)
+
+
+def written(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
+    """Return *error* with its traceback, as it is stored."""
+    return _encodable("".join(traceback.format_exception(error)))[-limits.max_error :]
 
 
 def describe(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:

@@ -45,7 +45,7 @@ def test_an_entry_that_is_settled_begins_to_count_anew() -> None:
     judged = policy(limits=FailureLimits(max_transient=1))
     assert judged.uncounted(entry(), database_error("40P01"))
     assert not judged.uncounted(entry(), database_error("40P01"))
-    judged.settled([entry().id])
+    judged.settled([judged.failed(entry(), ValueError("no"))])
     assert judged.uncounted(entry(), database_error("40P01"))
 
 
@@ -86,3 +86,35 @@ def test_values_whose_error_looks_like_a_sentence_of_ours_are_named_all_the_same
 @pytest.mark.parametrize("state", ["40001", "57014", "53200", "XX000"])
 def test_what_is_not_the_payloads_fault_is_tried_again(state: str) -> None:
     assert isinstance(policy().unreadable(entry(), database_error(state)), Retry)
+
+
+@given(st.integers(1, 12))
+def test_a_full_disk_burns_no_attempt_however_long_it_is_full(times: int) -> None:
+    judged, delays = policy(), []
+    for _ in range(times):
+        outcome = judged.failed(entry(attempt=2), database_error("53100"))
+        assert isinstance(outcome, Retry)
+        assert outcome.attempt == 2
+        judged.settled([outcome])
+        delays.append(outcome.delay)
+    assert delays == sorted(delays)
+    assert len(set(delays)) == min(times, 10)
+
+
+def test_a_shutdown_under_a_running_statement_burns_no_attempt_until_it_comes_too_often() -> None:
+    """A handler that ends its own connection each time must not go on for ever."""
+    judged = policy(FailureLimits(max_transient=2))
+    attempts = []
+    for _ in range(3):
+        outcome = judged.failed(entry(), database_error("57P01"))
+        judged.settled([outcome])
+        attempts.append(outcome.attempt)
+    assert attempts == [0, 0, 1]
+
+
+def test_the_delays_of_what_is_nobodys_fault_begin_anew_after_another_end() -> None:
+    judged = policy()
+    first = judged.failed(entry(), database_error("53100"))
+    judged.settled([first])
+    judged.settled([judged.failed(entry(), ValueError("no"))])
+    assert judged.failed(entry(), database_error("53100")) == first

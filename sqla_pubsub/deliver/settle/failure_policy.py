@@ -7,14 +7,26 @@ undid an entry.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import DeadLetter, FailureLimits, Retry, describe, is_transient, judge
+from sqla_pubsub.deliver.outcome import (
+    DeadLetter,
+    FailureLimits,
+    Outcome,
+    Retry,
+    describe,
+    is_transient,
+    judge,
+    written,
+)
 from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
-from sqla_pubsub.sqlstates import is_of_values
+from sqla_pubsub.sqlstates import SHUTDOWN, is_exhausted, is_of_values
 
 _DEFAULTS = FailureLimits()
+_PUT_OFF = RetryPolicy(max_attempts=10**9, max_delay=timedelta(minutes=5), jitter=False)
+"""Delays of what is nobody's fault: one second at first."""
 
 
 class FailurePolicy:
@@ -35,26 +47,50 @@ class FailurePolicy:
         self._retry = retry
         self._rng = rng
         self._transient: dict[int, int] = {}
+        self._put_off: dict[int, int] = {}
 
     def uncounted(self, entry: Entry, error: BaseException) -> bool:
         """Whether *error* is the database's momentary state, and not yet too often in a row."""
         if not is_transient(error):
             return False
-        self._transient[entry.id] = self._transient.get(entry.id, 0) + 1
-        return self._transient[entry.id] <= self._limits.max_transient
+        return self._in_a_row(entry) <= self._limits.max_transient
 
     def failed(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
-        """Return the outcome of a try that raised *error*."""
+        """Return the outcome of a try that raised *error*; what is nobody's fault burns no attempt."""
+        state = sqlstate(error) or ""
+        if is_exhausted(state) or (state in SHUTDOWN and self._in_a_row(entry) <= self._limits.max_transient):
+            return self.put_off(entry, error)
         return judge(entry.id, error, entry.attempt + 1, self._retry, self._rng, self._limits)
+
+    def put_off(self, entry: Entry, error: BaseException) -> Retry:
+        """Return an outcome that counts no attempt; the delay grows with each one in a row."""
+        self._put_off[entry.id] = times = self._put_off.get(entry.id, 0) + 1
+        delay = _PUT_OFF.delay(times, self._rng)
+        assert delay is not None
+        return Retry(
+            id=entry.id,
+            attempt=entry.attempt,
+            delay=delay,
+            counted=False,
+            error=written(error, self._limits),
+            summary=describe(error, self._limits),
+        )
 
     def unreadable(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
         """Return the outcome of an entry whose payload could not be decoded."""
         return self.failed(entry, _named(entry, self._listener, error))
 
-    def settled(self, entries: Iterable[int]) -> None:
-        """Forget the uncounted tries of entries that were settled."""
-        for entry_id in entries:
-            self._transient.pop(entry_id, None)
+    def settled(self, outcomes: Iterable[Outcome]) -> None:
+        """Forget the uncounted tries of entries that were settled in another way than by one more."""
+        for outcome in outcomes:
+            if isinstance(outcome, Retry) and not outcome.counted:
+                continue
+            self._transient.pop(outcome.id, None)
+            self._put_off.pop(outcome.id, None)
+
+    def _in_a_row(self, entry: Entry) -> int:
+        self._transient[entry.id] = times = self._transient.get(entry.id, 0) + 1
+        return times
 
 
 def _named(entry: Entry, listener: str, error: BaseException) -> BaseException:
