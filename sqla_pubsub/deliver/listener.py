@@ -189,14 +189,10 @@ class Listener:
 
     def _lane(self, spec: ListenerSpec) -> Lane:
         dispatcher = Dispatcher(spec, self._registry)
-        if spec.transactional:
-            return Lane(
-                spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy,
-                limits=self._limits,
-            )  # fmt: skip
-        return OutsideLane(
+        kind: Callable[..., Lane] = Lane if spec.transactional else partial(OutsideLane, engine=self._engine)
+        return kind(
             spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy,
-            limits=self._limits, engine=self._engine,
+            limits=self._limits,
         )  # fmt: skip
 
     def _busy(self) -> None:
