@@ -80,7 +80,7 @@ def insert_from(spec: TriggerSpec, rows: str, conditions: Sequence[str]) -> str:
 def looked_at(spec: TriggerSpec) -> tuple[str, ...]:
     """Return the columns that the capture looks at by name."""
     key = spec.key if spec.columns is not None or _ordered(spec) else ()
-    compared = (name for item in spec.listeners for name in item.of) if spec.operation == "UPDATE" else ()
+    compared = (name for item in spec.listeners for name in item.of)
     return tuple(dict.fromkeys((*key, *compared, *(spec.columns or ()))))
 
 
