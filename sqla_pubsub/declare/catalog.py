@@ -172,7 +172,8 @@ def _function_faults(row: Any) -> Iterable[str]:
         yield "its function lost SECURITY DEFINER"
     settings = dict(item.split("=", 1) for item in row.proconfig or ())
     path = settings.get("search_path", "")
-    if not (path.startswith("pg_catalog, ") and path.endswith("pg_temp")):
+    # In quotes where quote_all_identifiers was on.
+    if not re.fullmatch(r'("?)pg_catalog\1, (.*, )?("?)pg_temp\3', path, re.DOTALL):
         yield "its function lost its fixed search_path"
     lost = [name for name, value in FIXED if settings.get(name) != value]
     if lost:

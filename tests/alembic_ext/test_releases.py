@@ -76,7 +76,7 @@ WRITES = (
 OF_COMMENTS = ["('', 'é %')", "('é %', 'é %')", "Delete", "Insert", "Truncate", "Update"]
 PUBLISHED = sorted([*OF_COMMENTS, "Insert", "Message"])
 
-UPGRADES: dict[str, list[str]] = {"0.1.0": [*["replace_pubsub_function"] * 6, "create_pubsub_publish"]}
+UPGRADES: dict[str, list[str]] = {"0.1.0": [*["replace_pubsub_function"] * 5, "create_pubsub_publish_function"]}
 """What autogenerate writes in a project that upgrades from a release to this one."""
 
 
@@ -121,7 +121,7 @@ def test_every_release_is_kept() -> None:
 NEWER = r"""
 DO $$ DECLARE source text; BEGIN
   FOR source IN SELECT pg_get_functiondef(oid) FROM pg_proc WHERE prosrc LIKE '-- sqla-pubsub%%' LOOP
-    source := replace(source, '-- sqla-pubsub {', '-- sqla-pubsub {"format": 99, "unheard of": true, ');
+    source := replace(source, '"format":2', '"format":99,"unheard of":true');
     EXECUTE regexp_replace(source, '((clock_timestamp\(\)|::json\)),\s+)1\y', '\199');
   END LOOP;
 END $$"""
