@@ -76,7 +76,9 @@ WRITES = (
 OF_COMMENTS = ["('', 'é %')", "('é %', 'é %')", "Delete", "Insert", "Truncate", "Update"]
 PUBLISHED = sorted([*OF_COMMENTS, "Insert", "Message"])
 
-UPGRADES: dict[str, list[str]] = {"0.1.0": [*["replace_pubsub_function"] * 5, "create_pubsub_publish_function"]}
+UPGRADES: dict[str, list[str]] = {
+    "0.1.0": [*["replace_pubsub_function"] * 5, "create_pubsub_publish_function"]
+}
 """What autogenerate writes in a project that upgrades from a release to this one."""
 
 
