@@ -14,7 +14,7 @@ https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTI
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqla_pubsub.declare import capture_1
 from sqla_pubsub.declare.body import (
@@ -187,16 +187,31 @@ def _payload(spec: TriggerSpec, side: str) -> str:
     head, tail = "pg_catalog.json_populate_record(", f", {VALUES['cleared']}::json)"
     whole = f"pg_catalog.row_to_json({where('cleared', head)}{side}.*{where('cleared', tail)})"
     if spec.exclude:
-        # Not by naming the others: one that is added later travels too.
-        fields = f"pg_catalog.json_each({veiled(whole)}) AS f"
-        without = f"f.key NOT IN ({', '.join(map(veiled_name, spec.exclude))})"
-        whole = unveiled(f"(SELECT pg_catalog.json_object_agg(f.key, f.value) FROM {fields} WHERE {without})")
+        whole = _without(whole, spec.exclude)
     # The texts come after the nulls of the same names, and of two equal names in an object the last one counts.
     head, tail = (
         '(pg_catalog."left"(',
         f"::text, -1) || ',' || pg_catalog.substr({texts(side)}::text, 2))::json",
     )
     return where("texts", head) + whole + where("texts", tail)
+
+
+def _without(row: str, names: Sequence[str]) -> str:
+    """Return the JSON of a row without the members *names*, whatever the others hold."""
+
+    # Not by naming the others: one that is added later travels too.
+    def kept(whole: str, names: Iterable[str]) -> str:
+        return (
+            f"(SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each({whole}) AS f"
+            f" WHERE f.key NOT IN ({', '.join(names)}))"
+        )
+
+    whole = "pubsub_json.whole"
+    return f"""\
+(SELECT CASE WHEN pg_catalog.strpos({whole}::text, '\\u') OPERATOR(pg_catalog.=) 0
+      THEN {kept(whole, map(literal, names))}
+      ELSE {unveiled(kept(veiled(whole), map(veiled_name, names)))} END
+    FROM (SELECT {row} AS whole OFFSET 0) AS pubsub_json)"""
 
 
 def _chosen(spec: TriggerSpec, side: str) -> str:

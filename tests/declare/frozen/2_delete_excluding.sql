@@ -63,7 +63,10 @@ BEGIN
     ''comment'',
     NULL,
     NULL,
-    ' || CASE WHEN texts IS NOT NULL THEN E'(pg_catalog."left"(' ELSE '' END || E'pg_catalog.replace(pg_catalog.replace((SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.replace(pg_catalog.replace(pg_catalog.row_to_json(' || CASE WHEN cleared IS NOT NULL THEN E'pg_catalog.json_populate_record(' ELSE '' END || E'old.*' || CASE WHEN cleared IS NOT NULL THEN E', ' || cleared || E'::json)' ELSE '' END || E')::text, ''\\\\'', ''\\u005c''), ''\\u'', ''\\\\u'')::json) AS f WHERE f.key NOT IN (''pass''''word'', ''secret''))::text, ''\\\\u'', ''\\u''), ''\\u005c'', ''\\\\'')::json' || CASE WHEN texts IS NOT NULL THEN E'::text, -1) || '','' || pg_catalog.substr(pubsub_old_cells.pubsub_texts::text, 2))::json' ELSE '' END || E',
+    ' || CASE WHEN texts IS NOT NULL THEN E'(pg_catalog."left"(' ELSE '' END || E'(SELECT CASE WHEN pg_catalog.strpos(pubsub_json.whole::text, ''\\u'') OPERATOR(pg_catalog.=) 0
+      THEN (SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pubsub_json.whole) AS f WHERE f.key NOT IN (''pass''''word'', ''secret''))
+      ELSE pg_catalog.replace(pg_catalog.replace((SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each(pg_catalog.replace(pg_catalog.replace(pubsub_json.whole::text, ''\\\\'', ''\\u005c''), ''\\u'', ''\\\\u'')::json) AS f WHERE f.key NOT IN (''pass''''word'', ''secret''))::text, ''\\\\u'', ''\\u''), ''\\u005c'', ''\\\\'')::json END
+    FROM (SELECT pg_catalog.row_to_json(' || CASE WHEN cleared IS NOT NULL THEN E'pg_catalog.json_populate_record(' ELSE '' END || E'old.*' || CASE WHEN cleared IS NOT NULL THEN E', ' || cleared || E'::json)' ELSE '' END || E') AS whole OFFSET 0) AS pubsub_json)' || CASE WHEN texts IS NOT NULL THEN E'::text, -1) || '','' || pg_catalog.substr(pubsub_old_cells.pubsub_texts::text, 2))::json' ELSE '' END || E',
     NULL,
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
     1
