@@ -6,6 +6,7 @@ made from. Everything else that could have been changed by hand is compared as a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +14,24 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
-from sqla_pubsub.declare.capture import body, publish_body, read_mark, read_publish_mark, resolve
+from sqla_pubsub.declare.body import read_mark, read_publish_mark, resolve
+from sqla_pubsub.declare.capture import body
+from sqla_pubsub.declare.columns import Values, find_values
 from sqla_pubsub.declare.ddl import FIXED
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.spec import Installed, TriggerSpec
+from sqla_pubsub.declare.messages import publish_body
+from sqla_pubsub.declare.spec import CAPTURE_FORMAT, Installed, TriggerSpec
 from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger, outbox_table
-from sqla_pubsub.outbox import FORMAT
-from sqla_pubsub.quoting import identifier, qualified
+from sqla_pubsub.quoting import identifier, place, qualified
 
 _BITS: dict[Operation, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 
 # A trigger on a partition that was cloned from its parent has tgparentid set and is not ours to manage.
 _TRIGGERS = text(
-    """
-    SELECT u.position - 1 AS position, t.tgname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
+    f"""
+    SELECT t.tgrelid, u.position - 1 AS position, t.tgname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
            t.tgqual IS NULL AND t.tgnargs = 0 AS plain, p.proname, p.prosrc, p.prosecdef, p.proconfig,
-           quote_ident(pn.nspname) AS place,
+           {place("pn.nspname")} AS place,
            (SELECT string_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'everybody'
                               ELSE 'role ' || quote_ident(pg_get_userbyid(a.grantee)) END, ', ')
             FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
@@ -47,8 +50,8 @@ _TRIGGERS = text(
 ).bindparams(bindparam("tables", type_=ARRAY(TEXT)), bindparam("names", type_=ARRAY(TEXT)))
 
 _PUBLISH = text(
-    """
-    SELECT p.prosrc, p.prosecdef, p.proconfig, quote_ident(n.nspname) AS place,
+    f"""
+    SELECT p.prosrc, p.prosecdef, p.proconfig, {place("n.nspname")} AS place,
            (SELECT 'everybody' FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
             WHERE a.grantee = 0) AS open
     FROM pg_catalog.pg_class AS c
@@ -89,8 +92,13 @@ def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> l
             "names": list(operations),
             "outbox": outbox_table(prefix),
         },
-    )
-    return [_read(row, asked[row.position], operations[row.tgname]) for row in rows]
+    ).all()
+    specs = [read_mark(row.prosrc) for row in rows]
+    values = find_values(connection, [(row.tgrelid, spec) for row, spec in zip(rows, specs, strict=True)])
+    return [
+        _read(row, asked[row.position], operations[row.tgname], spec, found)
+        for row, spec, found in zip(rows, specs, values, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +117,7 @@ def installed_publish(connection: Connection, outbox: Names, function: str) -> I
         return None
     fan_out = read_publish_mark(row.prosrc)
     faults = []
-    if fan_out is not None and fan_out.format > FORMAT:
+    if fan_out is not None and fan_out.format > CAPTURE_FORMAT:
         return InstalledFanOut(fan_out=fan_out, faults=())
     if fan_out is not None and row.prosrc != resolve(
         publish_body(fan_out), f"{row.place}.{identifier(outbox[1])}"
@@ -125,18 +133,22 @@ def _place(connection: Connection, names: Names) -> str:
     return qualified(translated.get(schema, schema), name)
 
 
-def _read(row: Any, names: Names, operation: Operation) -> Installed:
+def _read(
+    row: Any, names: Names, operation: Operation, spec: TriggerSpec | None, values: Values
+) -> Installed:
     schema, table = names
-    spec = read_mark(row.prosrc)
     if spec is None:
         return Installed(
             table=table, schema=schema, operation=operation, spec=None,
             faults=(f"it calls {row.place}.{row.proname}(), which is not a capture of ours",),
         )  # fmt: skip
-    if spec.format > FORMAT:
+    if spec.format > CAPTURE_FORMAT:
         # What it should look like, only that release knows.
         return Installed(table=table, schema=schema, operation=operation, spec=spec)
-    edited = row.prosrc != resolve(body(spec), f"{row.place}.{identifier(spec.outbox)}")
+    # A restored table has another number, and what it is for is only to be any.
+    number = re.search(r"'(\d+)'::pg_catalog\.regclass IS NOT NULL", row.prosrc)
+    values = {**values, "relation": number and number[1]}
+    edited = row.prosrc != resolve(body(spec), f"{row.place}.{identifier(spec.outbox)}", values)
     return Installed(
         table=table, schema=schema, operation=operation, spec=spec, faults=tuple(_faults(row, spec)),
         function_faults=(*(["the body of its function was edited"] if edited else ()), *_function_faults(row)),
@@ -160,7 +172,8 @@ def _function_faults(row: Any) -> Iterable[str]:
         yield "its function lost SECURITY DEFINER"
     settings = dict(item.split("=", 1) for item in row.proconfig or ())
     path = settings.get("search_path", "")
-    if not (path.startswith("pg_catalog, ") and path.endswith("pg_temp")):
+    # In quotes where quote_all_identifiers was on.
+    if not re.fullmatch(r'("?)pg_catalog\1, (.*, )?("?)pg_temp\3', path, re.DOTALL):
         yield "its function lost its fixed search_path"
     lost = [name for name, value in FIXED if settings.get(name) != value]
     if lost:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.spec import Installed, TriggerSpec
-from sqla_pubsub.outbox import FORMAT
+from sqla_pubsub.declare.spec import CAPTURE_FORMAT, Installed, TriggerSpec
 
 Kind = Literal["missing", "changed", "damaged", "orphaned", "table"]
 REMEDY = "Run: alembic revision --autogenerate, then alembic upgrade head"
@@ -158,7 +157,7 @@ def _orphaned_messages(installed: FanOut) -> Difference:
 
 
 def _by(number: int) -> str:
-    return f"installed by a newer sqla-pubsub (capture format {number}, this one knows {FORMAT})"
+    return f"installed by a newer sqla-pubsub (capture format {number}, this one knows {CAPTURE_FORMAT})"
 
 
 def _orphan(item: Installed) -> Difference:

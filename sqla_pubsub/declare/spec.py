@@ -19,8 +19,22 @@ from sqla_pubsub.names import (
     capture_trigger,
     outbox_table,
 )
-from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import Capture
+
+CAPTURE_FORMAT = 2
+"""Version of the SQL of captures and of the publish function. What it writes has a number of its own."""
+
+
+def refuse_newer(number: int) -> None:
+    """Refuse to write what only a newer release knows how to.
+
+    Raises:
+        ConfigurationError: See there.
+    """
+    if not 1 <= number <= CAPTURE_FORMAT:
+        raise ConfigurationError(
+            f"capture format {number} is unknown to this release, which knows {CAPTURE_FORMAT}. Upgrade sqla-pubsub."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +112,7 @@ class TriggerSpec:
     capture: Capture = "statement"
     prefix: str = DEFAULT_PREFIX
     outbox_schema: str | None = None
-    format: int = FORMAT
+    format: int = CAPTURE_FORMAT
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -191,7 +205,7 @@ class TriggerSpec:
         try:
             # Without its format, a migration or a mark is of the first one and not of this release's.
             values = {"format": _DEFAULTS["format"], **plain}
-            if values["format"] > FORMAT:
+            if values["format"] > CAPTURE_FORMAT:
                 values = _readable(values)
             listeners = tuple(CapturedListener.from_plain(item) for item in values.pop("listeners"))
             for name in ("key", "zoned", "columns", "exclude"):

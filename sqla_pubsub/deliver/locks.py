@@ -5,11 +5,12 @@ from __future__ import annotations
 from sqlalchemy import Connection, Table, text
 
 from sqla_pubsub.names import CHANNEL_PREFIX
-from sqla_pubsub.quoting import identifier, qualified
+from sqla_pubsub.quoting import identifier, place, qualified
+
+_KEY = f"hashtextextended({place('n.nspname')} || :suffix, 0)"
 
 LOCK_KEY = text(
-    "SELECT hashtextextended(quote_ident(n.nspname) || :suffix, 0) AS key,"
-    " CAST(:prefix AS text) || to_hex(hashtextextended(quote_ident(n.nspname) || :suffix, 0)) AS channel,"
+    f"SELECT {_KEY} AS key, CAST(:prefix AS text) || to_hex({_KEY}) AS channel,"
     " pg_backend_pid() AS pid"
     " FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE c.oid = to_regclass(:outbox)"
@@ -17,7 +18,7 @@ LOCK_KEY = text(
 """The lock key and channel, computed as captures do. Parameters: suffix, outbox."""
 
 WAKE = text(
-    "SELECT pg_notify(:prefix || to_hex(hashtextextended(quote_ident(n.nspname) || :suffix, 0)), '')"
+    f"SELECT pg_notify(:prefix || to_hex({_KEY}), '')"
     " FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE c.oid = to_regclass(:outbox)"
 ).bindparams(prefix=CHANNEL_PREFIX)

@@ -30,7 +30,7 @@ from sqla_pubsub.declare.backfill.steps import (
     run,
     write_page,
 )
-from sqla_pubsub.declare.capture import literal
+from sqla_pubsub.declare.body import literal
 from sqla_pubsub.errors import ConfigurationError, sqlstate
 from sqla_pubsub.quoting import identifier
 from sqla_pubsub.sqlstates import CONTENDED, NO_TABLE
