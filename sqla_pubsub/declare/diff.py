@@ -10,7 +10,7 @@ from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.outbox import FORMAT
 
-Kind = Literal["missing", "changed", "damaged", "orphaned", "table"]
+Kind = Literal["missing", "changed", "damaged", "orphaned", "table", "constant", "exposed"]
 REMEDY = "Run: alembic revision --autogenerate, then alembic upgrade head"
 _NAME_MODULES = (
     '. Autogenerate sees only listeners it imports: listeners = ["myapp.listeners"] under [tool.sqla-pubsub] '
@@ -28,7 +28,8 @@ class Difference:
 
     Attributes:
         kind: ``missing`` (declared only), ``changed`` (both, not equal), ``damaged`` (changed by
-            hand), ``orphaned`` (installed only) or ``table`` (a table of ours is not there).
+            hand), ``orphaned`` (installed only), ``table`` (a table of ours is not there), ``constant`` (a
+            condition that no row changes) or ``exposed`` (others may create what a capture would call).
         declared: The specification that is wanted.
         installed: What the database has.
         fan_out, installed_fan_out: The same for the publish function of messages.

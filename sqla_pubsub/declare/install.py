@@ -21,7 +21,7 @@ from sqla_pubsub.declare.ddl import (
     DropTrigger,
     create,
 )
-from sqla_pubsub.declare.declared import declared, declared_fan_out
+from sqla_pubsub.declare.declared import constant_conditions, declared, declared_fan_out
 from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import publish_function
@@ -80,7 +80,7 @@ def check(connection: Connection, metadata: MetaData) -> list[Difference]:
         for table in ours
         if (table.schema, table.name) not in there
     ]
-    return missing + compare(connection, metadata)
+    return missing + compare(connection, metadata) + constant_conditions(metadata)
 
 
 def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
