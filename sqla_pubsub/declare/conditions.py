@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, LargeBinary, and_, false, true
+from sqlalchemy import ColumnElement, Dialect, Interval, LargeBinary, and_, false, true
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.elements import quoted_name
@@ -20,6 +22,7 @@ from sqlalchemy.sql.util import ClauseAdapter, find_tables
 from sqla_pubsub.attributes import columns_by_attribute, local_table
 from sqla_pubsub.declare.condition_fields import bare, constant, fields
 from sqla_pubsub.declare.decided import refuse_decided, undecided
+from sqla_pubsub.declare.qualified import QualifyingCompiler
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import MAX_BYTES
 from sqla_pubsub.quoting import quoted
@@ -40,12 +43,25 @@ class _Bytes(LargeBinary):
         return lambda value: f"'\\x{value.hex()}'"
 
 
+class _Duration(INTERVAL):
+    """Intervals by a function with its schema, as all of a condition is."""
+
+    @classmethod
+    def adapt_emulated_to_native(  # type: ignore[override]
+        cls, interval: Any, **kw: Any
+    ) -> _Duration:
+        return cls(precision=interval.second_precision)
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[timedelta], str]:
+        return lambda value: f"pg_catalog.make_interval(secs => {value.total_seconds()})"
+
+
 def body_dialect() -> postgresql.base.PGDialect:
     """Return the dialect that writes SQL into a function body: ``%`` single, backslashes kept."""
     dialect: postgresql.base.PGDialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     # Without a connection it assumes standard_conforming_strings=off, the default before 2010.
     dialect._backslash_escapes = False
-    dialect.colspecs = {**dialect.colspecs, LargeBinary: _Bytes}
+    dialect.colspecs = {**dialect.colspecs, LargeBinary: _Bytes, Interval: _Duration, INTERVAL: _Duration}
     return dialect
 
 
@@ -233,8 +249,10 @@ def _call(when: Callable[..., Any], mapper: Mapper[Any], name: str) -> ColumnEle
 
 
 def _compile(expression: ColumnElement[Any], name: str) -> str:
+    dialect = body_dialect()
+    dialect.statement_compiler = QualifyingCompiler
     try:
-        compiled = expression.compile(dialect=body_dialect(), compile_kwargs={"literal_binds": True})
+        compiled = expression.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
     except SQLAlchemyError as error:
         raise ConfigurationError(
             f"when= of listener {name!r} cannot be written as SQL: {error}. Give the condition as a SQL string."
