@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Interval, LargeBinary, and_, false, true
+from sqlalchemy import ColumnElement, Dialect, Interval, LargeBinary, and_, false, literal_column, true
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.exc import SQLAlchemyError
@@ -98,7 +98,8 @@ class Row:
                 f"It has: {', '.join(self._columns)}."
             )
         self.is_read = True
-        return self._alias.columns[column.key]
+        # Not the alias's own: a subquery would read the whole table under the row's name.
+        return literal_column(f"{self._side}.{quoted(column.name)}", column.type)
 
     def adapt(self, expression: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return *expression* with the table's columns read from this row."""

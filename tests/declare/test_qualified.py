@@ -113,6 +113,8 @@ FAILS = {
     "numbers": [9], "raw": b"z", "span": Range(50, 60), "address": "192.168.0.1", "words": "lazy dog",
 }  # fmt: skip
 
+ITEMS = Item.__table__.alias()
+
 CONDITIONS: list[Any] = [
     lambda new: new.name == "it's 50%",
     lambda new: new.name == new.other,
@@ -140,7 +142,10 @@ CONDITIONS: list[Any] = [
     lambda new: new.name.in_(select(func.concat(new.other))),
     lambda new: new.name.not_in(select(literal("other"))),
     lambda new: new.number == select(literal(7)).scalar_subquery(),
-    lambda new: exists().where(new.name == new.other),
+    lambda new: exists(select(1).where(new.name == new.other)),
+    lambda new: exists().where(
+        (ITEMS.c.name == new.name) & (ITEMS.c.number == new.number) & (new.number == 7)
+    ),
     lambda new: new.name.like("it%50\\%", escape="\\"),
     lambda new: new.name.like("it%"),
     lambda new: new.name.not_like("o%"),
@@ -203,7 +208,7 @@ CONDITIONS: list[Any] = [
     lambda new: new.data.has_any(array(["k", "z"])) & new.data.has_all(array(["k"])),
     lambda new: new.state < State.closed,
     lambda new: case((new.number == 7, new.name), else_=new.other).in_(["it's 50%"]),
-    lambda new: select(func.count(distinct(new.name))).scalar_subquery() == 1,
+    lambda new: select(func.count(distinct(ITEMS.c.name))).where(ITEMS.c.number == 7).scalar_subquery() == 1,
     lambda new: func.now() - new.at < timedelta(days=8000),
     lambda new: new.at + new.length > datetime(2024, 3, 1, 12),
     lambda new: new.length == timedelta(days=1, seconds=3),
