@@ -113,6 +113,7 @@ def _trigger(
         columns=columns,
         exclude=exclude,
         capture=capture,
+        always=publish.always,
         prefix=registry.settings.prefix,
         outbox_schema=registry.settings.schema,
     )

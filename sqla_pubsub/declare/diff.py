@@ -60,7 +60,10 @@ class Difference:
     @property
     def same_trigger(self) -> bool:
         """Whether replacing the function mends it, without a lock on the table."""
-        return self.same_function and self.installed is not None and not self.installed.faults
+        if not self.same_function or self.installed is None or self.installed.faults:
+            return False
+        old, new = self.installed.spec, self.declared
+        return old is not None and new is not None and old.always == new.always
 
     @property
     def same_function(self) -> bool:
@@ -185,4 +188,8 @@ def _words(old: TriggerSpec, new: TriggerSpec) -> str:
         for item in new.listeners
         if item.name in known and known[item.name] != item
     ]
+    if old.always != new.always:
+        words.append(
+            f"it is to fire {'also' if new.always else 'no more'} under session_replication_role = replica"
+        )
     return ", ".join(words) or "payload or place changed"

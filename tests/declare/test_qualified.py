@@ -278,7 +278,7 @@ CONDITIONS: list[Any] = [
     lambda new: new.state == State.open,
     lambda new: cast(new.state, Text) == "open",
     lambda new: new.day == date(2024, 2, 29),
-    lambda new: (new.number == 7) == (new.name == "it's 50%"),
+    lambda new: (new.number == 7) > (new.name == "other"),
     lambda new: (new.name == new.other).is_(True) & (new.number < 9),
     lambda new: and_(new.name.bool_op("=")(new.other), new.name.op("||")("x").bool_op("!=")("otherx")),
     lambda new: new.name.op("OPERATOR(pg_catalog.=)")(new.other),
