@@ -18,7 +18,7 @@ from sqlalchemy import MetaData, Table
 from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
 from alembic_ext.plugin import NAME
 from sqla_pubsub.declare.catalog import Names, installed, installed_publish
-from sqla_pubsub.declare.declared import declared
+from sqla_pubsub.declare.declared import constant_conditions, declared
 from sqla_pubsub.declare.diff import Difference, diff
 from sqla_pubsub.declare.install import compare_fan_out
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
@@ -126,6 +126,8 @@ class _Comparison:
         registry = registry_of(metadata)
         if not registry.in_use:
             return
+        for constant in constant_conditions(metadata):
+            logger.warning("condition.constant: %s", constant)
         names = [names for names, table in self._tables.items() if table.metadata is metadata]
         known = {_key(item): item for item in installed(self._connection, names, registry.settings.prefix)}
         wanted = []

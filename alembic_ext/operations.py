@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy.schema import ExecutableDDLElement
 
-from sqla_pubsub.declare.ddl import CreateCapture, CreateTrigger, DropCapture, DropTrigger
+from sqla_pubsub.declare.ddl import CreateCapture, DropCapture, DropTrigger, creation
 from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.names import Operation
 from sqla_pubsub.subscription import Capture
@@ -38,6 +38,7 @@ class Keywords(_Required, total=False):
         columns: The columns to send; without it all of them.
         exclude: Columns not to send.
         capture: ``"statement"`` (the default) or ``"row"``.
+        always: Whether it fires under ``session_replication_role = replica`` too; by default it does not.
         prefix: Start of the names of outbox, trigger and function; ``"pubsub_"`` by default.
         outbox_schema: Schema of the outbox and the function; without it the one in which the
             migration finds the outbox.
@@ -50,6 +51,7 @@ class Keywords(_Required, total=False):
     columns: Sequence[str] | None
     exclude: Sequence[str]
     capture: Capture
+    always: bool
     prefix: str
     outbox_schema: str | None
     format: int
@@ -151,7 +153,7 @@ class CreateTriggerOp(TriggerOperation):
 
     def statements(self) -> tuple[ExecutableDDLElement, ...]:
         """Return the DDL, in order."""
-        return (CreateCapture(self.spec), CreateTrigger(self.spec))
+        return creation(self.spec)
 
 
 @Operations.register_operation("replace_pubsub_function")
@@ -175,8 +177,8 @@ class ReplaceFunctionOp(TriggerOperation):
     ) -> None:
         """Change what an installed trigger captures, without any lock on its table.
 
-        It serves for all but ``capture=``, ``prefix=`` and ``outbox_schema=``: those need a drop and a
-        create.
+        It serves for all but ``capture=``, ``always=``, ``prefix=`` and ``outbox_schema=``: ``always=`` needs a
+        create, the others a drop and a create.
 
         ::
 

@@ -157,7 +157,10 @@ def _read(
 
 
 def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:
-    if _character(row.tgenabled) != "O":
+    enabled = _character(row.tgenabled)
+    if enabled == "O" and spec.always:
+        yield "it does not fire under session_replication_role = replica, as always=True wants"
+    elif enabled not in ("O", "A"):
         yield "it is disabled, or enabled for replicas only"
     level = 1 if spec.per_row else 0
     tables = ("old_rows" if "UPDATE" in (o := spec.operation) or o == "DELETE" else None,

@@ -66,6 +66,10 @@ class CreateTrigger(_SpecDDL):
     """Create the trigger, or put it back as it should be."""
 
 
+class EnableAlways(_SpecDDL):
+    """Let the trigger fire under ``session_replication_role = replica`` too; creating it anew takes that back."""
+
+
 class DropTrigger(_SpecDDL):
     """Drop the trigger."""
 
@@ -74,10 +78,16 @@ class DropCapture(_SpecDDL):
     """Drop the capture function."""
 
 
+def creation(spec: TriggerSpec) -> tuple[ExecutableDDLElement, ...]:
+    """Return what installs one capture with its trigger, or puts both back as they should be."""
+    always = (EnableAlways(spec),) if spec.always else ()
+    return (CreateCapture(spec), CreateTrigger(spec), *always)
+
+
 def create(connection: Connection, spec: TriggerSpec) -> None:
     """Install one capture with its trigger."""
-    connection.execute(CreateCapture(spec))
-    connection.execute(CreateTrigger(spec))
+    for element in creation(spec):
+        connection.execute(element)
 
 
 @compiles(CreateCapture)
@@ -202,6 +212,13 @@ def _create_trigger(element: CreateTrigger, compiler: Any, **_: Any) -> str:
         f"ON {_translated(compiler, spec.schema, spec.table)}{level} "
         f"EXECUTE FUNCTION {_translated(compiler, spec.outbox_schema, spec.function)}()",
     )
+
+
+@compiles(EnableAlways)
+def _enable_always(element: EnableAlways, compiler: Any, **_: Any) -> str:
+    spec = element.spec
+    table = _translated(compiler, spec.schema, spec.table)
+    return _for_driver(compiler, f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {identifier(spec.trigger)}")
 
 
 @compiles(DropTrigger)

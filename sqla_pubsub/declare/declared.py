@@ -12,12 +12,16 @@ from sqlalchemy.orm import Mapper
 
 from sqla_pubsub.attributes import column_names, local_table
 from sqla_pubsub.declare.capture import UPDATE_ROWS
-from sqla_pubsub.declare.conditions import compile_condition
+from sqla_pubsub.declare.conditions import compile_condition, unvarying
+from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import MESSAGE, Operation
 from sqla_pubsub.subscription import Capture, ListenerSpec, Registry, Subscription, registry_of
+
+_NO_CONDITION = "It looks at no column: compare columns, such as new.state == 'paid', or leave it out"
+_NO_HEARING = "It gets no event at all: compare columns, such as new.state == 'paid', or remove the listener"
 
 
 def declared(metadata: MetaData) -> list[TriggerSpec]:
@@ -54,6 +58,30 @@ def declared_fan_out(metadata: MetaData) -> FanOut | None:
     )
 
 
+def constant_conditions(metadata: MetaData) -> list[Difference]:
+    """Return the conditions that no row changes: most often Python decided what PostgreSQL should have.
+
+    Raises:
+        ConfigurationError: A condition cannot be written as SQL.
+    """
+    found = []
+    for spec in registry_of(metadata).listeners.values():
+        for subscription in spec.subscriptions:
+            if subscription.mapper is None:
+                continue
+            words = unvarying(subscription.when, subscription.mapper, spec.name)
+            if words is not None:
+                where = f"{subscription.operation} of table {subscription.source!r}"
+                found.append(
+                    Difference(
+                        kind="constant",
+                        detail=f"when= of listener {spec.name!r} on {where} is {words}",
+                        by_hand=_NO_HEARING if words == "never true" else _NO_CONDITION,
+                    )
+                )
+    return found
+
+
 def _trigger(
     registry: Registry, table: Table, operation: str, pairs: list[tuple[ListenerSpec, Subscription]]
 ) -> TriggerSpec:
@@ -85,6 +113,7 @@ def _trigger(
         columns=columns,
         exclude=exclude,
         capture=capture,
+        always=publish.always,
         prefix=registry.settings.prefix,
         outbox_schema=registry.settings.schema,
     )

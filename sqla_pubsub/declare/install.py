@@ -21,10 +21,11 @@ from sqla_pubsub.declare.ddl import (
     DropTrigger,
     create,
 )
-from sqla_pubsub.declare.declared import declared, declared_fan_out
+from sqla_pubsub.declare.declared import constant_conditions, declared, declared_fan_out
 from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import publish_function
+from sqla_pubsub.open_schemas import open_schemas
 from sqla_pubsub.subscription import in_use, registry_of
 
 
@@ -80,7 +81,11 @@ def check(connection: Connection, metadata: MetaData) -> list[Difference]:
         for table in ours
         if (table.schema, table.name) not in there
     ]
-    return missing + compare(connection, metadata)
+    exposed = [
+        Difference(kind="exposed", detail=found.found, by_hand=found.remedy)
+        for found in open_schemas(connection, metadata)
+    ]
+    return [*missing, *compare(connection, metadata), *constant_conditions(metadata), *exposed]
 
 
 def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:

@@ -96,6 +96,7 @@ class TriggerSpec:
         columns: Columns to send, None for the whole row.
         exclude: Columns to leave out.
         capture: Fired per statement or per row.
+        always: Fired under ``session_replication_role = replica`` too.
         prefix, outbox_schema: Where outbox and function live; None is the first schema of the
             search path when the migration runs.
         format: Version of the capture SQL; that of a newer release can be read and not written.
@@ -110,6 +111,7 @@ class TriggerSpec:
     columns: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     capture: Capture = "statement"
+    always: bool = False
     prefix: str = DEFAULT_PREFIX
     outbox_schema: str | None = None
     format: int = CAPTURE_FORMAT
@@ -172,7 +174,7 @@ class TriggerSpec:
             zoned=tuple(column for column in self.zoned if column not in columns),
             listeners=tuple(
                 replace(item, when=None)
-                if item.when is not None and any(column in item.when.casefold() for column in wanted)
+                if item.when is not None and any(column in _written(item.when) for column in wanted)
                 else item
                 for item in self.listeners
             ),
@@ -238,6 +240,11 @@ class Installed:
     grant: str | None = None
 
 
+def _written(condition: str) -> str:
+    """Return *condition* without the words that our compiler adds, among which a column's name may be found."""
+    return condition.casefold().replace("operator(pg_catalog.", "(").replace("pg_catalog.", "")
+
+
 def _readable(newer: Mapping[str, Any]) -> dict[str, Any]:
     """Return of a newer release's plain form what this release understands: enough to know whom it serves."""
     known = {name: value for name, value in newer.items() if name in TriggerSpec.__slots__}
@@ -252,6 +259,7 @@ _DEFAULTS: dict[str, Any] = {
     "columns": None,
     "exclude": (),
     "capture": "statement",
+    "always": False,
     "prefix": DEFAULT_PREFIX,
     "outbox_schema": None,
     "format": 1,

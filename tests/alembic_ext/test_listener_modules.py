@@ -214,3 +214,20 @@ def test_a_listener_that_cannot_be_captured_stops_autogenerate(project: Project)
     project.option("shop.listeners")
     with pytest.raises(CommandError, match="an ordered listener needs a primary key"):
         project.revision()
+
+
+def test_autogenerate_names_a_condition_that_no_row_changes(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python decided it; and a listener that is never called is noticed late."""
+    project.write(
+        "listeners.py",
+        "from shop.models import *\n\n@after_insert(Comment, when=lambda: 'content' == 'x')\ndef unheard(new): ...\n",
+    )
+    project.option("shop.listeners")
+    assert "'when': 'false'" in project.revision()
+    (warning,) = warnings(capsys)
+    assert (
+        "condition.constant: when= of listener 'unheard' on INSERT of table 'comment' is never true."
+        in warning
+    )

@@ -182,7 +182,8 @@ END""",
             f"CREATE OR REPLACE TRIGGER {identifier(self.trigger)} AFTER INSERT ON {self.table}{level}"
             f" EXECUTE FUNCTION {self.function}()"
         )
-        return [create, self._keep(), trigger]
+        always = f"ALTER TABLE {self.table} ENABLE ALWAYS TRIGGER {identifier(self.trigger)}"
+        return [create, self._keep(), trigger, *([always] if self.spec.always else [])]
 
     def _keep(self) -> str:
         """Nobody else may attach the function to a table of their own; default privileges may have given it away."""
