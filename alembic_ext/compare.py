@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from alembic.util import CommandError, PriorityDispatchResult
 from sqlalchemy import MetaData, Table
 
+from alembic_ext.names import NAME
+from alembic_ext.others import spare
 from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
-from alembic_ext.plugin import NAME
 from sqla_pubsub.declare.catalog import Names, installed, installed_publish
-from sqla_pubsub.declare.declared import declared
 from sqla_pubsub.declare.diff import Difference, diff
 from sqla_pubsub.declare.install import compare_fan_out
+from sqla_pubsub.declare.relations import declared_in, refused, strays
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import Operation, publish_function
@@ -71,6 +72,15 @@ def compare_triggers(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: 
     comparison.drop_with_tables()
     upgrade_ops.ops[:0] = comparison.plan.head
     upgrade_ops.ops.extend(comparison.plan.tail)
+
+
+def spare_captures(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
+    """Take drops of our captures out of what other extensions found."""
+    if context.dialect.name == "postgresql":
+        assert context.connection is not None
+        default_schema = context.dialect.default_schema_name or "public"
+        spare(upgrade_ops.ops, context.connection, _all_metadata(context), default_schema)
+    return PriorityDispatchResult.CONTINUE
 
 
 def _listener_modules(config: Config | None) -> tuple[str, ...]:
@@ -128,13 +138,15 @@ class _Comparison:
             return
         names = [names for names, table in self._tables.items() if table.metadata is metadata]
         known = {_key(item): item for item in installed(self._connection, names, registry.settings.prefix)}
-        wanted = []
-        for spec in declared(metadata):
+        wanted, specs = [], declared_in(self._connection, metadata)
+        for spec in specs:
             if self._wants(spec, there=_key(spec) in known):
                 wanted.append(spec)
             else:
                 known.pop(_key(spec), None)
-        for difference in diff(known.values(), wanted):
+        differences = refused(self._connection, diff(known.values(), wanted), specs)
+        self._clear_partitions(differences)
+        for difference in differences:
             if difference.installed is not None:
                 del known[_key(difference.installed)]
             self._settle(difference)
@@ -187,8 +199,16 @@ class _Comparison:
             ):
                 self.plan.drop_messages(found.fan_out)
 
+    def _clear_partitions(self, differences: Sequence[Difference]) -> None:
+        created = [d.declared for d in differences if d.declared is not None and not d.same_trigger]
+        for spec, stray in strays(self._connection, created):
+            logger.info("trigger.partition: %s on table %r is replaced by that on %r", spec.operation, stray.source, spec.source)
+            self.plan.drop(stray)
+
     def _settle(self, difference: Difference) -> None:
         spec, item = difference.declared, difference.installed
+        if difference.by_hand is not None and difference.kind == "missing":
+            raise ConfigurationError(str(difference))
         if difference.by_hand is not None:
             logger.warning("trigger.%s: %s", difference.kind, difference)
         elif spec is not None:

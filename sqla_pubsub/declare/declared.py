@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from typing import cast
 
 from sqlalchemy import MetaData, Table
@@ -20,8 +21,14 @@ from sqla_pubsub.names import MESSAGE, Operation
 from sqla_pubsub.subscription import Capture, ListenerSpec, Registry, Subscription, registry_of
 
 
-def declared(metadata: MetaData) -> list[TriggerSpec]:
+def declared(
+    metadata: MetaData, *, per_row: Collection[tuple[str | None, str]] = ()
+) -> list[TriggerSpec]:
     """Return one specification per table and operation that has a listener, in stable order.
+
+    Args:
+        metadata: What declares them.
+        per_row: Schemas and names of tables that the database can only capture per row, whatever the model says.
 
     Raises:
         ConfigurationError: A condition cannot be written as SQL, or an ordered listener meets a
@@ -33,7 +40,10 @@ def declared(metadata: MetaData) -> list[TriggerSpec]:
         for subscription in spec.subscriptions:
             if subscription.mapper is not None and subscription.operation != MESSAGE:
                 wanted[local_table(subscription.mapper), subscription.operation].append((spec, subscription))
-    specs = [_trigger(registry, table, operation, pairs) for (table, operation), pairs in wanted.items()]
+    specs = [
+        _trigger(registry, table, operation, pairs, per_row=(table.schema, table.name) in per_row)
+        for (table, operation), pairs in wanted.items()
+    ]
     return sorted(specs, key=lambda s: (s.schema or "", s.table, s.operation))
 
 
@@ -55,7 +65,12 @@ def declared_fan_out(metadata: MetaData) -> FanOut | None:
 
 
 def _trigger(
-    registry: Registry, table: Table, operation: str, pairs: list[tuple[ListenerSpec, Subscription]]
+    registry: Registry,
+    table: Table,
+    operation: str,
+    pairs: list[tuple[ListenerSpec, Subscription]],
+    *,
+    per_row: bool,
 ) -> TriggerSpec:
     by_name: dict[str, list[tuple[ListenerSpec, Subscription]]] = defaultdict(list)
     for spec, subscription in pairs:
@@ -67,7 +82,7 @@ def _trigger(
         )
     mapper = cast("Mapper[object]", pairs[0][1].mapper)
     publish = registry.published[table]
-    capture = _capture(table, publish.capture)
+    capture = "row" if per_row else _capture(table, publish.capture)
     if operation == "UPDATE" and capture == "statement":
         _refuse_names_of_ours(table)
     key = tuple(column.name for column in table.primary_key.columns)

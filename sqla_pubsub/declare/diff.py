@@ -19,6 +19,7 @@ _NAME_MODULES = (
 _RENAME = (
     "It is left alone, because it is not ours. Rename it, or choose other names with configure(prefix=...)"
 )
+_LEVELS = ("statement", "row")
 _UPGRADE = "It is left alone. Upgrade sqla-pubsub here to the release that installed it"
 
 
@@ -184,4 +185,6 @@ def _words(old: TriggerSpec, new: TriggerSpec) -> str:
         for item in new.listeners
         if item.name in known and known[item.name] != item
     ]
+    if old.per_row != new.per_row:
+        words.append(f"it fires per {_LEVELS[old.per_row]}, and is to fire per {_LEVELS[new.per_row]}")
     return ", ".join(words) or "payload or place changed"

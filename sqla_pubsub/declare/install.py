@@ -23,6 +23,8 @@ from sqla_pubsub.declare.ddl import (
 )
 from sqla_pubsub.declare.declared import declared, declared_fan_out
 from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
+from sqla_pubsub.declare.relations import declared_in, refused, strays
+from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import publish_function
 from sqla_pubsub.subscription import in_use, registry_of
@@ -42,7 +44,8 @@ def compare(connection: Connection, metadata: MetaData) -> list[Difference]:
     """Return how the triggers on the metadata's tables differ from what is declared."""
     names: list[Names] = [(table.schema, table.name) for table in metadata.tables.values()]
     prefix = registry_of(metadata).settings.prefix
-    differences = diff(installed(connection, names, prefix), declared(metadata))
+    specs = declared_in(connection, metadata)
+    differences = refused(connection, diff(installed(connection, names, prefix), specs), specs)
     fan_out = compare_fan_out(connection, metadata)
     return [*differences, *([fan_out] if fan_out is not None else [])]
 
@@ -102,14 +105,25 @@ def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
         if difference.same_trigger:
             connection.execute(CreateCapture(spec))
         else:
+            _clear_partitions(connection, spec)
             create(connection, spec)
 
 
+def _clear_partitions(connection: Connection, spec: TriggerSpec) -> None:
+    for _, stray in strays(connection, [spec]):
+        _refuse_to_lose(stray.listener_names, spec.listener_names, f"table {stray.source!r}")
+        connection.execute(DropTrigger(stray))
+
+
 def _refuse_to_replace(difference: Difference, what: str) -> None:
-    """create_all only adds: another program's listeners must not vanish because it was not imported."""
     if difference.by_hand is not None:
         raise ConfigurationError(str(difference))
-    lost = sorted(set(difference.captured) - set(difference.listeners))
+    _refuse_to_lose(difference.captured, difference.listeners, what)
+
+
+def _refuse_to_lose(captured: Iterable[str], declared: Iterable[str], what: str) -> None:
+    """create_all only adds: another program's listeners must not vanish because it was not imported."""
+    lost = sorted(set(captured) - set(declared))
     if lost:
         raise ConfigurationError(
             f"create_all would remove the capture of {', '.join(map(repr, lost))} on {what}, "
