@@ -7,7 +7,7 @@ this very migration drops: several programs may share a database, and some of it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,10 +65,13 @@ def compare_triggers(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: 
     modules = _listener_modules(context.migration_context.config)
     for metadata in comparison.metadata:
         before = Plan(head=[*comparison.plan.head], tail=[*comparison.plan.tail])
+        # One warning for all is enough where nothing is declared at all.
+        comparison.unheard = not modules and comparison.is_unheard(metadata)
         comparison.compare(metadata)
         comparison.compare_messages(metadata)
-        if not modules and comparison.is_unheard(metadata):
+        if comparison.unheard:
             _say_unheard(comparison.plan.given_up(since=before))
+    comparison.unheard = False
     comparison.drop_with_tables()
     upgrade_ops.ops[:0] = comparison.plan.head
     upgrade_ops.ops.extend(comparison.plan.tail)
@@ -112,6 +115,7 @@ class _Comparison:
     def __init__(self, context: AutogenContext, changes: TableChanges, schemas: Schemas) -> None:
         assert context.connection is not None
         self.plan = Plan()
+        self.unheard = False
         self.metadata = _all_metadata(context)
         self._context = context
         self._connection = context.connection
@@ -125,6 +129,12 @@ class _Comparison:
             if self._wants_table(table)
         }
         registries = [registry_of(metadata) for metadata in self.metadata]
+        self._renamed = {
+            name
+            for registry in registries
+            for spec in registry.listeners.values()
+            for name in spec.previous_names
+        }
         self._outboxes: set[Place] = {
             (registry.settings.prefix, self._short(registry.settings.schema))
             for registry in registries
@@ -168,7 +178,7 @@ class _Comparison:
         function = publish_function(registry.settings.prefix)
         if table is not None and self._asked(table, function, "function"):
             logger.info("messages.%s: %s", difference.kind, difference.detail)
-            self.plan.settle_messages(difference)
+            self.plan.settle_messages(difference, self._lost(difference, f"messages by {function}()"))
 
     def is_unheard(self, metadata: MetaData) -> bool:
         """Whether *metadata* publishes, as far as it is compared, and has no listener."""
@@ -197,7 +207,8 @@ class _Comparison:
                 and found.fan_out is not None
                 and self._gives_up(outbox, function, "function")
             ):
-                self.plan.drop_messages(found.fan_out)
+                lost = self._warned(found.fan_out.listener_names, f"messages by {function}()")
+                self.plan.drop_messages(found.fan_out, lost)
 
     def _clear_partitions(self, differences: Sequence[Difference]) -> None:
         created = [d.declared for d in differences if d.declared is not None and not d.same_trigger]
@@ -214,14 +225,31 @@ class _Comparison:
         elif spec is not None:
             logger.info("trigger.%s: %s", difference.kind, difference.detail)
             moved = item is not None and item.spec is not None and self._home(item.spec) != self._home(spec)
-            self.plan.settle(difference, self._changed(spec.schema, spec.table), moved=moved)
+            changed = self._changed(spec.schema, spec.table)
+            lost = self._lost(difference, f"{spec.operation} on table {spec.source!r}")
+            self.plan.settle(difference, changed, moved=moved, lost=lost)
         elif item is not None and item.spec is not None and self._place(item.spec) in self._outboxes:
             self._drop(item.spec, (item.schema, item.table))
 
     def _drop(self, spec: TriggerSpec, table: Names) -> None:
         if self._short(table[0]) in self._schemas and self._gives_up(table, spec.trigger, "trigger"):
             logger.info("trigger.orphaned: %s on table %r is dropped", spec.operation, spec.source)
-            self.plan.drop(spec)
+            what = f"{spec.operation} on table {spec.source!r}"
+            self.plan.drop(spec, self._warned(spec.listener_names, what))
+
+    def _lost(self, difference: Difference, what: str) -> tuple[str, ...]:
+        """Return the listeners that lose their capture of *what*, but for those that have another name now."""
+        return self._warned(set(difference.captured) - set(difference.listeners) - self._renamed, what)
+
+    def _warned(self, listeners: Iterable[str], what: str) -> tuple[str, ...]:
+        lost = tuple(sorted(listeners))
+        if lost and not self.unheard:
+            logger.warning(
+                "capture.lost: %s is captured no more for %s, which no imported module declares for it. If a module of "
+                "listeners was only not imported, name it under listeners of [tool.sqla-pubsub] and begin again.",
+                what, ", ".join(map(repr, lost)),
+            )  # fmt: skip
+        return lost
 
     def _gives_up(self, table: Names, name: str, kind: str) -> bool:
         stand_in = Table(table[1], MetaData(), schema=table[0])

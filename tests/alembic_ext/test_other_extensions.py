@@ -1,11 +1,12 @@
 """Beside other extensions that compare functions and triggers, neither drops what is the other's."""
 
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
+from alembic.autogenerate import comparators
 from alembic.runtime.plugins import _all_plugins
-from alembic_utils.replaceable_entity import registry
 
 from tests.alembic_ext.project import COMMENT, INSERT_LISTENER, Project, called
 
@@ -48,6 +49,10 @@ declare_database(
 )
 """
 
+NOT_OURS = {
+    "alembic_utils": ["public_other_pubsub_insert", "public_pubsub_helper", "public_pubsub_publish"],
+    "declarative": ['"pubsub_insert" ON "other"', "pubsub_helper()", "pubsub_publish(int4, int4)"],
+}
 LIBRARIES = {"alembic_utils": UTILS, "declarative": DECLARATIVE}
 MARK = "target_metadata = Base.metadata"
 OWN = "\n\nOWN = {}\nSTAMPING = {}\n"
@@ -81,7 +86,11 @@ def state(project: Project) -> tuple[list[tuple[str, ...]], list[str]]:
 def forgotten() -> Iterator[None]:
     """Leave nothing in the registries of this process: other tests have Alembic compare too."""
     yield
-    registry._entities.clear()
+    packages = ("alembic_utils", "sqlalchemy_declarative_extensions")
+    for pairs in comparators._registry.values():
+        pairs[:] = [pair for pair in pairs if not pair[0].__module__.startswith(packages)]
+    for name in [name for name in sys.modules if name.startswith(packages)]:
+        del sys.modules[name]
     _all_plugins.pop("home.made", None)
 
 
@@ -127,8 +136,10 @@ def test_what_is_not_ours_is_dropped_as_the_library_wants_whatever_its_name(
     project.env(online, f"{online}, include_object=keep")
     source = project.revision()
     upgrade, _ = source.split("def downgrade()")
-    dropped = re.findall(r"drop_entity\((\w+)\)|(DROP \w+ [^;]+);", upgrade)
-    assert len(dropped) == 4, upgrade
+    dropped = re.findall(r"drop_entity\((\w+)\)|DROP \w+ ([^;]+);", upgrade)
+    # Of two functions with one name sqlalchemy-declarative-extensions sees one only.
+    assert [a or b for a, b in sorted(dropped) if "comment_insert" not in a + b] == NOT_OURS[library]
+    assert not re.search(r"comment_insert\(\)|on_entity=.public.comment|ON \"comment", upgrade)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -186,8 +197,13 @@ STATEMENTS = [
 ]
 
 
+class Statement(ops.ExecuteSQLOp):
+    def reverse(self):
+        return self
+
+
 def drop_all(context, upgrade_ops, schemas):
-    upgrade_ops.ops.extend(ops.ExecuteSQLOp(statement) for statement in STATEMENTS)
+    upgrade_ops.ops.extend(Statement(statement) for statement in STATEMENTS)
     return PriorityDispatchResult.CONTINUE
 
 
