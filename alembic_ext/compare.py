@@ -10,18 +10,19 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alembic.util import CommandError, PriorityDispatchResult
 from sqlalchemy import MetaData, Table
 
+from alembic_ext.filters import Filters
 from alembic_ext.names import NAME
 from alembic_ext.others import spare
 from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
-from sqla_pubsub.declare.catalog import Names, installed, installed_publish
+from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
 from sqla_pubsub.declare.diff import Difference, diff
 from sqla_pubsub.declare.install import compare_fan_out
-from sqla_pubsub.declare.relations import declared_in, refused, strays
+from sqla_pubsub.declare.relations import declared_in, refuse_views, refused, strays
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import Operation, publish_function
@@ -117,18 +118,20 @@ class _Comparison:
         self.plan = Plan()
         self.unheard = False
         self.metadata = _all_metadata(context)
-        self._context = context
         self._connection = context.connection
         self._default_schema = context.dialect.default_schema_name
         self._changes = changes
         self._schemas = schemas
-        self._tables: dict[Names, Table] = {
-            (table.schema, table.name): table
-            for metadata in self.metadata
-            for table in metadata.tables.values()
-            if self._wants_table(table)
-        }
         registries = [registry_of(metadata) for metadata in self.metadata]
+        # Where nothing of ours is, the filters of env.py are asked nothing.
+        ours = any(registry.in_use for registry in registries) or changes.outboxes
+        tables = [table for metadata in self.metadata for table in metadata.tables.values()] if ours else []
+        self._filters = Filters(
+            context, existing(self._connection, [(table.schema, table.name) for table in tables])
+        )
+        self._tables: dict[Names, Table] = {
+            (table.schema, table.name): table for table in tables if self._filters.table(table)
+        }
         self._renamed = {
             name
             for registry in registries
@@ -148,11 +151,11 @@ class _Comparison:
             return
         names = [names for names, table in self._tables.items() if table.metadata is metadata]
         known = {_key(item): item for item in installed(self._connection, names, registry.settings.prefix)}
-        wanted, specs = [], declared_in(self._connection, metadata)
+        specs = declared_in(self._connection, metadata)
+        refuse_views(self._connection, specs)
+        wanted = [spec for spec in specs if self._wants(spec, there=_key(spec) in known)]
         for spec in specs:
-            if self._wants(spec, there=_key(spec) in known):
-                wanted.append(spec)
-            else:
+            if spec not in wanted:
                 known.pop(_key(spec), None)
         differences = refused(self._connection, diff(known.values(), wanted), specs)
         self._clear_partitions(differences)
@@ -176,7 +179,7 @@ class _Comparison:
         entry = registry.outbox.Entry.__table__
         table = self._tables.get((entry.schema, entry.name))
         function = publish_function(registry.settings.prefix)
-        if table is not None and self._asked(table, function, "function"):
+        if table is not None and self._filters.ours(table, function, "function"):
             logger.info("messages.%s: %s", difference.kind, difference.detail)
             self.plan.settle_messages(difference, self._lost(difference, f"messages by {function}()"))
 
@@ -185,7 +188,8 @@ class _Comparison:
         registry = registry_of(metadata)
         if not registry.in_use or registry.listeners:
             return False
-        return registry.outbox.Entry.__table__ in self._tables.values()
+        outbox = registry.outbox.Entry.__table__
+        return outbox in self._tables.values() and self._filters.names(outbox)
 
     def drop_with_tables(self) -> None:
         """Drop the triggers of tables that the migration drops, and all that write to a dropped outbox."""
@@ -213,7 +217,12 @@ class _Comparison:
     def _clear_partitions(self, differences: Sequence[Difference]) -> None:
         created = [d.declared for d in differences if d.declared is not None and not d.same_trigger]
         for spec, stray in strays(self._connection, created):
-            logger.info("trigger.partition: %s on table %r is replaced by that on %r", spec.operation, stray.source, spec.source)
+            logger.info(
+                "trigger.partition: %s on %r gives way to that on %r",
+                spec.operation,
+                stray.source,
+                spec.source,
+            )
             self.plan.drop(stray)
 
     def _settle(self, difference: Difference) -> None:
@@ -253,25 +262,12 @@ class _Comparison:
 
     def _gives_up(self, table: Names, name: str, kind: str) -> bool:
         stand_in = Table(table[1], MetaData(), schema=table[0])
-        return self._asked(self._tables.get(table, stand_in), name, kind, reflected=True)
-
-    def _wants_table(self, table: Table) -> bool:
-        parents: Any = {"schema_name": self._short(table.schema)}
-        named = self._context.run_name_filters(table.name, "table", parents)
-        return named and self._context.run_object_filters(table, table.name, "table", False, None)
+        return self._filters.ours(self._tables.get(table, stand_in), name, kind, reflected=True)
 
     def _wants(self, spec: TriggerSpec, *, there: bool) -> bool:
         table = self._tables.get((spec.schema, spec.table))
         compare_to = table if there else None
-        return table is not None and self._asked(table, spec.trigger, "trigger", compare_to=compare_to)
-
-    def _asked(
-        self, table: Table, name: str, kind: Any, *, reflected: bool = False, compare_to: Table | None = None
-    ) -> bool:
-        # The filters of env.py know no such object, so they get its table in its place.
-        parents: Any = {"schema_name": self._short(table.schema), "table_name": table.name}
-        named = self._context.run_name_filters(name, kind, parents)
-        return named and self._context.run_object_filters(table, name, kind, reflected, compare_to)
+        return table is not None and self._filters.ours(table, spec.trigger, "trigger", compare_to=compare_to)
 
     def _changed(self, schema: str | None, table: str) -> frozenset[str]:
         return self._changes.columns.get((self._short(schema), table), frozenset())

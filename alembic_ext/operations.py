@@ -21,7 +21,6 @@ from sqla_pubsub.errors import sqlstate
 from sqla_pubsub.names import Operation
 from sqla_pubsub.subscription import Capture
 
-
 WRONG_OBJECT_TYPE = "42809"
 
 

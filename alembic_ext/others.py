@@ -46,7 +46,10 @@ def drops_of_others(operations: Iterable[MigrateOperation]) -> list[MigrateOpera
 
 
 def spare(
-    operations: list[MigrateOperation], connection: Connection, metadata: Iterable[MetaData], default_schema: str
+    operations: list[MigrateOperation],
+    connection: Connection,
+    metadata: Iterable[MetaData],
+    default_schema: str,
 ) -> None:
     """Take out of *operations* every drop of a capture, and nothing else.
 

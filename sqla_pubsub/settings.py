@@ -129,7 +129,9 @@ def _below(package: str) -> Iterator[str]:
         return
     children = {info.name: info.ispkg for info in iter_modules([str(folder) for folder in folders])}
     if getattr(module, "__file__", None) is None:
-        children |= {child.name: True for folder in folders for child in folder.iterdir() if _is_namespace(child)}
+        children |= {
+            child.name: True for folder in folders for child in folder.iterdir() if _is_namespace(child)
+        }
     for child in sorted(set(children) - {"__main__"}):
         name = f"{package}.{child}"
         yield name

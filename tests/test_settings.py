@@ -244,7 +244,15 @@ def test_a_wrong_declaration_is_shown_as_it_is_with_its_line(folder: Path) -> No
 @pytest.fixture
 def tree(folder: Path) -> Path:
     """A package of modules that say that they were imported, one that must not be, and migrations."""
-    for name in ("__init__", "orders", "mail", "deep/__init__", "deep/listeners", "deep/er/__init__", "deep/er/listeners"):
+    for name in (
+        "__init__",
+        "orders",
+        "mail",
+        "deep/__init__",
+        "deep/listeners",
+        "deep/er/__init__",
+        "deep/er/listeners",
+    ):
         write(folder / "settings_tree" / f"{name}.py", "")
     write(folder / "settings_tree" / "__main__.py", "1 / 0")
     write(folder / "settings_tree" / "migrations" / "__init__.py", "")
@@ -256,13 +264,21 @@ def tree(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
-        ("settings_tree.*", ["deep", "deep.er", "deep.er.listeners", "deep.listeners", "mail", "migrations", "orders"]),
-        ("settings_tree.*.listeners", ["deep", "deep.er", "deep.er.listeners", "deep.listeners", "migrations"]),
+        (
+            "settings_tree.*",
+            ["deep", "deep.er", "deep.er.listeners", "deep.listeners", "mail", "migrations", "orders"],
+        ),
+        (
+            "settings_tree.*.listeners",
+            ["deep", "deep.er", "deep.er.listeners", "deep.listeners", "migrations"],
+        ),
         ("settings_tree.deep.*", ["deep", "deep.er", "deep.er.listeners", "deep.listeners"]),
         ("settings_tree.m*l", ["deep", "deep.er", "mail", "migrations"]),
     ],
 )
-def test_a_pattern_imports_what_fits_and_the_packages_on_the_way(tree: Path, pattern: str, names: list[str]) -> None:
+def test_a_pattern_imports_what_fits_and_the_packages_on_the_way(
+    tree: Path, pattern: str, names: list[str]
+) -> None:
     for name in [name for name in sys.modules if name.startswith("settings_tree")]:
         del sys.modules[name]
     importlib.invalidate_caches()
@@ -289,7 +305,9 @@ def test_a_pattern_reaches_folders_without_init_where_the_package_has_none(folde
         ("settings_broken.*", "module 'settings_broken.bad' cannot be imported: ZeroDivisionError"),
     ],
 )
-def test_a_pattern_that_finds_nothing_or_something_broken_is_refused(folder: Path, pattern: str, words: str) -> None:
+def test_a_pattern_that_finds_nothing_or_something_broken_is_refused(
+    folder: Path, pattern: str, words: str
+) -> None:
     """As an empty answer it would mean: there are no listeners, drop their captures."""
     write(folder / "settings_alone.py", "")
     write(folder / "settings_broken" / "bad.py", "1 / 0")

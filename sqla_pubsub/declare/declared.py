@@ -21,9 +21,7 @@ from sqla_pubsub.names import MESSAGE, Operation
 from sqla_pubsub.subscription import Capture, ListenerSpec, Registry, Subscription, registry_of
 
 
-def declared(
-    metadata: MetaData, *, per_row: Collection[tuple[str | None, str]] = ()
-) -> list[TriggerSpec]:
+def declared(metadata: MetaData, *, per_row: Collection[tuple[str | None, str]] = ()) -> list[TriggerSpec]:
     """Return one specification per table and operation that has a listener, in stable order.
 
     Args:

@@ -20,6 +20,7 @@ from sqla_pubsub.declare.catalog import Names, character, place
 from sqla_pubsub.declare.declared import declared
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.spec import TriggerSpec
+from sqla_pubsub.errors import ConfigurationError
 
 _RELATIONS = text(
     """
@@ -105,6 +106,20 @@ def refused(
     return [_refused(item, found, publishing) for item in differences]
 
 
+def refuse_views(connection: Connection, specs: Sequence[TriggerSpec]) -> None:
+    """Refuse a view, also where the comparison passes it over: it is no table of Alembic's, and can never publish.
+
+    Raises:
+        ConfigurationError: One of *specs* is on a view.
+    """
+    found = relations(connection, map(_names, specs))
+    for spec in specs:
+        relation = found.get(_names(spec))
+        if relation is not None and relation.kind in _VIEWS:
+            detail, remedy = _on_view(spec, relation)
+            raise ConfigurationError(f"{detail}. {remedy}.")
+
+
 def strays(connection: Connection, specs: Sequence[TriggerSpec]) -> list[tuple[TriggerSpec, TriggerSpec]]:
     """Return captures on partitions of their own that stand in the way of those on the partitioned table.
 
@@ -143,12 +158,11 @@ def _refused(
     if spec is None or relation is None or difference.by_hand is not None:
         return difference
     if relation.kind in _VIEWS:
-        return replace(
-            difference,
-            detail=f"{spec.source!r} is a {_VIEWS[relation.kind]}, and PostgreSQL has no triggers that see its rows",
-            by_hand=f"Declare {_listeners(spec)} on the tables that it reads from, and leave PubSub off its model",
-        )
-    above = [publishing[oid, spec.operation] for oid in relation.ancestors if (oid, spec.operation) in publishing]
+        detail, remedy = _on_view(spec, relation)
+        return replace(difference, detail=detail, by_hand=remedy)
+    above = [
+        publishing[oid, spec.operation] for oid in relation.ancestors if (oid, spec.operation) in publishing
+    ]
     if above:
         return replace(
             difference,
@@ -159,6 +173,13 @@ def _refused(
             by_hand=f"Declare {_listeners(spec)} on the model of {above[0].source!r}, which publishes all its partitions",
         )
     return difference
+
+
+def _on_view(spec: TriggerSpec, relation: Relation) -> tuple[str, str]:
+    return (
+        f"{spec.source!r} is a {_VIEWS[relation.kind]}, and PostgreSQL has no triggers that see its rows",
+        f"Declare {_listeners(spec)} on the tables that it reads from, and leave PubSub off its model",
+    )
 
 
 def _listeners(spec: TriggerSpec) -> str:

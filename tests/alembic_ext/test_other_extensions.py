@@ -131,7 +131,9 @@ def test_what_is_not_ours_is_dropped_as_the_library_wants_whatever_its_name(
         "CREATE TABLE other (id int)",
         "CREATE TRIGGER pubsub_insert AFTER INSERT ON other FOR EACH ROW EXECUTE FUNCTION pubsub_helper()",
     )
-    project.env(MARK, f"{MARK}\ndef keep(object, name, type_, reflected, compare_to):\n    return name != 'other'\n")
+    project.env(
+        MARK, f"{MARK}\ndef keep(object, name, type_, reflected, compare_to):\n    return name != 'other'\n"
+    )
     online = "connection=connection, target_metadata=target_metadata"
     project.env(online, f"{online}, include_object=keep")
     source = project.revision()
@@ -158,11 +160,17 @@ class Visit(PubSub, Base):
 def visited(new): ...
 """
     project.execute('CREATE SCHEMA "Shop"')
-    project.env(MARK, MARK + "\n" + LIBRARIES[library] + """
+    project.env(
+        MARK,
+        MARK
+        + "\n"
+        + LIBRARIES[library]
+        + """
 
 def keep(object, name, type_, reflected, compare_to):
     return type_ != "table" or name != "part"
-""")
+""",
+    )
     online = "connection=connection, target_metadata=target_metadata"
     project.env(online, f"{online}, include_object=keep, include_schemas=True")
     project.models(COMMENT + INSERT_LISTENER + visit + OWN.format(["helper"], []))
@@ -226,5 +234,5 @@ def test_the_order_of_comparators_does_not_matter(project: Project, qualifier: s
         "'DROP FUNCTION pubsub_comment_insert(int)'",
         "'DROP TRIGGER pubsub_insert ON other'",
         "'DROP FUNCTION somebodys()'",
-        '"SELECT \'DROP TRIGGER pubsub_insert ON comment\'"',
+        "\"SELECT 'DROP TRIGGER pubsub_insert ON comment'\"",
     ]

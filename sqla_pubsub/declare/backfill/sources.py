@@ -70,7 +70,11 @@ def find_sources(connection: Connection, metadata: MetaData, listener: str) -> l
         raise ConfigurationError(
             f"listener {listener!r} is not declared. Declared are: {', '.join(sorted(registry.listeners))}."
         )
-    specs = [s for s in declared_in(connection, metadata) if s.operation == "INSERT" and listener in s.listener_names]
+    specs = [
+        s
+        for s in declared_in(connection, metadata)
+        if s.operation == "INSERT" and listener in s.listener_names
+    ]
     if not specs:
         raise ConfigurationError(
             f"listener {listener!r} gets no inserts, so a row that is there already is no event for it. "
