@@ -21,7 +21,7 @@ from alembic_ext.others import spare
 from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
 from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
 from sqla_pubsub.declare.diff import Difference, diff
-from sqla_pubsub.declare.install import compare_fan_out
+from sqla_pubsub.declare.install import compare_fan_out, originals
 from sqla_pubsub.declare.relations import declared_in, refuse_views, refused, strays
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
@@ -83,7 +83,8 @@ def spare_captures(context: AutogenContext, upgrade_ops: UpgradeOps) -> Priority
     if context.dialect.name == "postgresql":
         assert context.connection is not None
         default_schema = context.dialect.default_schema_name or "public"
-        spare(upgrade_ops.ops, context.connection, _all_metadata(context), default_schema)
+        metadata = [each for target in _all_metadata(context) for each in originals(target)]
+        spare(upgrade_ops.ops, context.connection, metadata, default_schema)
     return PriorityDispatchResult.CONTINUE
 
 
@@ -117,7 +118,9 @@ class _Comparison:
         assert context.connection is not None
         self.plan = Plan()
         self.unheard = False
-        self.metadata = _all_metadata(context)
+        targets = _all_metadata(context)
+        # A copy by to_metadata() has the tables, and its original the listeners.
+        self.metadata = list(dict.fromkeys(each for target in targets for each in originals(target)))
         self._connection = context.connection
         self._default_schema = context.dialect.default_schema_name
         self._changes = changes
@@ -125,7 +128,7 @@ class _Comparison:
         registries = [registry_of(metadata) for metadata in self.metadata]
         # Where nothing of ours is, the filters of env.py are asked nothing.
         ours = any(registry.in_use for registry in registries) or changes.outboxes
-        tables = [table for metadata in self.metadata for table in metadata.tables.values()] if ours else []
+        tables = [table for target in targets for table in target.tables.values()] if ours else []
         self._filters = Filters(
             context, existing(self._connection, [(table.schema, table.name) for table in tables])
         )
@@ -149,7 +152,7 @@ class _Comparison:
         registry = registry_of(metadata)
         if not registry.in_use:
             return
-        names = [names for names, table in self._tables.items() if table.metadata is metadata]
+        names = [names for names, table in self._tables.items() if self._is_of(table, metadata)]
         known = {_key(item): item for item in installed(self._connection, names, registry.settings.prefix)}
         specs = declared_in(self._connection, metadata)
         refuse_views(self._connection, specs)
@@ -189,7 +192,7 @@ class _Comparison:
         if not registry.in_use or registry.listeners:
             return False
         outbox = registry.outbox.Entry.__table__
-        return outbox in self._tables.values() and self._filters.names(outbox)
+        return (outbox.schema, outbox.name) in self._tables and self._filters.names(outbox)
 
     def drop_with_tables(self) -> None:
         """Drop the triggers of tables that the migration drops, and all that write to a dropped outbox."""
@@ -268,6 +271,11 @@ class _Comparison:
         table = self._tables.get((spec.schema, spec.table))
         compare_to = table if there else None
         return table is not None and self._filters.ours(table, spec.trigger, "trigger", compare_to=compare_to)
+
+    def _is_of(self, table: Table, metadata: MetaData) -> bool:
+        return table.metadata is metadata or (
+            table.metadata not in self.metadata and metadata.tables.get(table.key) is not None
+        )
 
     def _changed(self, schema: str | None, table: str) -> frozenset[str]:
         return self._changes.columns.get((self._short(schema), table), frozenset())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import cast
 
 from sqlalchemy import MetaData, Table
@@ -84,8 +84,12 @@ def _trigger(
     if operation == "UPDATE" and capture == "statement":
         _refuse_names_of_ours(table)
     key = tuple(column.name for column in table.primary_key.columns)
+    identity = tuple(name for name in _identity(table, pairs) if name not in key)
     columns = None if publish.columns is None else _own(mapper, publish.columns, "__pubsub__ columns")
-    exclude = tuple(name for name in _own(mapper, publish.exclude, "__pubsub__ exclude") if name not in key)
+    if columns is not None:
+        columns = tuple(dict.fromkeys((*columns, *identity)))
+    excluded = _own(mapper, publish.exclude, "__pubsub__ exclude")
+    exclude = tuple(name for name in excluded if name not in (*key, *identity))
     ordered = any(item.ordered for item in listeners)
     narrowed = columns is not None or ordered
     return TriggerSpec(
@@ -101,6 +105,15 @@ def _trigger(
         prefix=registry.settings.prefix,
         outbox_schema=registry.settings.schema,
     )
+
+
+def _identity(table: Table, pairs: list[tuple[ListenerSpec, Subscription]]) -> Iterator[str]:
+    """Yield the columns by which mappers tell rows apart; ``__mapper_args__`` may name others than the table's key."""
+    for _, subscription in pairs:
+        assert subscription.mapper is not None
+        for column in subscription.mapper.primary_key:
+            if column.table is table:
+                yield str(column.name)
 
 
 def _zoned(table: Table) -> tuple[str, ...]:

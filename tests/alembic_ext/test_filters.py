@@ -26,26 +26,34 @@ NO_OPINION = {
     ),
     "include_object that looks types up": (
         "include_object",
-        "WANTED = dict.fromkeys(['table', 'column', 'index', 'unique_constraint', 'foreign_key_constraint'], True)\n\n"
-        "def keep(object, name, type_, reflected, compare_to):\n    return WANTED[type_]",
+        (
+            "WANTED = dict.fromkeys(['table', 'column', 'index', 'unique_constraint', 'foreign_key_constraint'], True)\n\n"
+            "def keep(object, name, type_, reflected, compare_to):\n    return WANTED[type_]"
+        ),
     ),
     "include_object that reads object.table": (
         "include_object",
-        "def keep(object, name, type_, reflected, compare_to):\n"
-        "    return type_ == 'table' or object.table.name != 'elsewhere'",
+        (
+            "def keep(object, name, type_, reflected, compare_to):\n"
+            "    return type_ == 'table' or object.table.name != 'elsewhere'"
+        ),
     ),
     "include_object that reads object.signature": (
         "include_object",
-        "def keep(object, name, type_, reflected, compare_to):\n"
-        "    return type_ not in ('function', 'trigger') or object.signature.startswith('app_')",
+        (
+            "def keep(object, name, type_, reflected, compare_to):\n"
+            "    return type_ not in ('function', 'trigger') or object.signature.startswith('app_')"
+        ),
     ),
     "include_object that refuses what it does not know": (
         "include_object",
-        "def keep(object, name, type_, reflected, compare_to):\n"
-        "    match type_:\n"
-        "        case 'table' | 'column' | 'index' | 'unique_constraint' | 'foreign_key_constraint':\n"
-        "            return True\n"
-        "    raise NotImplementedError(type_)",
+        (
+            "def keep(object, name, type_, reflected, compare_to):\n"
+            "    match type_:\n"
+            "        case 'table' | 'column' | 'index' | 'unique_constraint' | 'foreign_key_constraint':\n"
+            "            return True\n"
+            "    raise NotImplementedError(type_)"
+        ),
     ),
     "include_name that lists the types it wants": (
         "include_name",
@@ -53,14 +61,18 @@ NO_OPINION = {
     ),
     "include_name that looks types up": (
         "include_name",
-        "def keep(name, type_, parent_names):\n"
-        "    return {'schema': True, 'table': True, 'column': True, 'index': True,\n"
-        "            'unique_constraint': True, 'foreign_key_constraint': True}[type_]",
+        (
+            "def keep(name, type_, parent_names):\n"
+            "    return {'schema': True, 'table': True, 'column': True, 'index': True,\n"
+            "            'unique_constraint': True, 'foreign_key_constraint': True}[type_]"
+        ),
     ),
     "include_name by tables of the project": (
         "include_name",
-        "def keep(name, type_, parent_names):\n    known = target_metadata.tables\n"
-        "    return type_ == 'schema' or (name if type_ == 'table' else parent_names['table_name']) in known",
+        (
+            "def keep(name, type_, parent_names):\n    known = target_metadata.tables\n"
+            "    return type_ == 'schema' or (name if type_ == 'table' else parent_names['table_name']) in known"
+        ),
     ),
 }
 
