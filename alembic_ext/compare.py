@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alembic.util import CommandError, PriorityDispatchResult
 from sqlalchemy import MetaData, Table
 
 from alembic_ext.filters import Filters
+from alembic_ext.listeners import listener_modules, say_unheard
 from alembic_ext.names import NAME
 from alembic_ext.others import spare
 from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
@@ -26,12 +26,11 @@ from sqla_pubsub.declare.relations import declared_in, refuse_views, refused, st
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import Operation, publish_function
-from sqla_pubsub.settings import LISTENERS_OPTION, import_modules, load_settings, module_names
+from sqla_pubsub.settings import import_modules
 from sqla_pubsub.subscription import registry_of
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
-    from alembic.config import Config
     from alembic.operations.ops import UpgradeOps
 
     Schemas = set[str | None]
@@ -56,14 +55,14 @@ def _comparator(function: Comparator) -> Callable[..., PriorityDispatchResult]:
 @_comparator
 def import_listeners(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Schemas) -> None:
     """Import the modules that the project names, or their triggers would read as not wanted."""
-    import_modules(_listener_modules(context.migration_context.config))
+    import_modules(listener_modules(context.migration_context.config))
 
 
 @_comparator
 def compare_triggers(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Schemas) -> None:
     """Put the operations on triggers around those that Alembic found."""
     comparison = _Comparison(context, TableChanges.of(upgrade_ops.ops), schemas)
-    modules = _listener_modules(context.migration_context.config)
+    modules = listener_modules(context.migration_context.config)
     for metadata in comparison.metadata:
         before = Plan(head=[*comparison.plan.head], tail=[*comparison.plan.tail])
         # One warning for all is enough where nothing is declared at all.
@@ -71,7 +70,7 @@ def compare_triggers(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: 
         comparison.compare(metadata)
         comparison.compare_messages(metadata)
         if comparison.unheard:
-            _say_unheard(comparison.plan.given_up(since=before))
+            say_unheard(comparison.plan.given_up(since=before))
     comparison.unheard = False
     comparison.drop_with_tables()
     upgrade_ops.ops[:0] = comparison.plan.head
@@ -86,29 +85,6 @@ def spare_captures(context: AutogenContext, upgrade_ops: UpgradeOps) -> Priority
         metadata = [each for target in _all_metadata(context) for each in originals(target)]
         spare(upgrade_ops.ops, context.connection, metadata, default_schema)
     return PriorityDispatchResult.CONTINUE
-
-
-def _listener_modules(config: Config | None) -> tuple[str, ...]:
-    if config is None:
-        return load_settings().listeners
-    ini = None if config.config_file_name is None else Path(config.config_file_name)
-    found = load_settings(ini=ini, section=config.config_ini_section).listeners
-    # env.py may have set it without any file.
-    return found or module_names(config.get_main_option(LISTENERS_OPTION) or "")
-
-
-def _say_unheard(lost: Sequence[tuple[str, ...]]) -> None:
-    """Say that the models publish to nobody: most likely the modules with the listeners were not imported."""
-    meaning = "no triggers are written"
-    if lost:
-        names = ", ".join(repr(name) for name in sorted({name for names in lost for name in names}))
-        meaning = f"{len(lost)} capture{'s' * (len(lost) != 1)} would be dropped, for {names}"
-    logger.warning(
-        "listeners.none: models publish, but no listener is declared: %s. Name the modules with listeners: "
-        'listeners = ["myapp.listeners"] under [tool.sqla-pubsub] in pyproject.toml, or sqla_pubsub.listeners = '
-        "myapp.listeners in alembic.ini, or import them in env.py.",
-        meaning,
-    )
 
 
 class _Comparison:

@@ -115,7 +115,7 @@ def _check(connection: Connection, metadata: MetaData) -> list[Difference]:
     return missing + compare(connection, metadata)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Original:
     """Hangs on the outbox table, and on each copy of it: whose it is, and that a copy is created like it."""
 
