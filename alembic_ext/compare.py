@@ -202,7 +202,8 @@ class _Comparison:
                 stray.source,
                 spec.source,
             )
-            self.plan.drop(stray)
+            left = set(stray.listener_names) - set(spec.listener_names) - self._renamed
+            self.plan.drop(stray, self._warned(left, f"{spec.operation} on table {stray.source!r}"))
 
     def _settle(self, difference: Difference) -> None:
         spec, item = difference.declared, difference.installed

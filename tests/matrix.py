@@ -17,10 +17,11 @@ from pathlib import Path
 from sqlalchemy import create_engine, make_url, text
 
 from sqla_pubsub.testing.binaries import found_servers
-from tests.servers import Servers
+from tests.servers import Server, Servers
 
 OLDEST = "1.18.0"
 NEWEST = "newest"
+_EXTENSIONS = {"citext", "hstore"}
 HERE = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sqla-pubsub" / "matrix"
 
@@ -37,7 +38,7 @@ def main() -> int:
     given = parser.parse_args()
     servers = Servers()
     try:
-        server = servers.running(max(found_servers()))
+        server = _with_contrib(servers)
         results = []
         for release in given.releases:
             source = _source(release)
@@ -53,6 +54,21 @@ def main() -> int:
     for release, name, code in results:
         sys.stdout.write(f"{release} on {name}: {'passed' if code == 0 else f'failed, exit code {code}'}\n")
     return int(any(code for *_, code in results))
+
+
+def _with_contrib(servers: Servers) -> Server:
+    """Return the newest server that has the extensions which SQLAlchemy's testing plugin creates."""
+    for version in sorted(found_servers(), reverse=True):
+        server = servers.running(version)
+        engine = create_engine(server.url("postgres"))
+        with engine.connect() as connection:
+            there = set(connection.execute(text("SELECT name FROM pg_available_extensions")).scalars())
+        engine.dispose()
+        if there >= _EXTENSIONS:
+            return server
+    raise SystemExit(
+        "no PostgreSQL with citext and hstore found. Install one, such as Debian's postgresql-15."
+    )
 
 
 def _source(release: str) -> Path:
