@@ -11,12 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 from alembic.operations import MigrateOperation, Operations
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import ExecutableDDLElement
 
 from sqla_pubsub.declare.ddl import CreateCapture, DropCapture, DropTrigger, creation
 from sqla_pubsub.declare.spec import TriggerSpec
+from sqla_pubsub.errors import sqlstate
 from sqla_pubsub.names import Operation
 from sqla_pubsub.subscription import Capture
+
+WRONG_OBJECT_TYPE = "42809"
 
 
 class _Required(TypedDict):
@@ -62,9 +67,11 @@ class PubSubOperation(MigrateOperation):
 
     Attributes:
         name: Name of the method of ``op``.
+        lost: Listeners that lose their capture by it, as a comment in the migration says.
     """
 
     name: str
+    lost: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the arguments of the method of ``op``, by name."""
@@ -257,7 +264,22 @@ def _run(operations: Operations, operation: PubSubOperation) -> None:
     if operations.get_context().dialect.name != "postgresql":
         return
     for statement in operation.statements():
-        operations.execute(statement)
+        try:
+            operations.execute(statement)
+        except DBAPIError as error:
+            if isinstance(statement, CreateTrigger) and sqlstate(error) == WRONG_OBJECT_TYPE:
+                raise CommandError(_no_table(statement.spec, error)) from error
+            raise
+
+
+def _no_table(spec: TriggerSpec, error: DBAPIError) -> str:
+    """Say that there is no table: a view may come with the same migration, where no comparison sees it."""
+    found = str(error.orig).splitlines()[0].rstrip(".")
+    names = ", ".join(map(repr, spec.listener_names))
+    return (
+        f"{spec.operation} on {spec.source!r} cannot be captured: {found}. Declare {names} on the tables that hold its "
+        "rows, and leave PubSub off this model."
+    )
 
 
 def _spec(table: str, keywords: Keywords) -> TriggerSpec:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import sys
 import tomllib
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from configparser import ConfigParser, InterpolationError
 from configparser import Error as IniError
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
+from pkgutil import iter_modules
 from sysconfig import get_path
 from typing import Any
 
@@ -36,7 +39,7 @@ class ProjectSettings:
 
     Attributes:
         url: SQLAlchemy URL of the database, None where no file gives one.
-        listeners: Dotted names of the modules that declare listeners.
+        listeners: Dotted names of the modules that declare listeners, or patterns such as ``myapp.*``.
         listen: Settings of the listener process, as they stand in the file: fields of
             ``ListenerConfig``, durations in seconds.
     """
@@ -86,14 +89,59 @@ def module_names(option: str) -> tuple[str, ...]:
 def import_modules(names: Iterable[str]) -> None:
     """Import the modules, so that what they declare is known. The current folder is importable.
 
+    Args:
+        names: Dotted names; ``*`` stands for any letters and any number of levels, so ``myapp.*`` is every module
+            below ``myapp``. Folders of migrations and ``__main__`` are not among them.
+
     Raises:
-        ConfigurationError: A module does not exist, or its import fails.
+        ConfigurationError: A module does not exist, no module fits a pattern, or an import fails.
     """
     here = str(Path.cwd())
     if not {here, ""} & set(sys.path):
         sys.path.insert(0, here)
     for name in names:
-        _import(name)
+        for found in _matching(name) if "*" in name else [name]:
+            _import(found)
+
+
+def _matching(pattern: str) -> list[str]:
+    root = ".".join(takewhile(lambda part: "*" not in part, pattern.split(".")))
+    if not root:
+        raise ConfigurationError(
+            f"listener modules {pattern!r} name no package. Begin with one, such as 'myapp.*'."
+        )
+    _import(root)
+    found = [name for name in _below(root) if fnmatchcase(name, pattern)]
+    if not found:
+        raise ConfigurationError(
+            f"no module fits {pattern!r}. Give the package above the listeners, such as 'myapp.*'; below a package with "
+            "__init__.py each folder needs one of its own."
+        )
+    return found
+
+
+def _below(package: str) -> Iterator[str]:
+    """Yield the modules below *package*; for that the packages among them are imported."""
+    module = sys.modules[package]
+    folders = [Path(path) for path in getattr(module, "__path__", ())]
+    # What Alembic's own command makes: its env.py is no module that can be imported.
+    if any((folder / "script.py.mako").is_file() for folder in folders):
+        return
+    children = {info.name: info.ispkg for info in iter_modules([str(folder) for folder in folders])}
+    if getattr(module, "__file__", None) is None:
+        children |= {
+            child.name: True for folder in folders for child in folder.iterdir() if _is_namespace(child)
+        }
+    for child in sorted(set(children) - {"__main__"}):
+        name = f"{package}.{child}"
+        yield name
+        if children[child]:
+            _import(name)
+            yield from _below(name)
+
+
+def _is_namespace(folder: Path) -> bool:
+    return folder.is_dir() and folder.name.isidentifier() and any(folder.glob("*.py"))
 
 
 def _import(name: str) -> None:

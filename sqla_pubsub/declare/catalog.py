@@ -77,8 +77,8 @@ Names = tuple[str | None, str]
 def existing(connection: Connection, tables: Iterable[Names]) -> dict[Names, str]:
     """Return which of *tables* are there, with their kind: ``r`` plain, ``p`` partitioned."""
     asked = list(tables)
-    rows = connection.execute(_TABLES, {"tables": [_place(connection, table) for table in asked]})
-    return {asked[position]: _character(kind) for position, kind in rows}
+    rows = connection.execute(_TABLES, {"tables": [place(connection, table) for table in asked]})
+    return {asked[position]: character(kind) for position, kind in rows}
 
 
 def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> list[Installed]:
@@ -88,7 +88,7 @@ def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> l
     rows = connection.execute(
         _TRIGGERS,
         {
-            "tables": [_place(connection, table) for table in asked],
+            "tables": [place(connection, table) for table in asked],
             "names": list(operations),
             "outbox": outbox_table(prefix),
         },
@@ -111,8 +111,8 @@ class InstalledFanOut:
 
 def installed_publish(connection: Connection, outbox: Names, function: str) -> InstalledFanOut | None:
     """Read the publish function beside *outbox*, None if there is none of that name."""
-    place = _place(connection, outbox)
-    row = connection.execute(_PUBLISH, {"outbox": place, "name": function}).one_or_none()
+    asked = {"outbox": place(connection, outbox), "name": function}
+    row = connection.execute(_PUBLISH, asked).one_or_none()
     if row is None:
         return None
     fan_out = read_publish_mark(row.prosrc)
@@ -126,7 +126,7 @@ def installed_publish(connection: Connection, outbox: Names, function: str) -> I
     return InstalledFanOut(fan_out=fan_out, faults=(*faults, *_function_faults(row)))
 
 
-def _place(connection: Connection, names: Names) -> str:
+def place(connection: Connection, names: Names) -> str:
     """Return the qualified name of a table where ``schema_translate_map`` of the connection puts it."""
     schema, name = names
     translated = connection.get_execution_options().get("schema_translate_map") or {}
@@ -157,7 +157,7 @@ def _read(
 
 
 def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:
-    enabled = _character(row.tgenabled)
+    enabled = character(row.tgenabled)
     if enabled == "O" and spec.always:
         yield "it does not fire under session_replication_role = replica, as always=True wants"
     elif enabled not in ("O", "A"):
@@ -185,6 +185,6 @@ def _function_faults(row: Any) -> Iterable[str]:
         yield f"{row.open} may execute its function"
 
 
-def _character(value: str | bytes) -> str:
+def character(value: str | bytes) -> str:
     """PostgreSQL's one-byte "char" type, which drivers return as str or bytes."""
     return value.decode() if isinstance(value, bytes) else value

@@ -18,6 +18,7 @@ _NAME_MODULES = (
 _RENAME = (
     "It is left alone, because it is not ours. Rename it, or choose other names with configure(prefix=...)"
 )
+_LEVELS = ("statement", "row")
 _UPGRADE = "It is left alone. Upgrade sqla-pubsub here to the release that installed it"
 
 
@@ -191,4 +192,6 @@ def _words(old: TriggerSpec, new: TriggerSpec) -> str:
         words.append(
             f"it is to fire {'also' if new.always else 'no more'} under session_replication_role = replica"
         )
+    if old.per_row != new.per_row:
+        words.append(f"it fires per {_LEVELS[old.per_row]}, and is to fire per {_LEVELS[new.per_row]}")
     return ", ".join(words) or "payload or place changed"

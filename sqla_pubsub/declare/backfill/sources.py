@@ -13,7 +13,7 @@ from sqla_pubsub.declare.backfill.sql import Source
 from sqla_pubsub.declare.catalog import installed
 from sqla_pubsub.declare.columns import find_values
 from sqla_pubsub.declare.ddl import SINCE
-from sqla_pubsub.declare.declared import declared
+from sqla_pubsub.declare.relations import declared_in
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.quoting import identifier, place, qualified
@@ -72,7 +72,11 @@ def find_sources(connection: Connection, metadata: MetaData, listener: str) -> l
         raise ConfigurationError(
             f"listener {listener!r} is not declared. Declared are: {', '.join(sorted(registry.listeners))}."
         )
-    specs = [s for s in declared(metadata) if s.operation == "INSERT" and listener in s.listener_names]
+    specs = [
+        s
+        for s in declared_in(connection, metadata)
+        if s.operation == "INSERT" and listener in s.listener_names
+    ]
     if not specs:
         raise ConfigurationError(
             f"listener {listener!r} gets no inserts, so a row that is there already is no event for it. "
