@@ -148,7 +148,10 @@ def test_modules_in_an_ini_file_are_separated_by_commas_blanks_or_lines(option: 
     [
         ("[tool.sqla-pubsub", "cannot be read"),
         ("[tool]\nsqla-pubsub = 1", "is no table"),
-        ("[tool.sqla-pubsub]\nlistener = ['a']", "unknown setting 'listener'. Allowed are: url, listeners"),
+        (
+            "[tool.sqla-pubsub]\nlistener = ['a']",
+            "unknown setting 'listener'. Allowed are: url, engine, listeners",
+        ),
         ("[tool.sqla-pubsub]\nurl = 1", "url of .* is 1. Give a string"),
         ("[tool.sqla-pubsub]\nlisteners = 'a.b'", "listeners of .* is 'a.b'"),
         ("[tool.sqla-pubsub]\nlisteners = ['a', 1]", "Give a list of modules"),
