@@ -30,6 +30,7 @@ from sqla_pubsub import (
     publish,
     set_context,
 )
+from sqla_pubsub.deliver.maintenance import Letters, Maintenance
 from tests.declare.entries import entries
 
 
@@ -252,3 +253,17 @@ def test_a_driver_whose_json_is_its_own_writes_and_reads_ours(tables: Engine) ->
     with Session(tables) as session, session.begin():
         both(session)
     assert read(tables) == READ
+
+
+@pytest.mark.usefixtures("own_json")
+def test_dead_letters_are_shown_as_they_are_stored_whatever_the_engine_makes_of_json(tables: Engine) -> None:
+    with tables.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO pubsub_dead_letter (id, listener, operation, source, key, new, context, reason)"
+            """ VALUES (1, 'reader', 'INSERT', 'note', '[1]', '{"id": 1}', '{"tenant": "acme"}', 'x')"""
+        )
+    engine = create_engine(tables.url, json_deserializer=lambda _: "nothing")
+    (letter,) = Maintenance(engine, Base.metadata).dead_letters(Letters())
+    engine.dispose()
+    assert (letter["key"], letter["new"], letter["context"]) == ([1], {"id": 1}, {"tenant": "acme"})
+    assert letter["old"] is None
