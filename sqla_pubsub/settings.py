@@ -26,9 +26,11 @@ from sqla_pubsub.errors import ConfigurationError
 
 LISTENERS_OPTION = "sqla_pubsub.listeners"
 """The option in ``alembic.ini``."""
+ENGINE_OPTION = "sqla_pubsub.engine"
+"""Another one: the engine of the application."""
 
 _SECTION = "[tool.sqla-pubsub]"
-_KEYS = ("url", "listeners", "listen")
+_KEYS = ("url", "engine", "listeners", "listen")
 _STOCK_URL = "driver://user:pass@localhost/dbname"
 """What ``alembic init`` writes: nobody's database."""
 
@@ -39,12 +41,14 @@ class ProjectSettings:
 
     Attributes:
         url: SQLAlchemy URL of the database, None where no file gives one.
+        engine: Module and name of the application's own engine, used before ``url``.
         listeners: Dotted names of the modules that declare listeners, or patterns such as ``myapp.*``.
         listen: Settings of the listener process, as they stand in the file: fields of
             ``ListenerConfig``, durations in seconds.
     """
 
     url: str | None = None
+    engine: str | None = None
     listeners: tuple[str, ...] = ()
     listen: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,8 +74,11 @@ def load_settings(
         project = _from_pyproject(ini.resolve().parent)
     project = project or ProjectSettings()
     fallback = ProjectSettings() if ini is None else _from_ini(ini, section)
+    # Both say where the database is, so one of them in the first file goes before the other in the second.
+    place = project if project.url or project.engine else fallback
     return ProjectSettings(
-        url=project.url or fallback.url,
+        url=place.url,
+        engine=place.engine,
         listeners=project.listeners or fallback.listeners,
         listen=project.listen,
     )
@@ -220,9 +227,12 @@ def _checked(section: object, path: Path) -> ProjectSettings:
         raise ConfigurationError(
             f"{path}: {_SECTION} has an unknown setting {unknown[0]!r}. Allowed are: {', '.join(_KEYS)}."
         )
-    url, listeners = section.get("url"), section.get("listeners", [])
-    if url is not None and not isinstance(url, str):
-        raise ConfigurationError(f"{path}: url of {_SECTION} is {url!r}. Give a string.")
+    url, engine, listeners = section.get("url"), section.get("engine"), section.get("listeners", [])
+    for name, value in (("url", url), ("engine", engine)):
+        if value is not None and not isinstance(value, str):
+            raise ConfigurationError(f"{path}: {name} of {_SECTION} is {value!r}. Give a string.")
+    if url and engine:
+        raise ConfigurationError(f"{path}: {_SECTION} has both url and engine. Keep the one that is meant.")
     if not isinstance(listeners, list) or not all(isinstance(name, str) and name for name in listeners):
         raise ConfigurationError(
             f"{path}: listeners of {_SECTION} is {listeners!r}. "
@@ -233,7 +243,7 @@ def _checked(section: object, path: Path) -> ProjectSettings:
         raise ConfigurationError(
             f"{path}: listen of {_SECTION} is {listen!r}. Write [tool.sqla-pubsub.listen]."
         )
-    return ProjectSettings(url=url or None, listeners=tuple(listeners), listen=listen)
+    return ProjectSettings(url=url or None, engine=engine or None, listeners=tuple(listeners), listen=listen)
 
 
 def _from_ini(path: Path, section: str) -> ProjectSettings:
@@ -241,6 +251,7 @@ def _from_ini(path: Path, section: str) -> ProjectSettings:
     try:
         parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
         listeners = parser.get(section, LISTENERS_OPTION, fallback="")
+        engine = parser.get(section, ENGINE_OPTION, fallback="").strip()
         try:
             url = parser.get(section, "sqlalchemy.url", fallback="")
         except InterpolationError:
@@ -248,4 +259,8 @@ def _from_ini(path: Path, section: str) -> ProjectSettings:
             url = ""
     except (OSError, ValueError, IniError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}. Mend the file.") from error
-    return ProjectSettings(url=None if url in ("", _STOCK_URL) else url, listeners=module_names(listeners))
+    return ProjectSettings(
+        url=None if url in ("", _STOCK_URL) else url,
+        engine=engine or None,
+        listeners=module_names(listeners),
+    )

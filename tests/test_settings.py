@@ -53,6 +53,34 @@ def test_pyproject_toml_goes_before_alembic_ini(tmp_path: Path) -> None:
     )
 
 
+def test_an_engine_stands_for_a_url_and_goes_before_the_one_that_alembic_needs(tmp_path: Path) -> None:
+    path = ini(tmp_path)
+    path.write_text(path.read_text() + "sqla_pubsub.engine = shop.db:engine\n")
+    found = load_settings(tmp_path)
+    assert (found.engine, found.url) == ("shop.db:engine", "postgresql://ini/db")
+    write(tmp_path / "pyproject.toml", '[tool.sqla-pubsub]\nengine = "shop.other:make"\n')
+    found = load_settings(tmp_path)
+    assert (found.engine, found.url) == ("shop.other:make", None)
+    pyproject(tmp_path)
+    found = load_settings(tmp_path)
+    assert (found.engine, found.url) == (None, "postgresql://toml/db")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("engine = 3", "engine of .* is 3. Give a string"),
+        ('engine = "a:b"\nurl = "postgresql://h/d"', "has both url and engine"),
+    ],
+)
+def test_an_engine_that_is_no_name_or_one_of_two_places_is_refused(
+    tmp_path: Path, line: str, sentence: str
+) -> None:
+    write(tmp_path / "pyproject.toml", f"[tool.sqla-pubsub]\n{line}\n")
+    with pytest.raises(ConfigurationError, match=sentence):
+        load_settings(tmp_path)
+
+
 def test_each_setting_falls_back_by_itself(tmp_path: Path) -> None:
     write(tmp_path / "pyproject.toml", '[tool.sqla-pubsub]\nlisteners = ["shop.a"]\n')
     ini(tmp_path)
@@ -121,7 +149,10 @@ def test_modules_in_an_ini_file_are_separated_by_commas_blanks_or_lines(option: 
     [
         ("[tool.sqla-pubsub", "cannot be read"),
         ("[tool]\nsqla-pubsub = 1", "is no table"),
-        ("[tool.sqla-pubsub]\nlistener = ['a']", "unknown setting 'listener'. Allowed are: url, listeners"),
+        (
+            "[tool.sqla-pubsub]\nlistener = ['a']",
+            "unknown setting 'listener'. Allowed are: url, engine, listeners",
+        ),
         ("[tool.sqla-pubsub]\nurl = 1", "url of .* is 1. Give a string"),
         ("[tool.sqla-pubsub]\nlisteners = 'a.b'", "listeners of .* is 'a.b'"),
         ("[tool.sqla-pubsub]\nlisteners = ['a', 1]", "Give a list of modules"),

@@ -85,8 +85,9 @@ def listen(
     differences = _differences(project, engine, patient=not (drain or exit_on_error), comparing=not no_check)
     _refuse_without_capture(project, differences, listeners)
     plan = Plan(
-        modules=project.modules, url=project.url, listeners=tuple(listeners), concurrency=concurrency,
-        drain=drain, config=project.config, log_level=level,
+        modules=project.modules, url=project.url, application=project.application,
+        listeners=tuple(listeners), concurrency=concurrency, drain=drain, config=project.config,
+        log_level=level,
     )  # fmt: skip
     code = _supervise(project, engine, plan, processes, health)
     # Python gives signals back to the system before it ends, and the next one would decide the exit code.

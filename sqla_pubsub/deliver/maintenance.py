@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Engine, MetaData, and_, delete, func, insert, or_, select, true
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Delete,
+    Engine,
+    MetaData,
+    Text,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.deliver.locks import WAKE, lock_parameters
@@ -152,10 +168,17 @@ class Maintenance:
 
     def dead_letters(self, letters: Letters, *, limit: int | None = None) -> list[dict[str, Any]]:
         """Return dead letters, lowest id first, as plain mappings."""
-        statement = select(self._statements.letter).where(self._filter(letters))
-        statement = statement.order_by(self._statements.letter.c.id).limit(limit)
+        columns = self._statements.letter.c
+        # As text: the engine of an application may make of JSON what it likes.
+        written = {c.name for c in columns if isinstance(c.type, JSON)}
+        shown = (cast(c, Text).label(c.name) if c.name in written else c for c in columns)
+        statement = select(*shown).where(self._filter(letters)).order_by(columns.id).limit(limit)
         with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(statement).mappings()]
+            rows = connection.execute(statement).mappings().all()
+        return [
+            {k: json.loads(v) if k in written and v is not None else v for k, v in row.items()}
+            for row in rows
+        ]
 
     def count_dead(self, letters: Letters) -> int:
         """Return how many dead letters fit."""

@@ -11,9 +11,10 @@ from collections.abc import Collection, MutableSequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
-from sqlalchemy import MetaData
+from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.deliver.application import application_engine
 from sqla_pubsub.deliver.board import Board, boards
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connect import is_away, make_engine
@@ -37,6 +38,8 @@ class Plan:
 
     modules: tuple[str, ...]
     url: str = field(repr=False)
+    application: str | None = None
+    """The name of the application's engine, which each worker imports for itself; None to use the URL."""
     listeners: tuple[str, ...] = ()
     concurrency: int = 1
     drain: bool = False
@@ -113,9 +116,13 @@ def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Board]) -> list[Li
     if plan.concurrency > 1 and outside:
         groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
     return [
-        Listener(make_engine(plan.url), metadata, plan.config, listeners=names, board=board)
+        Listener(_engine(plan), metadata, plan.config, listeners=names, board=board)
         for names, board in zip(groups, shown_on, strict=False)
     ]
+
+
+def _engine(plan: Plan) -> Engine:
+    return make_engine(plan.url) if plan.application is None else application_engine(plan.application)
 
 
 def _run(listeners: list[Listener], *, drain: bool) -> None:

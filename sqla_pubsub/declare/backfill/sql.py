@@ -223,13 +223,14 @@ FROM ({self._known}{recent}) AS known"""
 
     def page(self, after: Position | None, last: Position, size: int) -> str:
         """Return the query for how many rows the next page has and the position of its last."""
+        # Ordered by qualified names: a bare one would be the text that is returned, where '99' comes after '100'.
         names = [identifier(column) for column, _ in self.key]
         conditions = [f"({self._row}) <= {self._at(last)}", *self._after(after)]
         return f"""\
 WITH page AS (SELECT {self._row} FROM {self._rows} WHERE {" AND ".join(conditions)}
   ORDER BY {self._order("ASC")} LIMIT {size})
 SELECT (SELECT count(*) FROM page), {", ".join(f"{name}::text" for name in names)} FROM page
-ORDER BY {", ".join(f"{name} DESC" for name in names)} LIMIT 1"""
+ORDER BY {", ".join(f"page.{name} DESC" for name in names)} LIMIT 1"""
 
     def write(self, after: Position | None, until: Position, *, wait: bool) -> str:
         """Return the statement that writes the entries of one page and returns their number.
