@@ -90,6 +90,11 @@ def is_denied(error: BaseException) -> bool:
     return sqlstate(error) == DENIED and getattr(error, "statement", None) is not None
 
 
+def is_unreadable(error: BaseException) -> bool:
+    """Whether what could not be decoded never will be: a value that no type takes, a type that is gone."""
+    return not is_denied(error) and (sqlstate(error) or "42")[:2] in ("22", "42")
+
+
 def _encodable(text: object) -> str:
     """Names of files and the like may hold lone surrogates, which neither a log nor the database takes."""
     return str(text).encode("utf-8", "backslashreplace").decode()

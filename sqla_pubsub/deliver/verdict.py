@@ -15,9 +15,10 @@ from sqla_pubsub.deliver.outcome import (
     Retry,
     describe,
     is_transient,
+    is_unreadable,
     judge,
 )
-from sqla_pubsub.errors import UnreadableEntry, sqlstate
+from sqla_pubsub.errors import UnreadableEntry
 from sqla_pubsub.retry import Rng
 from sqla_pubsub.subscription import ListenerSpec
 
@@ -59,8 +60,8 @@ class Verdict:
 
     def unreadable(self, entry: Entry, error: BaseException) -> Outcome:
         """Return the outcome of an entry whose payload could not be decoded."""
-        if (sqlstate(error) or "42")[:2] not in ("22", "42"):
-            # Not the payload's fault, nor that of a type which is gone: it may go better later.
+        if not is_unreadable(error):
+            # It may go better later.
             return self.failed(entry, error)
         if isinstance(error, UnreadableEntry) and str(error).startswith("outbox entry"):
             return self.failed(entry, error)
