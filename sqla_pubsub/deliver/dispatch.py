@@ -111,9 +111,8 @@ class Dispatcher:
 
     def unreadable(self, entry: Entry, error: Exception) -> UnreadableEntry:
         """Return what a handler gets that looks at what cannot be read."""
-        return UnreadableEntry(
-            f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {describe(error)}"
-        )
+        reason = describe(error).removeprefix(f"{UnreadableEntry.__name__}: ")
+        return UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {reason}")
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""

@@ -38,7 +38,7 @@ from sqlalchemy.orm import Mapper, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.deliver.mapped import MappedRows, Shape
-from sqla_pubsub.deliver.reading import Kind, Processor, as_declared, processor, read_as
+from sqla_pubsub.deliver.reading import Kind, Processor, as_declared, is_foreign_array, processor, read_as
 from sqla_pubsub.deliver.type_names import named_types
 from sqla_pubsub.errors import UnreadableEntry
 from sqla_pubsub.subscription import Publish
@@ -214,10 +214,10 @@ def _reading(rows: MappedRows, connection: Connection) -> _Reading:
     travelling = {name: value for name, value in declared.items() if name not in rows.left_out}
     given = {name: value for name, value in travelling.items() if value is not None}
     chosen = [each for each in rows.expressions if rows.needs(each) <= given.keys()]
-    read = [
+    columns = [
         _column(stored.c[str(own.name)], declared[str(own.name)], own.type, dialect) for own in rows.columns
     ]
-    kinds = [own.type for own in rows.columns]
+    read, kinds = [each for each, _ in columns], [kind for _, kind in columns]
     if rows.switch is not None and rows.switch_index == len(read):
         read.append(rows.on_row(rows.switch, stored, given))
         kinds.append(rows.switch.type)
@@ -232,12 +232,15 @@ def _reading(rows: MappedRows, connection: Connection) -> _Reading:
 
 def _column(
     stored: ColumnElement[Any], declared: ColumnElement[Any] | None, kind: Kind, dialect: Dialect
-) -> ColumnElement[Any]:
-    """Return what reads a column: itself, or what its type puts around it."""
-    if declared is None:
-        return stored
-    around = kind.dialect_impl(dialect).column_expression(type_coerce(declared, kind))
-    return stored if around is None else around
+) -> tuple[ColumnElement[Any], Kind]:
+    """Return what reads a column, itself or what its type puts around it, and the type of that."""
+    if is_foreign_array(kind, dialect):
+        # No driver takes it apart.
+        return cast(stored, postgresql.ARRAY(types.Text)), kind
+    around = None
+    if declared is not None:
+        around = kind.dialect_impl(dialect).column_expression(type_coerce(declared, kind))
+    return (stored, kind) if around is None else (around, around.type)
 
 
 def _select(read: Sequence[ColumnElement[Any]]) -> Select[Any]:

@@ -71,11 +71,12 @@ class _Ready(types.UserDefinedType[Any]):
 
     cache_ok = False
 
-    def __init__(self, processor: Processor | None) -> None:
-        self._processor = processor
+    def __init__(self, processor: Processor | None = None) -> None:
+        # By this name, SQLAlchemy copies it.
+        self.processor = processor
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Processor | None:
-        return self._processor
+        return self.processor
 
 
 def innermost(kind: Kind, dialect: Dialect) -> Kind:
@@ -103,6 +104,11 @@ def read_as(kind: Kind, dialect: Dialect) -> Kind | None:
         if isinstance(own, found):
             return wide(own)
     return next((same() for same in _AS_THEY_ARE if isinstance(own, same)), None)
+
+
+def is_foreign_array(kind: Kind, dialect: Dialect) -> bool:
+    """Whether a type is an array of one that only the database knows."""
+    return isinstance(innermost(kind, dialect), types.ARRAY) and read_as(kind, dialect) is None
 
 
 def as_declared(value: ColumnElement[Any], kind: Kind, dialect: Dialect) -> ColumnElement[Any] | None:
@@ -136,21 +142,25 @@ def processor(kind: Kind, dialect: Dialect, code: object) -> Processor | None:
             return _dictionary(dialect)
         case pg.DOMAIN() if isinstance(innermost(own, dialect), pg.HSTORE):
             return _dictionary(dialect)
-        case types.TypeDecorator() if _holds_hstore(own.impl_instance, dialect):
+        case types.Enum(enum_class=None):
+            # A member that came later is text like all of them.
+            return None
+        case types.TypeDecorator() if _holds_ours(own.impl_instance, dialect):
             own = copy.copy(own)
             own.impl = own.impl_instance = _Ready(processor(own.impl_instance, dialect, code))
-        case types.ARRAY() if _holds_hstore(own.item_type, dialect):
+        case types.ARRAY() if _holds_ours(own.item_type, dialect):
             own = copy.copy(own)
             own.item_type = _Ready(processor(own.item_type, dialect, code))
     made: Processor | None = own.result_processor(dialect, code)
     return made
 
 
-def _holds_hstore(kind: Kind, dialect: Dialect) -> bool:
+def _holds_ours(kind: Kind, dialect: Dialect) -> bool:
+    """Whether a type is, or has inside, one that is processed otherwise than its own way."""
     own = innermost(kind, dialect)
-    return isinstance(own, pg.HSTORE) or (
-        isinstance(own, types.ARRAY) and _holds_hstore(own.item_type, dialect)
-    )
+    if isinstance(own, types.ARRAY):
+        return _holds_ours(own.item_type, dialect)
+    return isinstance(own, pg.HSTORE) or (isinstance(own, types.Enum) and own.enum_class is None)
 
 
 def _dictionary(dialect: Dialect) -> Processor:
