@@ -11,11 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_pubsub.attributes import local_table
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.payload import RowDecoder
+from sqla_pubsub.deliver.mapped import top_of
+from sqla_pubsub.deliver.outcome import describe, is_unreadable
+from sqla_pubsub.deliver.payload import RowDecoder, Values
 from sqla_pubsub.deliver.session import OutsideSession
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
@@ -24,8 +28,8 @@ from sqla_pubsub.message import decoder
 from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import ListenerSpec, Registry, Subscription
 
-Decoded = dict[tuple[int, str], tuple[Any, ...]]
-"""(entry id, side) -> values of the row."""
+Decoded = dict[tuple[int, str], Values | UnreadableEntry]
+"""(entry id, side) -> values of the row, or why it has none."""
 
 
 class Dispatcher:
@@ -38,8 +42,8 @@ class Dispatcher:
             if subscription.mapper is None:
                 self._routes[subscription.operation, subscription.source] = (subscription, None)
             else:
-                base = _base(subscription.mapper)
-                decoder = RowDecoder(base, registry.published[base.local_table])
+                top = top_of(subscription.mapper)
+                decoder = RowDecoder(top, registry.published[local_table(top)])
                 self._routes[subscription.operation, subscription.source] = (subscription, decoder)
         asked = spec.parameters
         both = "event" in asked or "events" in asked
@@ -55,9 +59,9 @@ class Dispatcher:
         decoded: Decoded = {}
         wanted: dict[RowDecoder, list[tuple[tuple[int, str], str]]] = {}
         for entry in entries:
-            subscription, rows = self._route(entry)
+            rows = self.decoder(entry)
             if rows is None:
-                decoded[entry.id, "new"] = (read_message(entry, subscription),)
+                # A message is read when the handler looks.
                 continue
             for side in self._sides:
                 payload: str | None = getattr(entry, side)
@@ -71,6 +75,44 @@ class Dispatcher:
                 )
             decoded.update(zip((key for key, _ in items), values, strict=True))
         return decoded
+
+    def decode_alone(self, connection: Connection, entry: Entry) -> Decoded:
+        """Turn the payloads of one entry into values; what cannot be read is an error when the handler looks.
+
+        Raises:
+            UnreadableEntry: The entry is of an operation or a table that this listener does not know.
+            DBAPIError: The failure is not the payload's.
+        """
+        rows, decoded = self.decoder(entry), Decoded()
+        for side in self._sides if rows is not None else ():
+            payload: str | None = getattr(entry, side)
+            if payload is not None:
+                assert rows is not None
+                decoded[entry.id, side] = self._read(connection, entry, rows, payload)
+        return decoded
+
+    def _read(
+        self, connection: Connection, entry: Entry, rows: RowDecoder, payload: str
+    ) -> Values | UnreadableEntry:
+        for plain in (False, True):
+            try:
+                with connection.begin_nested():
+                    values = rows.decode(connection, [payload], plain=plain)
+                if len(values) == 1:
+                    return values[0]
+                error: Exception = UnreadablePayload(
+                    f"a payload gave {len(values)} rows: it is no JSON object."
+                )
+            except (UnreadableEntry, DBAPIError) as raised:
+                if connection.closed or connection.invalidated or not is_unreadable(raised):
+                    raise
+                error = raised
+        return self.unreadable(entry, error)
+
+    def unreadable(self, entry: Entry, error: Exception) -> UnreadableEntry:
+        """Return what a handler gets that looks at what cannot be read."""
+        reason = describe(error).removeprefix(f"{UnreadablePayload.__name__}: ")
+        return UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {reason}")
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
@@ -113,6 +155,14 @@ class Dispatcher:
     def decoder(self, entry: Entry) -> RowDecoder | None:
         """Return the decoder of an entry's rows, None for a message."""
         return self._route(entry)[1]
+
+    def message(self, entry: Entry) -> Any:
+        """Return the message of an entry.
+
+        Raises:
+            UnreadableEntry: The stored payload does not have the fields of the class.
+        """
+        return read_message(entry, self._route(entry)[0])
 
     def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder | None]:
         if entry.format > FORMAT:
@@ -176,20 +226,33 @@ class _Call:
         def load(name: str) -> Any:
             rows = self._dispatcher.decoder(entry)
             if name == "changed":
-                if rows is None or entry.old is None or entry.new is None:
-                    return ()
-                return rows.changed(entry.old, entry.new)
+                return self._changed(entry, rows)
             payload: str | None = getattr(entry, name)
             if payload is None:
                 return None
             if rows is None:
-                return self._decoded[entry.id, name][0]
-            instance = rows.hydrate(self._decoded[entry.id, name], payload)
+                return self._dispatcher.message(entry)
+            values = self._decoded[entry.id, name]
+            if isinstance(values, UnreadableEntry):
+                raise values
+            try:
+                instance = rows.hydrate(values, payload)
+            except UnreadableEntry as error:
+                raise self._dispatcher.unreadable(entry, error) from error
             if name == "new" or entry.operation == "DELETE":
                 self._attach(instance)
             return instance
 
         return load
+
+    def _changed(self, entry: Entry, rows: RowDecoder | None) -> tuple[str, ...]:
+        if rows is None or entry.old is None or entry.new is None:
+            return ()
+        values = self._decoded[entry.id, "new"]
+        try:
+            return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
+        except UnreadableEntry as error:
+            raise self._dispatcher.unreadable(entry, error) from error
 
     def _attach(self, instance: Any) -> None:
         # The state at the event wins over what the session has of that row: an earlier event of a
@@ -215,10 +278,3 @@ def read_message(entry: Entry, subscription: Subscription) -> Any:
         raise UnreadableEntry(
             f"outbox entry {entry.id} is no readable message {subscription.source!r}: {type(error).__name__}: {error}."
         ) from error
-
-
-def _base(mapper: Any) -> Any:
-    """Return the class at the top of the mapper's own table: single-table subclasses share its rows."""
-    while mapper.inherits is not None and mapper.inherits.local_table is mapper.local_table:
-        mapper = mapper.inherits
-    return mapper

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
-from sqla_pubsub.sqlstates import DENIED, TRANSIENT
+from sqla_pubsub.sqlstates import DENIED, TRANSIENT, is_of_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +97,12 @@ def is_transient(error: BaseException) -> bool:
 def is_denied(error: BaseException) -> bool:
     """Whether the server refused a statement for want of a right; a COMMIT, which is none, runs triggers."""
     return sqlstate(error) == DENIED and getattr(error, "statement", None) is not None
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether what could not be decoded never will be: a value that no type takes, a type that is gone."""
+    state = sqlstate(error)
+    return not is_denied(error) and (state is None or is_of_values(state))
 
 
 def _encodable(text: object) -> str:

@@ -19,7 +19,7 @@ from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.locks import LEAVE_ENTRY, TRY_ENTRY, lock_parameters
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied, is_unreadable
 from sqla_pubsub.deliver.statements import UNLIMITED
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
@@ -126,13 +126,22 @@ class OutsideLane(Lane):
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | None:
         try:
-            with store.begin():
-                decoded = self._dispatcher.decode(store.connection, [entry])
+            decoded = self._decode(store, entry)
         except (UnreadableEntry, DBAPIError) as error:
             if store.lost or is_denied(error):
                 raise
             return self._verdict.unreadable(entry, error)
         return self._call(entry, decoded)
+
+    def _decode(self, store: Store, entry: Entry) -> Decoded:
+        try:
+            with store.begin():
+                return self._dispatcher.decode(store.connection, [entry])
+        except (UnreadableEntry, DBAPIError) as error:
+            if store.lost or not is_unreadable(error):
+                raise
+        with store.begin():
+            return self._dispatcher.decode_alone(store.connection, entry)
 
     def _call(self, entry: Entry, decoded: Decoded) -> Outcome | None:
         timeout = self.spec.timeout

@@ -111,15 +111,12 @@ class Single:
         return Step(settled=outcome is not None, more=True)
 
     def _attempt(self, store: Store, entry: Entry) -> Outcome | None:
-        savepoint = store.connection.begin_nested()
         try:
-            decoded = self._dispatcher.decode(store.connection, [entry])
+            decoded = self._dispatcher.decode_alone(store.connection, entry)
         except (UnreadableEntry, DBAPIError) as error:
             if store.lost or is_denied(error):
                 raise
-            savepoint.rollback()
             return self._verdict.unreadable(entry, error)
-        savepoint.commit()
         return self._handle(store, entry, decoded)
 
     def _settle_failure(self, store: Store, entry: Entry, error: BaseException) -> Outcome | None:
