@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.not_run import refuse_not_run
 from sqla_pubsub.deliver.payload import RowDecoder
 from sqla_pubsub.deliver.session import OutsideSession
 from sqla_pubsub.deliver.store import Store
@@ -79,7 +80,7 @@ class Dispatcher:
             arguments = call.arguments(self._spec.parameters)
             store.guarded = True
             try:
-                self._spec.handler(**arguments)
+                refuse_not_run(self._spec.handler(**arguments), self._spec.name)
             finally:
                 store.guarded = False
             store.finish_event(entries[0].id)
@@ -91,9 +92,8 @@ class Dispatcher:
         """Call the handler with a session on *connection*, which commits by itself."""
         session = OutsideSession(bind=connection, expire_on_commit=False)
         try:
-            self._spec.handler(
-                **_Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
-            )
+            arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
+            refuse_not_run(self._spec.handler(**arguments), self._spec.name)
             session.finish()
         except BaseException:
             session.undo()
