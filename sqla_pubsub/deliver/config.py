@@ -12,7 +12,7 @@ from sqla_pubsub.values import Kind, instead, shown
 MAX_GROUP = 500
 """Most entries claimed at once; a claim of more saves nothing measurable."""
 
-_DURATIONS = ("commit_every", "poll_interval", "grace")
+_DURATIONS = ("commit_every", "poll_interval", "grace", "unknown_grace")
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(_DURATIONS, "duration"),
     "claim_size": "whole number",
@@ -36,6 +36,8 @@ class ListenerConfig:
             time. ``"off"``: they never do and the listener polls, as behind a transaction pooler.
         synchronous_commit: False lets the acknowledging transaction return before it is on disk. After
             a server crash its work and its acknowledgement are lost together, and done again.
+        unknown_grace: Time for which entries that this worker does not know are left alone, for a newer one, until
+            they become dead letters (1 day).
         direct_url: URL past a connection pooler, for notifications and ``transactional=False``.
 
     Raises:
@@ -49,6 +51,7 @@ class ListenerConfig:
     notify: Literal["idle", "always", "off"] = "idle"
     synchronous_commit: bool = True
     direct_url: str | None = None
+    unknown_grace: timedelta = timedelta(days=1)
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():

@@ -35,6 +35,8 @@ class Dispatcher:
     def __init__(self, spec: ListenerSpec, registry: Registry) -> None:
         self._spec = spec
         self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder | None]] = {}
+        self.renamed = set[tuple[str, str]]()
+        """Operations and sources that are not declared, and mean the one subscription to their operation."""
         for subscription in spec.subscriptions:
             if subscription.mapper is None:
                 self._routes[subscription.operation, subscription.source] = (subscription, None)
@@ -114,23 +116,34 @@ class Dispatcher:
         """Return the decoder of an entry's rows, None for a message."""
         return self._route(entry)[1]
 
+    def knows(self, entry: Entry) -> bool:
+        """Whether *entry* can be routed."""
+        kind = (entry.operation, entry.source)
+        return entry.format <= FORMAT and (kind in self._routes or kind in self.renamed)
+
+    def may_be_renamed(self, entry: Entry) -> bool:
+        """Whether there is no doubt what the entry means, if what it comes from is there no more."""
+        return entry.format <= FORMAT and len(self._candidates(entry)) == 1
+
+    def _candidates(self, entry: Entry) -> list[tuple[Subscription, RowDecoder | None]]:
+        return [route for (operation, _), route in self._routes.items() if operation == entry.operation]
+
     def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder | None]:
         if entry.format > FORMAT:
             raise UnreadableEntry(
                 f"outbox entry {entry.id} for {self._spec.name!r} has format {entry.format}, and this release reads "
                 f"up to {FORMAT}. Upgrade sqla-pubsub where listeners run, then retry the dead letter."
             )
-        route = self._routes.get((entry.operation, entry.source))
-        if route is None:
-            # The table was renamed since: with one candidate there is no doubt.
-            candidates = [r for (operation, _), r in self._routes.items() if operation == entry.operation]
-            if len(candidates) != 1:
-                raise UnreadableEntry(
-                    f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
-                    "to which the listener does not subscribe. It was written for an earlier version of it."
-                )
-            route = candidates[0]
-        return route
+        kind = (entry.operation, entry.source)
+        if kind in self._routes:
+            return self._routes[kind]
+        if kind in self.renamed:
+            return self._candidates(entry)[0]
+        raise UnreadableEntry(
+            f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
+            "to which the listener does not subscribe. It was written for another version of it: retry the dead "
+            "letter where that one runs, or discard it."
+        )
 
 
 class _Call:

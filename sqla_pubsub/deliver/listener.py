@@ -22,6 +22,7 @@ from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
 from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
 from sqla_pubsub.deliver.step import ConnectionLost
 from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.unknown import Unknown
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.subscription import ListenerSpec, registry_of
 
@@ -185,12 +186,11 @@ class Listener:
 
     def _lane(self, spec: ListenerSpec) -> Lane:
         dispatcher = Dispatcher(spec, self._registry)
+        unknown = Unknown(spec, self._registry, dispatcher, self._config.unknown_grace)
+        parts = (spec, dispatcher, self._config, self._board, unknown)
         if spec.transactional:
-            return Lane(spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy)
-        return OutsideLane(
-            spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy,
-            engine=self._engine,
-        )  # fmt: skip
+            return Lane(*parts, stopping=self._stop, taken=self._busy)
+        return OutsideLane(*parts, stopping=self._stop, taken=self._busy, engine=self._engine)
 
     def _busy(self) -> None:
         if self._sleeper is not None:

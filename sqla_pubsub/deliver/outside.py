@@ -70,6 +70,7 @@ class OutsideLane(Lane):
             floor=self._scan.order_floor(began),
             passed_to=self._scan.passed_to,
             size=CANDIDATES,
+            left=self._unknown.left,
         ):
             for entry_id in found:
                 self._scan.passed(entry_id)
@@ -107,6 +108,8 @@ class OutsideLane(Lane):
             if not connection.scalar(TRY_ENTRY, lock):
                 return None
             entry = store.claims.read_one(self.spec, entry_id)
+            if entry is not None and not self._is_mine(store, entry):
+                entry = None
             if entry is None:
                 connection.execute(LEAVE_ENTRY, lock)
         return entry

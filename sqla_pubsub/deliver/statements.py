@@ -56,11 +56,19 @@ class Statements:
 
     Args:
         outbox: The tables.
+        leaving: Whether what finds entries takes one more parameter, ``left``: kinds that it leaves alone.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, *, leaving: bool = False) -> None:
         self.entry: Table = outbox.Entry.__table__
         self.letter: Table = outbox.DeadLetter.__table__
+        self._leaving = leaving
+
+    def _not_left(self, c: Any) -> list[ColumnElement[bool]]:
+        """Return what must hold of an entry for it to be none of those that are left alone."""
+        if not self._leaving:
+            return []
+        return [tuple_(c.operation, c.source, c.format).not_in(bindparam("left", expanding=True))]
 
     def _free(self) -> list[ColumnElement[bool]]:
         """Return what must hold of an entry for it to be handled now, besides its time."""
@@ -75,7 +83,7 @@ class Statements:
 
     def _ready_ids(self) -> Select[Any]:
         """Find ready entries, lowest id first. Parameters: listener, start, size."""
-        return self._in_turn(select(self.entry.c.id))
+        return self._in_turn(select(self.entry.c.id)).where(*self._not_left(self.entry.c))
 
     def _in_turn(self, statement: Select[Any]) -> Select[Any]:
         """Let *statement* read ready entries from *start* on, lowest id first.
@@ -98,14 +106,15 @@ class Statements:
     @cached_property
     def claim_ready(self) -> Select[Any]:
         """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size."""
-        return self._in_turn(self._columns()).limit(SIZE).with_for_update(skip_locked=True, of=self.entry)
+        found = self._in_turn(self._columns()).where(*self._not_left(self.entry.c))
+        return found.limit(SIZE).with_for_update(skip_locked=True, of=self.entry)
 
     @cached_property
     def claim_due(self) -> Select[Any]:
         """Claim retries whose time has come. Parameters: listener, size."""
         return (
             self._claim()
-            .where(self._due())
+            .where(self._due(), *self._not_left(self.entry.c))
             .order_by(self.entry.c.due_at)
             .limit(SIZE)
             .with_for_update(skip_locked=True, of=self.entry)
@@ -146,7 +155,7 @@ class Statements:
         due = (
             self._claim()
             .with_only_columns(c.id)
-            .where(self._due(), c.id >= bindparam("passed_to", type_=BigInteger))
+            .where(self._due(), c.id >= bindparam("passed_to", type_=BigInteger), *self._not_left(c))
             .order_by(c.due_at)
             .limit(SIZE)
         )
