@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sqla_pubsub.deliver.entry import Entry, EntryKind
+from sqla_pubsub.deliver.hold import Holds
 from sqla_pubsub.deliver.in_order import OrderedStatements
 from sqla_pubsub.deliver.scan import Look
 from sqla_pubsub.deliver.statements import Statements
@@ -97,10 +98,9 @@ class Claims:
                 )
             yield found
 
-    def read_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
-        """Return one entry without claiming it, or None when it is not to be handled now."""
-        found = self._entries(self._of(spec).read_one, {"listener": spec.name, "id": entry_id})
-        return found[0] if found else None
+    def holds(self, spec: ListenerSpec) -> Holds:
+        """Return the claims of a listener that outlive transactions."""
+        return Holds(self._connection, self._of(spec))
 
     def _of(self, spec: ListenerSpec, left: Sequence[EntryKind] = ()) -> Statements:
         key = spec.ordered, spec.previous_names if spec.ordered else (), bool(left)
