@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     Update,
     bindparam,
+    case,
     cast,
     func,
     literal_column,
@@ -195,7 +196,7 @@ def _marked(error: ColumnElement[Any]) -> ColumnElement[bool]:
 
 def _unmarked(error: ColumnElement[Any]) -> ColumnElement[Any]:
     without = func.substr(error, func.strpos(error, literal_column("E'\\n'")) + 1)
-    return func.coalesce(select(without).where(_marked(error)).scalar_subquery(), error)
+    return case((_marked(error), without), else_=error)
 
 
 def _held(error: ColumnElement[Any]) -> ColumnElement[bool]:
