@@ -19,7 +19,7 @@ from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.hold import Holds
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied
-from sqla_pubsub.deliver.statements import UNLIMITED
+from sqla_pubsub.deliver.statements import UNLIMITED, WATCHED
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import call_within
@@ -176,6 +176,8 @@ class OutsideLane(Lane):
         if self._own is None:
             self._own = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             self._own.execute(UNLIMITED)
+            driver: Any = self._own.connection.driver_connection
+            self._own.execute(WATCHED, {"pid": driver.info.backend_pid})
             event.listen(self._own, "set_connection_execution_options", self._mark)
         return self._own
 

@@ -289,3 +289,12 @@ UNLIMITED = text(
     "('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout') AND setting <> '0'"
 )
 """Lift the limits on time that would end the connection."""
+
+# A host that loses its power or its network says no word, and the server would keep its claims for as long as the
+# system's keepalive takes, two hours by default. Behind a pooler the connection is somebody else's next.
+WATCHED = text(
+    "SELECT set_config(v.name, v.value, false) FROM (VALUES ('tcp_keepalives_idle', '5'),"
+    " ('tcp_keepalives_interval', '2'), ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '8000'),"
+    " ('client_connection_check_interval', '5000')) AS v (name, value) WHERE pg_backend_pid() = :pid"
+)
+"""Let the server notice within 15 s that this client went away without a word. Parameter: pid, as the driver knows it."""

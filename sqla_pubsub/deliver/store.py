@@ -15,7 +15,7 @@ from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
 from sqla_pubsub.deliver.pending import Pending
 from sqla_pubsub.deliver.session import HandlerSession
-from sqla_pubsub.deliver.statements import UNLIMITED, Statements
+from sqla_pubsub.deliver.statements import UNLIMITED, WATCHED, Statements
 from sqla_pubsub.deliver.step import ConnectionLost
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.outbox import Outbox
@@ -63,7 +63,7 @@ class Store:
 
     def _set_up(self, config: ListenerConfig) -> None:
         connection = self.connection
-        settings = {"client_connection_check_interval": "5s"}
+        settings = dict[str, str]()
         if not config.synchronous_commit:
             settings["synchronous_commit"] = "off"
         with connection.begin():
@@ -72,6 +72,7 @@ class Store:
                     text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
                 )
             connection.execute(UNLIMITED)
+            connection.execute(WATCHED, {"pid": self._driver.info.backend_pid})
         event.listen(connection, "commit", self._refuse)
         event.listen(connection, "set_connection_execution_options", self._refuse_options)
 
