@@ -27,6 +27,7 @@ from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.connect import Outage, is_away
 from sqla_pubsub.deliver.health import HealthServer
 from sqla_pubsub.deliver.listener import chosen
+from sqla_pubsub.deliver.logs import log_to_stderr
 from sqla_pubsub.deliver.maintenance import Maintenance
 from sqla_pubsub.deliver.supervisor import Counts, Supervisor
 from sqla_pubsub.deliver.worker import Plan
@@ -76,9 +77,7 @@ def listen(
     """Handle the events of the listeners declared in MODULES, such as myapp.listeners."""
     _on_signals(_stop_at_once)
     level = logging.DEBUG if verbose else logging.WARNING if drain else logging.INFO
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(message)s"
-    )
+    log_to_stderr(level)
     project = open_project(url, modules, listeners)
     engine = project.engine()
     # Before the server is waited for: that takes as long as it takes, and a probe wants to know.

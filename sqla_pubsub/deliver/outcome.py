@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
+from sqla_pubsub.values import one_line
 
 MAX_ERROR = 20_000
 """Characters kept of an error or a traceback."""
@@ -73,7 +74,7 @@ def judge(id: int, error: BaseException, attempt: int, policy: RetryPolicy, rng:
 def describe(error: BaseException) -> str:
     """Return type and message of *error* in one line."""
     try:
-        message = _encodable(str(error)).strip().partition("\n")[0]
+        message = one_line(_encodable(str(error)).strip().partition("\n")[0])
     except Exception:
         message = "(its text cannot be made)"
     name = type(error).__name__

@@ -1,5 +1,6 @@
 """The host of a worker loses its power, or its network: no word of it reaches the server (row 31 of the faults)."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from tests.servers import Server
 from tests.waiting import wait_until
 
 DEADLINE = 60.0
-OURS, THEIRS = "10.213.77.1", "10.213.77.2"
+_numbers = itertools.count()
 PROGRAM = """
 import os, sys, time
 from sqlalchemy import create_engine
@@ -61,15 +62,18 @@ class Network:
     """A network of its own for one process, joined to ours by a link."""
 
     def __init__(self) -> None:
-        self.name = f"pubsub{os.getpid()}"
-        link, peer = f"pub{os.getpid() % 100_000}a", f"pub{os.getpid() % 100_000}b"
+        # Never the same again: what was deleted lingers.
+        number = next(_numbers)
+        self.name = f"pubsub{os.getpid()}_{number}"
+        link, peer = (f"p{os.getpid() % 1_000_000}{end}{number}" for end in "ab")
+        self.ours, self.theirs = (f"10.213.77.{4 * number + host}" for host in (1, 2))
         self._ip("netns", "add", self.name)
         try:
             self._ip("link", "add", link, "type", "veth", "peer", "name", peer)
             self._ip("link", "set", peer, "netns", self.name)
-            self._ip("addr", "add", f"{OURS}/30", "dev", link)
+            self._ip("addr", "add", f"{self.ours}/30", "dev", link)
             self._ip("link", "set", link, "up")
-            self._ip("-n", self.name, "addr", "add", f"{THEIRS}/30", "dev", peer)
+            self._ip("-n", self.name, "addr", "add", f"{self.theirs}/30", "dev", peer)
             self._ip("-n", self.name, "link", "set", peer, "up")
         except BaseException:
             self.close()
@@ -104,8 +108,8 @@ def network() -> Iterator[Network]:
 def reachable(network: Network) -> Iterator[Server]:
     """A server that the other network reaches."""
     versions = found_servers()
-    server = Server(max(versions), versions[max(versions)], f"127.0.0.1,{OURS}")
-    server.admit(f"{THEIRS}/32")
+    server = Server(max(versions), versions[max(versions)], f"127.0.0.1,{network.ours}")
+    server.admit(f"{network.theirs}/32")
     yield server
     server.close()
 
@@ -133,7 +137,7 @@ def test_another_worker_has_the_events_of_a_host_that_vanished(
         connection.execute(text("INSERT INTO note DEFAULT VALUES"))
     workers = [start(
         listener, "vanish",
-        before=("ip", "netns", "exec", network.name), url=url.replace("127.0.0.1", OURS),
+        before=("ip", "netns", "exec", network.name), url=url.replace("127.0.0.1", network.ours),
     )]  # fmt: skip
     try:
         assert workers[0].stdout is not None
