@@ -17,8 +17,6 @@ _MERGE = text(
     " || CAST(:values AS jsonb))::text, true)"
 )
 
-FORGET_CONTEXT = text("SELECT set_config(:setting, '', true)").bindparams(setting=CONTEXT_SETTING)
-
 
 def set_context(session: Session | Connection, **values: Any) -> None:
     """Give the events of this transaction a context, such as tenant, trace id or user.

@@ -6,7 +6,7 @@ savepoint when it is first used, so that a handler which never touches the datab
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,16 +14,22 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_pubsub.deliver.chain import Chain, ContextSetting, context_of, deepest
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.not_run import refuse_not_run
 from sqla_pubsub.deliver.payload import RowDecoder
-from sqla_pubsub.deliver.session import OutsideSession
+from sqla_pubsub.deliver.session import HandlerSession, OutsideSession
 from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.errors import Reject, UnreadableEntry
 from sqla_pubsub.event import EVENT_TYPES, Event
 from sqla_pubsub.message import decoder
 from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import ListenerSpec, Registry, Subscription
+
+WARN_AT = 10
+"""Handlers in a chain from which on the log says so, and again at ten times as many."""
+
+logger = logging.getLogger(__name__)
 
 Decoded = dict[tuple[int, str], tuple[Any, ...]]
 """(entry id, side) -> values of the row."""
@@ -32,8 +38,10 @@ Decoded = dict[tuple[int, str], tuple[Any, ...]]
 class Dispatcher:
     """Calls the handler of one listener."""
 
-    def __init__(self, spec: ListenerSpec, registry: Registry) -> None:
+    def __init__(self, spec: ListenerSpec, registry: Registry, max_depth: int | None = None) -> None:
         self._spec = spec
+        self._max_depth = max_depth
+        self._warned_at = 0
         self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder | None]] = {}
         self.renamed = set[tuple[str, str]]()
         """Operations and sources that are not declared, and mean the one subscription to their operation."""
@@ -77,7 +85,14 @@ class Dispatcher:
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
-        call = _Call(self, entries, decoded, store.session)
+        chain = self._chain_after(entries)
+
+        def session() -> HandlerSession:
+            session = store.session()
+            session.chain = chain.setting
+            return session
+
+        call = _Call(self, entries, decoded, session)
         try:
             arguments = call.arguments(self._spec.parameters)
             store.guarded = True
@@ -90,8 +105,11 @@ class Dispatcher:
             store.undo_event()
             raise
 
-    def handle_outside(self, entry: Entry, decoded: Decoded, connection: Connection) -> None:
-        """Call the handler with a session on *connection*, which commits by itself."""
+    def handle_outside(
+        self, entry: Entry, decoded: Decoded, connection: Connection, context: ContextSetting
+    ) -> None:
+        """Call the handler with a session on *connection*, which commits by itself and has this *context*."""
+        context.be(self._chain_after([entry]).setting)
         session = OutsideSession(bind=connection, expire_on_commit=False)
         try:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
@@ -101,13 +119,37 @@ class Dispatcher:
             session.undo()
             raise
 
+    def _chain_after(self, entries: Sequence[Entry]) -> Chain:
+        """Return the chain of what the handler will write.
+
+        Raises:
+            Reject: That of an event is longer than allowed.
+        """
+        chain = deepest(entries)
+        name, names = self._spec.name, ", ".join(map(repr, chain.names))
+        if self._max_depth is not None and chain.depth > self._max_depth:
+            raise Reject(
+                f"the event came about by a chain of {chain.depth} handlers, and max_depth is {self._max_depth}: "
+                f"{names}, and now {name!r}. A listener that changes what it listens to calls itself: "
+                "let it change only what is not right yet, or narrow it with of= or when=."
+            )
+        if chain.depth >= max(WARN_AT, 10 * self._warned_at):
+            self._warned_at = chain.depth
+            logger.warning(
+                "event.chained: entry %s for %r came about by a chain of %s handlers: %s. Does a listener change what it "
+                "listens to? max_depth ends such a chain",
+                entries[0].id, name, chain.depth, names,
+                extra={"listener": name, "entry": entries[0].id, "depth": chain.depth},
+            )  # fmt: skip
+        return chain.then(name)
+
     def event(self, entry: Entry, load: Callable[[str], Any]) -> Event[Any]:
         """Build the event of *entry*; *load* hydrates its rows when they are looked at."""
         return EVENT_TYPES[entry.operation](
             id=entry.id,
             listener=self._spec.name,
             occurred_at=entry.occurred_at,
-            context=None if entry.context is None else json.loads(entry.context),
+            context=context_of(entry),
             attempt=entry.attempt + 1,
             load=load,
         )

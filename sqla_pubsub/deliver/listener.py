@@ -185,7 +185,7 @@ class Listener:
         self._lanes = [self._lane(spec) for spec in self._specs]
 
     def _lane(self, spec: ListenerSpec) -> Lane:
-        dispatcher = Dispatcher(spec, self._registry)
+        dispatcher = Dispatcher(spec, self._registry, self._config.max_depth)
         unknown = Unknown(spec, self._registry, dispatcher, self._config.unknown_grace)
         parts = (spec, dispatcher, self._config, self._board, unknown)
         if spec.transactional:

@@ -8,12 +8,14 @@ so nobody acknowledges what another one took over.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from sqla_pubsub.deliver.chain import ContextSetting
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.hold import Holds
@@ -36,6 +38,7 @@ class OutsideLane(Lane):
         super().__init__(*arguments, **options)
         self._engine = engine
         self._found = self._marked = False
+        self._context: ContextSetting
         self._holds: tuple[Store, Holds] | None = None
         self._own: Connection | None = None
         """What sessions of handlers work on, kept while there is one event after the other."""
@@ -149,7 +152,7 @@ class OutsideLane(Lane):
         own = self._connected()
         self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
         try:
-            handle = partial(self._dispatcher.handle_outside, entry, decoded, own)
+            handle = partial(self._dispatcher.handle_outside, entry, decoded, own, self._context)
             call_within(timeout, own, self.spec.name, handle)
         except BaseException as error:
             # Interrupted anywhere, or broken: not for another event.
@@ -178,6 +181,7 @@ class OutsideLane(Lane):
             self._own.execute(UNLIMITED)
             driver: Any = self._own.connection.driver_connection
             self._own.execute(WATCHED, {"pid": driver.info.backend_pid})
+            self._context = ContextSetting(self._own, local=False)
             event.listen(self._own, "set_connection_execution_options", self._mark)
         return self._own
 
@@ -188,6 +192,10 @@ class OutsideLane(Lane):
     def _let_go(self, *, broken: bool = False) -> None:
         own, self._own, self._marked = self._own, None, False
         if own is not None:
+            if not broken:
+                # It may go back to a pool, from which others take it.
+                with suppress(SQLAlchemyError):
+                    self._context.be("")
             if broken and not own.invalidated:
                 own.invalidate()
             own.close()

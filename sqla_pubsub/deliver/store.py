@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RootTransaction, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from sqla_pubsub.deliver.chain import ContextSetting
 from sqla_pubsub.deliver.claims import Claims
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.entry import Entry
@@ -49,6 +50,7 @@ class Store:
         """Whether each event of the group has one."""
         self._session: HandlerSession | None = None
         self._pending: Pending | None = None
+        self._context: ContextSetting
         self._transaction: RootTransaction | None = None
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
         self.claims = Claims(self.connection, outbox)
@@ -101,14 +103,17 @@ class Store:
         """
         self.savepoints = savepoints
         self._session = None
-        self._pending = Pending(self.connection) if together else None
+        self._context = ContextSetting(self.connection)
+        self._pending = Pending(self.connection, self._context) if together else None
         self._transaction = self.connection.begin()
         return self._transaction
 
     def session(self) -> HandlerSession:
         """Return the session of this group's handlers."""
         if self._session is None:
-            self._session = HandlerSession(self.connection, savepoints=self.savepoints, pending=self._pending)
+            self._session = HandlerSession(
+                self.connection, savepoints=self.savepoints, pending=self._pending, context=self._context
+            )
         return self._session
 
     @property
