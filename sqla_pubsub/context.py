@@ -20,8 +20,6 @@ _MERGE = text(
     " || CAST(CAST(:values AS text) AS jsonb))::text, true)"
 )
 
-FORGET_CONTEXT = text("SELECT set_config(:setting, '', true)").bindparams(setting=CONTEXT_SETTING)
-
 
 def set_context(session: Session | scoped_session[Any] | Connection, **values: Any) -> None:
     """Give the events of this transaction a context, such as tenant, trace id or user.

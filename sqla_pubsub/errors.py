@@ -32,6 +32,10 @@ class SessionOwnershipError(DeliveryError):
     """A handler tried to end a transaction that belongs to the listener."""
 
 
+class HandlerNotRun(DeliveryError):
+    """A handler returned something that had to be run first, such as a coroutine, so nothing was done."""
+
+
 class HandlerTimeout(DeliveryError):
     """A handler ran longer than its ``timeout=``."""
 

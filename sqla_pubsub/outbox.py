@@ -61,7 +61,8 @@ class OutboxEntry(_Stored):
     """One delivery of one event to one listener.
 
     ``attempt`` counts the tries that failed; ``due_at`` is NULL while the entry is ready and the
-    time of the next try, on the database's clock, while it waits.
+    time of the next try, on the database's clock, while it waits. ``last_error`` is that of the last try;
+    while a ``transactional=False`` handler has the entry in hand, its first line says which server process it is.
     """
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(cache=1), primary_key=True)

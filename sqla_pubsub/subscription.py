@@ -107,7 +107,9 @@ class ListenerSpec:
     @property
     def where(self) -> str:
         """Dotted place of the handler, for messages to people."""
-        return f"{self.handler.__module__}.{self.handler.__qualname__}"
+        # An object that can be called, or a partial, has no name of its own.
+        found = self.handler if hasattr(self.handler, "__qualname__") else type(self.handler)
+        return f"{found.__module__}.{found.__qualname__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,7 +151,7 @@ def listener_config(settings: Mapping[str, Any]) -> ListenerConfig:
                     f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a number of seconds."
                 )
             value = _seconds(name, value)  # noqa: PLW2901
-        elif (kind == "bool") != isinstance(value, bool) or (kind == "int") != (type(value) is int):
+        elif (kind == "bool") != isinstance(value, bool) or kind.startswith("int") != (type(value) is int):
             raise ConfigurationError(
                 f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a value of type {kind}."
             )

@@ -6,7 +6,7 @@ savepoint when it is first used, so that a handler which never touches the datab
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,17 +16,24 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.attributes import local_table
+from sqla_pubsub.deliver.chain import Chain, ContextSetting, context_of, deepest
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.mapped import top_of
+from sqla_pubsub.deliver.not_run import refuse_not_run
 from sqla_pubsub.deliver.outcome import describe, is_unreadable
 from sqla_pubsub.deliver.payload import RowDecoder, Values
-from sqla_pubsub.deliver.session import OutsideSession
+from sqla_pubsub.deliver.session import HandlerSession, OutsideSession
 from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
+from sqla_pubsub.errors import Reject, UnreadableEntry, UnreadablePayload
 from sqla_pubsub.event import EVENT_TYPES, Event
 from sqla_pubsub.message import decoder
 from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import ListenerSpec, Registry, Subscription
+
+WARN_AT = 10
+"""Handlers in a chain from which on the log says so, and again at ten times as many."""
+
+logger = logging.getLogger(__name__)
 
 Decoded = dict[tuple[int, str], Values | UnreadableEntry]
 """(entry id, side) -> values of the row, or why it has none."""
@@ -35,9 +42,13 @@ Decoded = dict[tuple[int, str], Values | UnreadableEntry]
 class Dispatcher:
     """Calls the handler of one listener."""
 
-    def __init__(self, spec: ListenerSpec, registry: Registry) -> None:
+    def __init__(self, spec: ListenerSpec, registry: Registry, max_depth: int | None = None) -> None:
         self._spec = spec
+        self._max_depth = max_depth
+        self._warned_at = 0
         self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder | None]] = {}
+        self.renamed = set[tuple[str, str]]()
+        """Operations and sources that are not declared, and mean the one subscription to their operation."""
         for subscription in spec.subscriptions:
             if subscription.mapper is None:
                 self._routes[subscription.operation, subscription.source] = (subscription, None)
@@ -116,12 +127,19 @@ class Dispatcher:
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
-        call = _Call(self, entries, decoded, store.session)
+        chain = self._chain_after(entries)
+
+        def session() -> HandlerSession:
+            session = store.session()
+            session.chain = chain.setting
+            return session
+
+        call = _Call(self, entries, decoded, session)
         try:
             arguments = call.arguments(self._spec.parameters)
             store.guarded = True
             try:
-                self._spec.handler(**arguments)
+                refuse_not_run(self._spec.handler(**arguments), self._spec.name)
             finally:
                 store.guarded = False
             store.finish_event(entries[0].id)
@@ -129,17 +147,43 @@ class Dispatcher:
             store.undo_event()
             raise
 
-    def handle_outside(self, entry: Entry, decoded: Decoded, connection: Connection) -> None:
-        """Call the handler with a session on *connection*, which commits by itself."""
+    def handle_outside(
+        self, entry: Entry, decoded: Decoded, connection: Connection, context: ContextSetting
+    ) -> None:
+        """Call the handler with a session on *connection*, which commits by itself and has this *context*."""
+        context.be(self._chain_after([entry]).setting)
         session = OutsideSession(bind=connection, expire_on_commit=False)
         try:
-            self._spec.handler(
-                **_Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
-            )
+            arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
+            refuse_not_run(self._spec.handler(**arguments), self._spec.name)
             session.finish()
         except BaseException:
             session.undo()
             raise
+
+    def _chain_after(self, entries: Sequence[Entry]) -> Chain:
+        """Return the chain of what the handler will write.
+
+        Raises:
+            Reject: That of an event is longer than allowed.
+        """
+        chain = deepest(entries)
+        name, names = self._spec.name, ", ".join(map(repr, chain.names))
+        if self._max_depth is not None and chain.depth > self._max_depth:
+            raise Reject(
+                f"the event came about by a chain of {chain.depth} handlers, and max_depth is {self._max_depth}: "
+                f"{names}, and now {name!r}. A listener that changes what it listens to calls itself: "
+                "let it change only what is not right yet, or narrow it with of= or when=."
+            )
+        if chain.depth >= max(WARN_AT, 10 * self._warned_at):
+            self._warned_at = chain.depth
+            logger.warning(
+                "event.chained: entry %s for %r came about by a chain of %s handlers: %s. Does a listener change what it "
+                "listens to? max_depth ends such a chain",
+                entries[0].id, name, chain.depth, names,
+                extra={"listener": name, "entry": entries[0].id, "depth": chain.depth},
+            )  # fmt: skip
+        return chain.then(name)
 
     def event(self, entry: Entry, load: Callable[[str], Any]) -> Event[Any]:
         """Build the event of *entry*; *load* hydrates its rows when they are looked at."""
@@ -147,7 +191,7 @@ class Dispatcher:
             id=entry.id,
             listener=self._spec.name,
             occurred_at=entry.occurred_at,
-            context=None if entry.context is None else json.loads(entry.context),
+            context=context_of(entry),
             attempt=entry.attempt + 1,
             load=load,
         )
@@ -163,6 +207,17 @@ class Dispatcher:
             UnreadableEntry: The stored payload does not have the fields of the class.
         """
         return read_message(entry, self._route(entry)[0])
+    def knows(self, entry: Entry) -> bool:
+        """Whether *entry* can be routed."""
+        kind = (entry.operation, entry.source)
+        return entry.format <= FORMAT and (kind in self._routes or kind in self.renamed)
+
+    def may_be_renamed(self, entry: Entry) -> bool:
+        """Whether there is no doubt what the entry means, if what it comes from is there no more."""
+        return entry.format <= FORMAT and len(self._candidates(entry)) == 1
+
+    def _candidates(self, entry: Entry) -> list[tuple[Subscription, RowDecoder | None]]:
+        return [route for (operation, _), route in self._routes.items() if operation == entry.operation]
 
     def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder | None]:
         if entry.format > FORMAT:
@@ -170,17 +225,16 @@ class Dispatcher:
                 f"outbox entry {entry.id} for {self._spec.name!r} has format {entry.format}, and this release reads "
                 f"up to {FORMAT}. Upgrade sqla-pubsub where listeners run, then retry the dead letter."
             )
-        route = self._routes.get((entry.operation, entry.source))
-        if route is None:
-            # The table was renamed since: with one candidate there is no doubt.
-            candidates = [r for (operation, _), r in self._routes.items() if operation == entry.operation]
-            if len(candidates) != 1:
-                raise UnreadableEntry(
-                    f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
-                    "to which the listener does not subscribe. It was written for an earlier version of it."
-                )
-            route = candidates[0]
-        return route
+        kind = (entry.operation, entry.source)
+        if kind in self._routes:
+            return self._routes[kind]
+        if kind in self.renamed:
+            return self._candidates(entry)[0]
+        raise UnreadableEntry(
+            f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
+            "to which the listener does not subscribe. It was written for another version of it: retry the dead "
+            "letter where that one runs, or discard it."
+        )
 
 
 class _Call:

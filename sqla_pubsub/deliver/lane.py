@@ -10,7 +10,7 @@ them: an event is not free before those that came before it in its row.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -108,20 +108,30 @@ class Lane(Single):
         return Step(settled=len(outcomes), more=more or bool(self._alone) or left)
 
     def _claim(self, store: Store, size: int) -> list[Entry]:
-        now = self._clock()
+        """Claim entries that are to be handled together.
+
+        What this worker does not know is no reason to stop: its kind is left out, and the claim tried again.
+        """
+        while True:
+            found = self._claim_some(store, size)
+            known, expired = self._unknown.sift(store.connection, found)
+            self._isolate(expired)
+            if known or expired or not found:
+                return self._without_crashed(known)
+
+    def _claim_some(self, store: Store, size: int) -> list[Entry]:
+        now, left = self._clock(), self._unknown.left
         if self._scan.is_due(now):
-            due = store.claims.due(self.spec, size=size)
+            due = store.claims.due(self.spec, size=size, left=left)
             # In order, those that are handled now may hold back others that are due too.
             if len(due) < size and not (due and self.spec.ordered):
                 self._scan.no_more_due(now)
             if due:
-                return self._without_crashed(due)
+                return due
         if self._scan.is_look_back(now):
             self._look_back(store)
-        entries = store.claims.ready(
-            self.spec, start=self._scan.start(now), floor=self._scan.order_floor(now), size=size
-        )
-        return self._without_crashed(entries)
+        start, floor = self._scan.start(now), self._scan.order_floor(now)
+        return store.claims.ready(self.spec, start=start, floor=floor, size=size, left=left)
 
     def _look_back(self, store: Store) -> None:
         began = self._clock()
@@ -130,9 +140,12 @@ class Lane(Single):
 
     def _without_crashed(self, entries: list[Entry]) -> list[Entry]:
         """An entry that killed a process before runs alone, so that only it pays if it does again."""
-        crashed = [entry.id for entry in entries if entry.crashes]
-        self._alone.extend(entry_id for entry_id in crashed if entry_id not in self._alone)
+        self._isolate([entry for entry in entries if entry.crashes])
         return [entry for entry in entries if not entry.crashes]
+
+    def _isolate(self, entries: Iterable[Entry]) -> None:
+        """Let each of *entries* have a transaction of its own, later."""
+        self._alone.extend(ids(entry for entry in entries if entry.id not in self._alone))
 
     def _work(self, store: Store, entries: list[Entry]) -> list[Outcome]:
         try:
@@ -201,6 +214,6 @@ class Lane(Single):
             "group.replayed: %s events of %r one by one: %s", len(entries), self.spec.name, describe(cause),
             extra={"listener": self.spec.name, "events": len(entries)},
         )  # fmt: skip
-        self._alone.extend(ids(entry for entry in entries if entry.id not in self._alone))
+        self._isolate(entries)
         # What the group handled before it was thrown back is ready, or due, again.
         self.rewind(due=True)

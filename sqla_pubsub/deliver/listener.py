@@ -23,6 +23,7 @@ from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
 from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
 from sqla_pubsub.deliver.step import ConnectionLost
 from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.unknown import Unknown
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.subscription import ListenerSpec, registry_of
 
@@ -188,10 +189,11 @@ class Listener:
         self._lanes = [self._lane(spec) for spec in self._specs]
 
     def _lane(self, spec: ListenerSpec) -> Lane:
-        dispatcher = Dispatcher(spec, self._registry)
+        dispatcher = Dispatcher(spec, self._registry, self._config.max_depth)
+        unknown = Unknown(spec, self._registry, dispatcher, self._config.unknown_grace)
         kind: Callable[..., Lane] = Lane if spec.transactional else partial(OutsideLane, engine=self._engine)
         return kind(
-            spec, dispatcher, self._config, self._board, stopping=self._stop, taken=self._busy,
+            spec, dispatcher, self._config, self._board, unknown, stopping=self._stop, taken=self._busy,
             limits=self._limits,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Advisory locks and notifications: the door that sleepers guard, and claims that outlive transactions."""
+"""Advisory locks and notifications: the door that sleepers guard, and that of an entry, for workers of earlier releases."""
 
 from __future__ import annotations
 
@@ -32,12 +32,10 @@ def lock_parameters(entry: Table, connection: Connection) -> dict[str, str]:
 
 
 # By oid, because outboxes of one name in two schemas count their entries alike.
-_ENTRY_KEY = (
-    "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
-)
-TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({_ENTRY_KEY})")
-LEAVE_ENTRY = text(f"SELECT pg_advisory_unlock({_ENTRY_KEY})")
-"""The claim of one entry that outlives transactions and dies with its connection. Parameters: outbox, id."""
+ENTRY_KEY = "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
+TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({ENTRY_KEY})")
+LEAVE_ENTRY = text(f"SELECT pg_advisory_unlock({ENTRY_KEY})")
+"""The lock by which workers of earlier releases claim an entry. Parameters: outbox, id."""
 
 TRY_DOOR = text("SELECT pg_try_advisory_lock(:key)")
 LEAVE_DOOR = text("SELECT pg_advisory_unlock(:key)")

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, text
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.limits import DEFAULTS, PollLimits
 from sqla_pubsub.deliver.locks import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
-from sqla_pubsub.deliver.statements import UNLIMITED, Statements
+from sqla_pubsub.deliver.statements import UNLIMITED, WATCHED, Statements
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.outbox import Outbox, absence
 
@@ -123,6 +123,7 @@ class Sleeper:
         self._fruitless = self._deaf = False
         try:
             self._connection.execute(UNLIMITED)
+            self._be_watched()
             self._key, self._channel, self._pid = self._identify(outbox)
             self.blind = config.notify == "off" or self._pooled()
             self._listen()
@@ -130,6 +131,9 @@ class Sleeper:
             self._connection.invalidate()
             self._connection.close()
             raise
+
+    def _be_watched(self) -> None:
+        self._connection.execute(WATCHED, {"pid": self._driver.info.backend_pid})
 
     def _identify(self, outbox: Outbox) -> tuple[int, str, int]:
         table = outbox.Entry.__table__

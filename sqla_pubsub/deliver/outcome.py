@@ -9,6 +9,7 @@ from datetime import timedelta
 from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
 from sqla_pubsub.sqlstates import DENIED, TRANSIENT, is_of_values
+from sqla_pubsub.values import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def judge(
 def describe(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
     """Return type and message of *error* in one line."""
     try:
-        message = _encodable(str(error)).strip().partition("\n")[0]
+        message = one_line(_encodable(str(error)).strip().partition("\n")[0])
     except Exception:
         message = "(its text cannot be made)"
     name = type(error).__name__

@@ -1,26 +1,27 @@
 """Listeners with ``transactional=False``: slow outside work without an open transaction.
 
-The claim is a session-level advisory lock on one entry, held on a connection of its own: it keeps
-others away as long as the connection lives and is gone with it. The entry is read again after the
-lock, because the one who had it before may have settled it. The acknowledgement runs on that same
-connection or not at all, so nobody acknowledges what another one took over.
+The claim is written in the entry and names the connection that has it: it keeps others away as long as
+that lives and is gone with it (see `hold`). The acknowledgement runs on that same connection or not at all,
+so nobody acknowledges what another one took over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from sqla_pubsub.deliver.chain import ContextSetting
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.hold import Holds
 from sqla_pubsub.deliver.lane import Lane
-from sqla_pubsub.deliver.locks import LEAVE_ENTRY, TRY_ENTRY, lock_parameters
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied, is_unreadable
-from sqla_pubsub.deliver.statements import UNLIMITED
+from sqla_pubsub.deliver.statements import UNLIMITED, WATCHED
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import call_within
@@ -37,6 +38,8 @@ class OutsideLane(Lane):
         super().__init__(*arguments, **options)
         self._engine = engine
         self._found = self._marked = False
+        self._context: ContextSetting
+        self._holds: tuple[Store, Holds] | None = None
         self._own: Connection | None = None
         """What sessions of handlers work on, kept while there is one event after the other."""
 
@@ -70,12 +73,13 @@ class OutsideLane(Lane):
             floor=self._scan.order_floor(began),
             passed_to=self._scan.passed_to,
             size=CANDIDATES,
+            left=self._unknown.left,
         ):
             for entry_id in found:
                 self._scan.passed(entry_id)
                 if self._stopping():
                     return Step(settled=settled)
-                entry = self._take(store, entry_id)
+                entry = self._take(store, entry_id, found)
                 if entry is None:
                     continue
                 self._found = True
@@ -101,26 +105,34 @@ class OutsideLane(Lane):
         found, self._found = self._found, False
         return found
 
-    def _take(self, store: Store, entry_id: int) -> Entry | None:
-        connection, lock = store.connection, _lock(store, entry_id)
-        with connection.begin():
-            if not connection.scalar(TRY_ENTRY, lock):
-                return None
-            entry = store.claims.read_one(self.spec, entry_id)
-            if entry is None:
-                connection.execute(LEAVE_ENTRY, lock)
-        return entry
+    def _holds_of(self, store: Store) -> Holds:
+        if self._holds is None or self._holds[0] is not store:
+            self._holds = store, store.claims.holds(self.spec)
+        return self._holds[1]
+
+    def _take(self, store: Store, entry_id: int, among: list[int]) -> Entry | None:
+        holds = self._holds_of(store)
+        with store.connection.begin() as transaction:
+            row = holds.take(self.spec.name, entry_id, among)
+            entry = None if row is None else Entry(*row)
+            if entry is not None and self._is_mine(store, entry):
+                return entry
+            transaction.rollback()
+        holds.leave(entry_id)
+        return None
 
     def _work_taken(self, store: Store, entry: Entry) -> Outcome | None:
         self._taken()
+        holds = self._holds_of(store)
         outcome = self._decode_and_handle(store, entry)
-        if outcome is not None:
-            with store.begin():
+        with store.begin():
+            if outcome is None:
+                holds.release(entry.id)
+            else:
                 store.settle([outcome])
+        if outcome is not None:
             self._scan.claimed(entry.id)
-        # Not before that is committed: who took the claim meanwhile would still read the entry.
-        with store.connection.begin():
-            store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))
+        holds.leave(entry.id)
         self._note([] if outcome is None else [outcome])
         return outcome
 
@@ -149,7 +161,7 @@ class OutsideLane(Lane):
         own = self._connected()
         self._board.take(entry.id, None if timeout is None else timeout + self._config.grace)
         try:
-            handle = partial(self._dispatcher.handle_outside, entry, decoded, own)
+            handle = partial(self._dispatcher.handle_outside, entry, decoded, own, self._context)
             call_within(timeout, own, self.spec.name, handle)
         except BaseException as error:
             # Interrupted anywhere, or broken: not for another event.
@@ -176,6 +188,9 @@ class OutsideLane(Lane):
         if self._own is None:
             self._own = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             self._own.execute(UNLIMITED)
+            driver: Any = self._own.connection.driver_connection
+            self._own.execute(WATCHED, {"pid": driver.info.backend_pid})
+            self._context = ContextSetting(self._own, local=False)
             event.listen(self._own, "set_connection_execution_options", self._mark)
         return self._own
 
@@ -186,6 +201,10 @@ class OutsideLane(Lane):
     def _let_go(self, *, broken: bool = False) -> None:
         own, self._own, self._marked = self._own, None, False
         if own is not None:
+            if not broken:
+                # It may go back to a pool, from which others take it.
+                with suppress(SQLAlchemyError):
+                    self._context.be("")
             if broken and not own.invalidated:
                 own.invalidate()
             own.close()
@@ -205,7 +224,3 @@ def refuse_pooler(connection: Connection, name: str) -> None:
             f"listener {name!r} is transactional=False, which needs its own server connection, but a connection "
             "pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."
         )
-
-
-def _lock(store: Store, entry_id: int) -> dict[str, Any]:
-    return {"outbox": lock_parameters(store.statements.entry, store.connection)["outbox"], "id": entry_id}

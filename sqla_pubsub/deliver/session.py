@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 
-from sqla_pubsub.context import FORGET_CONTEXT
+from sqla_pubsub.deliver.chain import ContextSetting
 from sqla_pubsub.deliver.pending import Pending, may_wait
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.names import CONTEXT_SETTING
@@ -27,13 +27,24 @@ class HandlerSession(Session):
         connection: The work connection, in the transaction of the group.
         savepoints: Whether each event has one; without, an undone event undoes the group.
         pending: Where objects may wait for the end of the group, None to write them event by event.
+        context: That of the transaction.
     """
 
-    def __init__(self, connection: Connection, *, savepoints: bool, pending: Pending | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        savepoints: bool,
+        pending: Pending | None,
+        context: ContextSetting,
+    ) -> None:
         super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False)
         self._connection = connection
         self._savepoints = savepoints
         self._pending = pending
+        self._context = context
+        self.chain = ""
+        """The context in which the handler of the event in hand writes."""
         self._nested: NestedTransaction | None = None
         self._renew = ""
         self._entered = False
@@ -87,14 +98,14 @@ class HandlerSession(Session):
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
         if self._pending is not None and not self._entered and not self.info and may_wait(self):
-            self._pending.keep(entry_id, self.new)
+            self._pending.keep(entry_id, self.new, self.chain)
         else:
             self.flush()
         for own in self._left_open():
             own.commit()
         if self.info.pop(CONTEXT_SETTING, False) | self._connection.info.pop(CONTEXT_SETTING, False):
             # The next event is handled in the same transaction, and knows nothing of this context.
-            self._connection.execute(FORGET_CONTEXT)
+            self._context.forget()
         if self._entered:
             # It leaves the savepoint too: a rollback in the next event would go to it.
             super().close()
@@ -137,6 +148,8 @@ class HandlerSession(Session):
         self._entered = True
         if self._pending is not None:
             self._pending.write()
+        # Before its savepoint, so that it is still there when the event is undone.
+        self._context.be(self.chain)
         if not self._savepoints:
             return
         self.opened += 1

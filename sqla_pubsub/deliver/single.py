@@ -24,6 +24,7 @@ from sqla_pubsub.deliver.pace import Pace
 from sqla_pubsub.deliver.scan import Scan, ScanLimits
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.unknown import Unknown
 from sqla_pubsub.deliver.verdict import Verdict
 from sqla_pubsub.deliver.watchdog import call_within
 from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
@@ -49,6 +50,7 @@ class Single:
         dispatcher: Dispatcher,
         config: ListenerConfig,
         board: Board,
+        unknown: Unknown,
         *,
         stopping: Callable[[], bool],
         taken: Callable[[], None] = lambda: None,
@@ -60,6 +62,7 @@ class Single:
         self._dispatcher = dispatcher
         self._config = config
         self._board = board
+        self._unknown = unknown
         self._stopping = stopping
         self._taken = taken
         self._clock = clock
@@ -92,7 +95,7 @@ class Single:
         transaction = store.begin(savepoints=self._savepoints)
         try:
             entry = store.claims.one(self.spec, entry_id)
-            if entry is None:
+            if entry is None or not self._is_mine(store, entry):
                 store.abandon()
                 return Step(more=True)
             if self.slow:
@@ -109,6 +112,13 @@ class Single:
             outcome = self._settle_failure(store, entry, cause)
         self._note([] if outcome is None else [outcome])
         return Step(settled=outcome is not None, more=True)
+
+    def _is_mine(self, store: Store, entry: Entry) -> bool:
+        """Whether to judge *entry*: this worker knows it, or nobody has for long enough."""
+        if self._dispatcher.knows(entry) or self._unknown.give_up(entry):
+            return True
+        known, _ = self._unknown.sift(store.connection, [entry])
+        return bool(known) or self._unknown.give_up(entry)
 
     def _attempt(self, store: Store, entry: Entry) -> Outcome | None:
         try:

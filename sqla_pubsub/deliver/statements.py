@@ -56,11 +56,19 @@ class Statements:
 
     Args:
         outbox: The tables.
+        leaving: Whether what finds entries takes one more parameter, ``left``: kinds that it leaves alone.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, *, leaving: bool = False) -> None:
         self.entry: Table = outbox.Entry.__table__
         self.letter: Table = outbox.DeadLetter.__table__
+        self._leaving = leaving
+
+    def _not_left(self, c: Any) -> list[ColumnElement[bool]]:
+        """Return what must hold of an entry for it to be none of those that are left alone."""
+        if not self._leaving:
+            return []
+        return [tuple_(c.operation, c.source, c.format).not_in(bindparam("left", expanding=True))]
 
     def _free(self) -> list[ColumnElement[bool]]:
         """Return what must hold of an entry for it to be handled now, besides its time."""
@@ -75,7 +83,7 @@ class Statements:
 
     def _ready_ids(self) -> Select[Any]:
         """Find ready entries, lowest id first. Parameters: listener, start, size."""
-        return self._in_turn(select(self.entry.c.id))
+        return self._in_turn(select(self.entry.c.id)).where(*self._not_left(self.entry.c))
 
     def _in_turn(self, statement: Select[Any]) -> Select[Any]:
         """Let *statement* read ready entries from *start* on, lowest id first.
@@ -98,14 +106,15 @@ class Statements:
     @cached_property
     def claim_ready(self) -> Select[Any]:
         """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size."""
-        return self._in_turn(self._columns()).limit(SIZE).with_for_update(skip_locked=True, of=self.entry)
+        found = self._in_turn(self._columns()).where(*self._not_left(self.entry.c))
+        return found.limit(SIZE).with_for_update(skip_locked=True, of=self.entry)
 
     @cached_property
     def claim_due(self) -> Select[Any]:
         """Claim retries whose time has come. Parameters: listener, size."""
         return (
             self._claim()
-            .where(self._due())
+            .where(self._due(), *self._not_left(self.entry.c))
             .order_by(self.entry.c.due_at)
             .limit(SIZE)
             .with_for_update(skip_locked=True, of=self.entry)
@@ -146,7 +155,7 @@ class Statements:
         due = (
             self._claim()
             .with_only_columns(c.id)
-            .where(self._due(), c.id >= bindparam("passed_to", type_=BigInteger))
+            .where(self._due(), c.id >= bindparam("passed_to", type_=BigInteger), *self._not_left(c))
             .order_by(c.due_at)
             .limit(SIZE)
         )
@@ -280,3 +289,12 @@ UNLIMITED = text(
     "('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout') AND setting <> '0'"
 )
 """Lift the limits on time that would end the connection."""
+
+# A host that loses its power or its network says no word, and the server would keep its claims for as long as the
+# system's keepalive takes, two hours by default. Behind a pooler the connection is somebody else's next.
+WATCHED = text(
+    "SELECT set_config(v.name, v.value, false) FROM (VALUES ('tcp_keepalives_idle', '5'),"
+    " ('tcp_keepalives_interval', '2'), ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '8000'),"
+    " ('client_connection_check_interval', '5000')) AS v (name, value) WHERE pg_backend_pid() = :pid"
+)
+"""Let the server notice within 15 s that this client went away without a word. Parameter: pid, as the driver knows it."""

@@ -9,13 +9,14 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RootTransaction, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from sqla_pubsub.deliver.chain import ContextSetting
 from sqla_pubsub.deliver.claims import Claims
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
 from sqla_pubsub.deliver.pending import Pending
 from sqla_pubsub.deliver.session import HandlerSession
-from sqla_pubsub.deliver.statements import UNLIMITED, Statements
+from sqla_pubsub.deliver.statements import UNLIMITED, WATCHED, Statements
 from sqla_pubsub.deliver.step import ConnectionLost
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.outbox import Outbox
@@ -49,6 +50,7 @@ class Store:
         """Whether each event of the group has one."""
         self._session: HandlerSession | None = None
         self._pending: Pending | None = None
+        self._context: ContextSetting
         self._transaction: RootTransaction | None = None
         self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
         self.claims = Claims(self.connection, outbox)
@@ -63,7 +65,7 @@ class Store:
 
     def _set_up(self, config: ListenerConfig) -> None:
         connection = self.connection
-        settings = {"client_connection_check_interval": "5s"}
+        settings = dict[str, str]()
         if not config.synchronous_commit:
             settings["synchronous_commit"] = "off"
         with connection.begin():
@@ -72,6 +74,7 @@ class Store:
                     text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
                 )
             connection.execute(UNLIMITED)
+            connection.execute(WATCHED, {"pid": self._driver.info.backend_pid})
         event.listen(connection, "commit", self._refuse)
         event.listen(connection, "set_connection_execution_options", self._refuse_options)
 
@@ -100,14 +103,17 @@ class Store:
         """
         self.savepoints = savepoints
         self._session = None
-        self._pending = Pending(self.connection) if together else None
+        self._context = ContextSetting(self.connection)
+        self._pending = Pending(self.connection, self._context) if together else None
         self._transaction = self.connection.begin()
         return self._transaction
 
     def session(self) -> HandlerSession:
         """Return the session of this group's handlers."""
         if self._session is None:
-            self._session = HandlerSession(self.connection, savepoints=self.savepoints, pending=self._pending)
+            self._session = HandlerSession(
+                self.connection, savepoints=self.savepoints, pending=self._pending, context=self._context
+            )
         return self._session
 
     @property
