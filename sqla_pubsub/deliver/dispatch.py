@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.payload import RowDecoder
+from sqla_pubsub.deliver.rows import RowSession
 from sqla_pubsub.deliver.session import OutsideSession
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import UnreadableEntry
@@ -143,7 +142,7 @@ class _Call:
         dispatcher: Dispatcher,
         entries: Sequence[Entry],
         decoded: Decoded,
-        session: Callable[[], Session],
+        session: Callable[[], RowSession],
     ) -> None:
         self._dispatcher = dispatcher
         self._entries = entries
@@ -186,20 +185,10 @@ class _Call:
                 return self._decoded[entry.id, name][0]
             instance = rows.hydrate(self._decoded[entry.id, name], payload)
             if name == "new" or entry.operation == "DELETE":
-                self._attach(instance)
+                return self._session().show(instance)
             return instance
 
         return load
-
-    def _attach(self, instance: Any) -> None:
-        # The state at the event wins over what the session has of that row: an earlier event of a
-        # batch, or what the handler loaded before it looked.
-        session = self._session()
-        key = instance_state(instance).key
-        known = None if key is None else session.identity_map.get(key)
-        if known is not None:
-            session.expunge(known)
-        session.add(instance)
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:

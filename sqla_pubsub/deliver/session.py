@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Connection, NestedTransaction
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import SessionTransaction
 
 from sqla_pubsub.context import FORGET_CONTEXT
 from sqla_pubsub.deliver.pending import Pending, may_wait
+from sqla_pubsub.deliver.rows import RowSession
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.names import CONTEXT_SETTING
 
 
-class HandlerSession(Session):
+class HandlerSession(RowSession):
     """A session inside the listener's transaction; how it ends belongs to the listener.
 
     Args:
@@ -86,6 +87,7 @@ class HandlerSession(Session):
             self.connection()
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
+        self._write_displaced()
         if self._pending is not None and not self._entered and not self.info and may_wait(self):
             self._pending.keep(entry_id, self.new)
         else:
@@ -100,11 +102,13 @@ class HandlerSession(Session):
             super().close()
         else:
             self.expunge_all()
+        self._forget_rows()
         self._entered = False
 
     def undo(self) -> None:
         """Go back to where the event began, whatever state the handler left."""
         self._violated = None
+        self._forget_rows()
         self.info.pop(CONTEXT_SETTING, None)
         self._connection.info.pop(CONTEXT_SETTING, None)
         if self._savepoints and not self._entered:
@@ -153,11 +157,12 @@ class HandlerSession(Session):
         return self._violated
 
 
-class OutsideSession(Session):
+class OutsideSession(RowSession):
     """The session of a ``transactional=False`` handler: it commits by itself, statement by statement."""
 
     def finish(self) -> None:
         """Write what the handler left."""
+        self._write_displaced()
         self.commit()
         self.close()
 
