@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.in_order import OrderedStatements
+from sqla_pubsub.deliver.place import Place
 from sqla_pubsub.deliver.scan import Look
 from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.outbox import Outbox
@@ -28,11 +29,13 @@ class Claims:
     Args:
         connection: Where the claims are held.
         outbox: The tables.
+        place: Where they are.
     """
 
-    def __init__(self, connection: Connection, outbox: Outbox) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox, place: Place) -> None:
         self._connection = connection
         self._outbox = outbox
+        self._place = place
         self._statements: dict[tuple[bool, tuple[str, ...]], Statements] = {}
 
     def ready(self, spec: ListenerSpec, *, start: int, floor: int, size: int) -> list[Entry]:
@@ -96,7 +99,9 @@ class Claims:
         key = spec.ordered, spec.previous_names if spec.ordered else ()
         if key not in self._statements:
             self._statements[key] = (
-                OrderedStatements(self._outbox, key[1]) if spec.ordered else Statements(self._outbox)
+                OrderedStatements(self._outbox, key[1], self._place)
+                if spec.ordered
+                else Statements(self._outbox, self._place)
             )
         return self._statements[key]
 

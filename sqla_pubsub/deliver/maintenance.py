@@ -68,7 +68,8 @@ class Maintenance:
     def __init__(self, engine: Engine, metadata: MetaData) -> None:
         self._engine = engine
         self._registry = registry_of(metadata)
-        self._statements = Statements(outbox(metadata))
+        self._outbox = outbox(metadata)
+        self._statements = Statements(self._outbox)
 
     def status(self) -> list[ListenerStatus]:
         """Return the backlog per listener, declared or not, in order of name."""

@@ -20,11 +20,11 @@ from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.locks import LEAVE_ENTRY, TRY_ENTRY, lock_parameters
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied
-from sqla_pubsub.deliver.statements import UNLIMITED
+from sqla_pubsub.deliver.own import UNLIMITED, OwnSettings, is_pooled, prepare_nothing
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import call_within
-from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, UnreadableEntry
+from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, NotSettled, UnreadableEntry
 
 CANDIDATES = 20
 """Entries looked at in one statement, of which the first free one is taken."""
@@ -39,6 +39,7 @@ class OutsideLane(Lane):
         self._found = self._marked = False
         self._own: Connection | None = None
         """What sessions of handlers work on, kept while there is one event after the other."""
+        self._ping = ""
 
     def step(self, store: Store) -> Step:
         """Work entries as long as ``commit_every``, so that other lanes have their turn.
@@ -47,7 +48,10 @@ class OutsideLane(Lane):
             ConnectionLost: The claiming connection broke, and the claim with it.
         """
         try:
-            return self._some(store)
+            return self._some(store) if self._refusal.is_over(store) else Step()
+        except NotSettled as error:
+            self._refusal.begin(store, error)
+            raise
         except Exception as error:
             if store.lost:
                 raise ConnectionLost(describe(error)) from error
@@ -115,14 +119,21 @@ class OutsideLane(Lane):
         self._taken()
         outcome = self._decode_and_handle(store, entry)
         if outcome is not None:
-            with store.begin():
-                store.settle([outcome])
+            try:
+                with store.begin():
+                    store.settle([outcome], held=False)
+            except NotSettled:
+                self._leave(store, entry.id)
+                raise
             self._scan.claimed(entry.id)
         # Not before that is committed: who took the claim meanwhile would still read the entry.
-        with store.connection.begin():
-            store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))
+        self._leave(store, entry.id)
         self._note([] if outcome is None else [outcome])
         return outcome
+
+    def _leave(self, store: Store, entry_id: int) -> None:
+        with store.connection.begin():
+            store.connection.execute(LEAVE_ENTRY, _lock(store, entry_id))
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | None:
         try:
@@ -160,13 +171,13 @@ class OutsideLane(Lane):
             try:
                 if self._own.in_transaction():
                     self._own.rollback()
-                self._own.exec_driver_sql("SELECT 1")
+                self._own.exec_driver_sql(self._ping)
                 self._own.rollback()
             except SQLAlchemyError:
                 self._let_go(broken=True)
         if self._own is None:
             self._own = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._own.execute(UNLIMITED)
+            self._ping = _prepare(self._own)
             event.listen(self._own, "set_connection_execution_options", self._mark)
         return self._own
 
@@ -182,16 +193,25 @@ class OutsideLane(Lane):
             own.close()
 
 
+def _prepare(connection: Connection) -> str:
+    """Set up a connection for handlers; return SQL that finds out if it answers and puts its settings back."""
+    if is_pooled(connection):
+        # The next statement may run on another connection of the server, and this one serve another program.
+        prepare_nothing(connection)
+        return "SELECT 1"
+    connection.execute(UNLIMITED)
+    return OwnSettings(connection, pooled=False).restore
+
+
 def refuse_pooler(connection: Connection, name: str) -> None:
     """Refuse a connection through a pooler: a session lock on it would belong to somebody else next.
 
     Raises:
         ConfigurationError: The server process behind the connection is not the one it named.
     """
-    driver: Any = connection.connection.driver_connection
     with connection.begin():
-        server_process = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-    if driver.info.backend_pid != server_process:
+        pooled = is_pooled(connection)
+    if pooled:
         raise ConfigurationError(
             f"listener {name!r} is transactional=False, which needs its own server connection, but a connection "
             "pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."

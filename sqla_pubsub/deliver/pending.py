@@ -16,6 +16,8 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_pubsub.deliver.own import OwnSettings
+
 _Left = tuple[int, tuple[tuple[object, dict[str, Any]], ...]]
 
 
@@ -24,10 +26,12 @@ class Pending:
 
     Args:
         connection: The work connection, in the transaction of the group.
+        own: Its settings: triggers on the users' tables may change them.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, own: OwnSettings) -> None:
         self._connection = connection
+        self._own = own
         self._left: list[_Left] = []
         self.failed: dict[int, Exception] = {}
         """Entries whose objects could not be written, with the reason; nothing of them is left."""
@@ -35,6 +39,11 @@ class Pending:
     def keep(self, entry_id: int, instances: Iterable[object]) -> None:
         """Take over objects that belong to no session any more."""
         self._left.append((entry_id, tuple((each, dict(instance_state(each).dict)) for each in instances)))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._left)
 
     def write(self) -> None:
         """Write all objects, and note in `failed` which entries' cannot be.
@@ -55,6 +64,8 @@ class Pending:
                 session.begin(),
             ):
                 session.add_all([instance for _, instances in left for instance, _ in instances])
+                session.flush()
+                self._own.join_release()
         except Exception as error:
             if self._connection.closed or self._connection.invalidated:
                 raise

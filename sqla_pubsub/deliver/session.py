@@ -15,6 +15,7 @@ from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.orm import SessionTransaction
 
 from sqla_pubsub.context import FORGET_CONTEXT
+from sqla_pubsub.deliver.own import OwnSettings
 from sqla_pubsub.deliver.pending import Pending, may_wait
 from sqla_pubsub.deliver.rows import RowSession
 from sqla_pubsub.errors import SessionOwnershipError
@@ -28,13 +29,21 @@ class HandlerSession(RowSession):
         connection: The work connection, in the transaction of the group.
         savepoints: Whether each event has one; without, an undone event undoes the group.
         pending: Where objects may wait for the end of the group, None to write them event by event.
+        own: The settings of the connection, which are put back after each event that may have changed them.
     """
 
-    def __init__(self, connection: Connection, *, savepoints: bool, pending: Pending | None) -> None:
+    def __init__(
+        self, connection: Connection, *, savepoints: bool, pending: Pending | None, own: OwnSettings
+    ) -> None:
         super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False)
         self._connection = connection
         self._savepoints = savepoints
         self._pending = pending
+        self._own = own
+        self._touched = False
+        """Whether an event has used the connection since its settings were put back."""
+        self.settings_changed = False
+        """Whether one has changed settings, as far as its statements show."""
         self._nested: NestedTransaction | None = None
         self._renew = ""
         self._entered = False
@@ -125,10 +134,21 @@ class HandlerSession(RowSession):
         finally:
             super().close()
 
+    def write_pending(self) -> None:
+        """Write what earlier events only added, under the listener's own settings."""
+        if self._pending is not None and self._pending.waits:
+            if self._touched:
+                self._put_settings_back()
+            self._pending.write()
+
     def release(self) -> None:
         """End the group: what its events did belongs to the outer transaction now."""
         if self._nested is not None:
+            self._own.join_release()
             self._nested.commit()
+        elif self._touched:
+            self._put_settings_back()
+        self._touched = False
         super().close()
 
     def _left_open(self) -> Iterator[NestedTransaction]:
@@ -139,15 +159,21 @@ class HandlerSession(RowSession):
 
     def _enter(self) -> None:
         self._entered = True
-        if self._pending is not None:
-            self._pending.write()
+        self.write_pending()
+        if not self._savepoints and self.settings_changed:
+            self._put_settings_back()
+        self._touched = True
         if not self._savepoints:
             return
         self.opened += 1
         if self._nested is None:
-            self._nested, self._renew = _begin(self._connection)
+            self._nested, self._renew = _begin(self._connection, self._own.restore)
         else:
             self._connection.exec_driver_sql(self._renew)
+
+    def _put_settings_back(self) -> None:
+        self._connection.exec_driver_sql(self._own.restore)
+        self._touched = self.settings_changed = False
 
     def _refuse(self, what: str) -> SessionOwnershipError:
         self._violated = SessionOwnershipError(
@@ -171,11 +197,11 @@ class OutsideSession(RowSession):
         self.close()
 
 
-def _begin(connection: Connection) -> tuple[NestedTransaction, str]:
-    """Open a savepoint, and return with it the statement that moves it to the present.
+def _begin(connection: Connection, restore: str) -> tuple[NestedTransaction, str]:
+    """Open a savepoint, and return with it the SQL that puts the settings back and moves it to the present.
 
     The session keeps rolling back to the savepoint's name, so the name is kept.
     """
     nested = connection.begin_nested()
     name = connection.dialect.identifier_preparer.quote(nested._savepoint)
-    return nested, f"RELEASE SAVEPOINT {name}; SAVEPOINT {name}"
+    return nested, f"RELEASE SAVEPOINT {name}; {restore}; SAVEPOINT {name}"
