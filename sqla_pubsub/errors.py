@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+ENDED = (
+    "a handler ended the transaction itself. The listener commits it together with the acknowledgement: "
+    "leave out commit() and rollback(), or use transactional=False."
+)
+
 
 class PubSubError(Exception):
     """Base of everything this package raises on purpose."""

@@ -188,6 +188,11 @@ class OutsideLane(Lane):
     def _let_go(self, *, broken: bool = False) -> None:
         own, self._own, self._marked = self._own, None, False
         if own is not None:
+            try:
+                if not broken:
+                    own.exec_driver_sql(self._ping)
+            except SQLAlchemyError:
+                broken = True
             if broken and not own.invalidated:
                 own.invalidate()
             own.close()

@@ -10,7 +10,9 @@ that outlives the transaction.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, event, text
@@ -48,6 +50,12 @@ UNLIMITED = text(f"SELECT set_config(name, '0', false) {_LIMITED}")
 LIMITS = text(f"SELECT name {_LIMITED}")
 """Name the limits that `UNLIMITED` lifts."""
 _RELEASE = "RELEASE SAVEPOINT"
+_PLAIN = re.compile(
+    r'\s*(?:INSERT\s+INTO\s+[\w".]+\s*\([^()]*\)|(?:SELECT|INSERT|UPDATE|DELETE)\b)', re.IGNORECASE
+)
+_CALL = re.compile(
+    r'\b(?!(?:VALUES|IN|AND|OR|NOT|ANY|ALL|EXISTS|ON|AS|FROM|WHERE)\b)\w+"?\s*\(', re.IGNORECASE
+)
 
 
 class OwnSettings:
@@ -94,6 +102,17 @@ class OwnSettings:
                 yield f"SELECT pg_catalog.set_config('{name}', {_literal(value)}, {local})"
             else:
                 yield f"{set_} {name} TO {_literal(value)}"
+
+
+@lru_cache(maxsize=1_000)
+def may_set(statement: str) -> bool:
+    """Whether a statement may change settings: what neither reads nor writes rows, and what calls a function.
+
+    >>> may_set('INSERT INTO "effect" (what) VALUES (%s) RETURNING id'), may_set("SELECT wander()")
+    (False, True)
+    """
+    plain = _PLAIN.match(statement)
+    return plain is None or _CALL.search(statement, plain.end()) is not None
 
 
 def is_pooled(connection: Connection) -> bool:

@@ -9,17 +9,21 @@ adds objects: they are `Pending` until somebody looks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import SessionTransaction
 
 from sqla_pubsub.context import FORGET_CONTEXT
 from sqla_pubsub.deliver.own import OwnSettings
 from sqla_pubsub.deliver.pending import Pending, may_wait
 from sqla_pubsub.deliver.rows import RowSession
-from sqla_pubsub.errors import SessionOwnershipError
+from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded, sqlstate
 from sqla_pubsub.names import CONTEXT_SETTING
+
+_NO_SAVEPOINT = ("3B001", "25P01")
 
 
 class HandlerSession(RowSession):
@@ -43,11 +47,13 @@ class HandlerSession(RowSession):
         self._touched = False
         """Whether an event has used the connection since its settings were put back."""
         self.settings_changed = False
-        """Whether one has changed settings, as far as its statements show."""
+        """Whether one may have changed settings, as far as its statements show."""
         self._nested: NestedTransaction | None = None
         self._renew = ""
         self._entered = False
         self._violated: SessionOwnershipError | None = None
+        self.spoilt = False
+        """Whether an event has ended the transaction, and a later one found out."""
         self.opened = 0
         """Savepoints opened so far: each is a subtransaction of the server."""
 
@@ -145,7 +151,8 @@ class HandlerSession(RowSession):
         """End the group: what its events did belongs to the outer transaction now."""
         if self._nested is not None:
             self._own.join_release()
-            self._nested.commit()
+            with self._showing_end():
+                self._nested.commit()
         elif self._touched:
             self._put_settings_back()
         self._touched = False
@@ -169,7 +176,19 @@ class HandlerSession(RowSession):
         if self._nested is None:
             self._nested, self._renew = _begin(self._connection, self._own.restore)
         else:
-            self._connection.exec_driver_sql(self._renew)
+            with self._showing_end():
+                self._connection.exec_driver_sql(self._renew)
+
+    @contextmanager
+    def _showing_end(self) -> Iterator[None]:
+        """A savepoint that is gone tells of an event that ended the transaction, in hand or before."""
+        try:
+            yield
+        except DBAPIError as error:
+            if sqlstate(error) not in _NO_SAVEPOINT:
+                raise
+            self.spoilt = True
+            raise TransactionEnded(ENDED) from error
 
     def _put_settings_back(self) -> None:
         self._connection.exec_driver_sql(self._own.restore)

@@ -15,12 +15,7 @@ from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, func, sel
 
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
 from sqla_pubsub.deliver.statements import HELD, Statements
-from sqla_pubsub.errors import NotSettled, TransactionEnded
-
-ENDED = (
-    "a handler ended the transaction itself. The listener commits it together with the acknowledgement: "
-    "leave out commit() and rollback(), or use transactional=False."
-)
+from sqla_pubsub.errors import ENDED, NotSettled, TransactionEnded
 
 logger = logging.getLogger(__name__)
 

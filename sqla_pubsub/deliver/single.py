@@ -26,7 +26,7 @@ from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.verdict import Verdict
 from sqla_pubsub.deliver.watchdog import call_within
-from sqla_pubsub.errors import HandlerTimeout, TransactionEnded, UnreadableEntry
+from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry
 from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
@@ -157,6 +157,8 @@ class Single:
         try:
             self._hand_over(store, [entry], decoded)
         except BaseException as error:
+            if store.spoilt:
+                raise TransactionEnded(ENDED) from error
             if store.lost or isinstance(error, TransactionEnded):
                 # It counts: it may be the event that breaks the connection.
                 self._give_up(store, [entry], error)

@@ -14,14 +14,14 @@ from sqla_pubsub.deliver.claims import Claims
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Outcome, describe
-from sqla_pubsub.deliver.own import LIMITS, UNLIMITED, OwnSettings, is_pooled, prepare_nothing
+from sqla_pubsub.deliver.own import LIMITS, UNLIMITED, OwnSettings, is_pooled, may_set, prepare_nothing
 from sqla_pubsub.deliver.pending import Pending
 from sqla_pubsub.deliver.place import find_place
 from sqla_pubsub.deliver.session import HandlerSession
-from sqla_pubsub.deliver.settling import ENDED, Settling
+from sqla_pubsub.deliver.settling import Settling
 from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.deliver.step import ConnectionLost
-from sqla_pubsub.errors import SessionOwnershipError, TransactionEnded
+from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded
 from sqla_pubsub.outbox import Outbox
 from sqla_pubsub.subscription import ListenerSpec
 
@@ -40,8 +40,6 @@ _ENDS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """A statement that ends the transaction, if it is sent."""
-_SETS = re.compile(r"\s*(?:SET|RESET|CALL|DO)\b|.*\bset_config\b", re.IGNORECASE | re.DOTALL)
-"""A statement that may change settings and shows it."""
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +99,7 @@ class Store:
         elif _ENDS.match(statement):
             self._violated = SessionOwnershipError(ENDED)
         else:
-            if self._session is not None and _SETS.match(statement):
+            if self._session is not None and not self.savepoints and may_set(statement):
                 self._session.settings_changed = True
             return
         raise self._violated
@@ -148,6 +146,11 @@ class Store:
         return self._session
 
     @property
+    def spoilt(self) -> bool:
+        """Whether an earlier event of this group has ended its transaction."""
+        return self._session is not None and self._session.spoilt
+
+    @property
     def opened(self) -> int:
         """How many savepoints this group has opened."""
         return 0 if self._session is None else self._session.opened
@@ -171,7 +174,7 @@ class Store:
         """
         # The driver knows without asking the server. Unnoticed, the next event would pay for it.
         status = self._driver.info.transaction_status
-        if self.intact and (status == IDLE or self._driver.autocommit):
+        if self.spoilt or (self.intact and (status == IDLE or self._driver.autocommit)):
             raise TransactionEnded(ENDED)
         if self._violated is not None:
             raise self._violated
