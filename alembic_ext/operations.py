@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import ExecutableDDLElement
 
-from sqla_pubsub.declare.ddl import CreateCapture, DropCapture, DropTrigger, creation
+from sqla_pubsub.declare.ddl import CreateCapture, CreateTrigger, DropCapture, DropTrigger, creation
 from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.errors import sqlstate
 from sqla_pubsub.names import Operation

@@ -77,7 +77,7 @@ Names = tuple[str | None, str]
 def existing(connection: Connection, tables: Iterable[Names]) -> dict[Names, str]:
     """Return which of *tables* are there, with their kind: ``r`` plain, ``p`` partitioned."""
     asked = list(tables)
-    rows = connection.execute(_TABLES, {"tables": [place(connection, table) for table in asked]})
+    rows = connection.execute(_TABLES, {"tables": [located(connection, table) for table in asked]})
     return {asked[position]: character(kind) for position, kind in rows}
 
 
@@ -88,7 +88,7 @@ def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> l
     rows = connection.execute(
         _TRIGGERS,
         {
-            "tables": [place(connection, table) for table in asked],
+            "tables": [located(connection, table) for table in asked],
             "names": list(operations),
             "outbox": outbox_table(prefix),
         },
@@ -111,7 +111,7 @@ class InstalledFanOut:
 
 def installed_publish(connection: Connection, outbox: Names, function: str) -> InstalledFanOut | None:
     """Read the publish function beside *outbox*, None if there is none of that name."""
-    asked = {"outbox": place(connection, outbox), "name": function}
+    asked = {"outbox": located(connection, outbox), "name": function}
     row = connection.execute(_PUBLISH, asked).one_or_none()
     if row is None:
         return None
@@ -126,7 +126,7 @@ def installed_publish(connection: Connection, outbox: Names, function: str) -> I
     return InstalledFanOut(fan_out=fan_out, faults=(*faults, *_function_faults(row)))
 
 
-def place(connection: Connection, names: Names) -> str:
+def located(connection: Connection, names: Names) -> str:
     """Return the qualified name of a table where ``schema_translate_map`` of the connection puts it."""
     schema, name = names
     translated = connection.get_execution_options().get("schema_translate_map") or {}

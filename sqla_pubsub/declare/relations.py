@@ -16,7 +16,7 @@ from sqlalchemy import Connection, MetaData, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
 from sqla_pubsub.declare.capture import read_mark
-from sqla_pubsub.declare.catalog import Names, character, place
+from sqla_pubsub.declare.catalog import Names, character, located
 from sqla_pubsub.declare.declared import declared
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.spec import TriggerSpec
@@ -74,7 +74,7 @@ class Relation:
 def relations(connection: Connection, tables: Iterable[Names]) -> dict[Names, Relation]:
     """Return those of *tables* that are there."""
     asked = list(dict.fromkeys(tables))
-    rows = connection.execute(_RELATIONS, {"tables": [place(connection, table) for table in asked]})
+    rows = connection.execute(_RELATIONS, {"tables": [located(connection, table) for table in asked]})
     return {
         asked[position]: Relation(oid=oid, kind=character(kind), child=child, ancestors=tuple(ancestors))
         for position, oid, kind, child, ancestors in rows
@@ -135,7 +135,7 @@ def strays(connection: Connection, specs: Sequence[TriggerSpec]) -> list[tuple[T
     rows = connection.execute(
         _STRAYS,
         {
-            "tables": [place(connection, _names(spec)) for spec in asked],
+            "tables": [located(connection, _names(spec)) for spec in asked],
             "triggers": [spec.trigger for spec in asked],
         },
     )

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from sqla_pubsub.deliver.entry import Entry, EntryKind
 from sqla_pubsub.deliver.hold import Holds
 from sqla_pubsub.deliver.in_order import OrderedStatements
+from sqla_pubsub.deliver.place import Place
 from sqla_pubsub.deliver.scan import Look
 from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.outbox import Outbox
@@ -29,11 +30,13 @@ class Claims:
     Args:
         connection: Where the claims are held.
         outbox: The tables.
+        place: Where they are.
     """
 
-    def __init__(self, connection: Connection, outbox: Outbox) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox, place: Place) -> None:
         self._connection = connection
         self._outbox = outbox
+        self._place = place
         self._statements: dict[tuple[bool, tuple[str, ...], bool], Statements] = {}
 
     def ready(
@@ -106,9 +109,9 @@ class Claims:
         key = spec.ordered, spec.previous_names if spec.ordered else (), bool(left)
         if key not in self._statements:
             self._statements[key] = (
-                OrderedStatements(self._outbox, key[1], leaving=key[2])
+                OrderedStatements(self._outbox, key[1], self._place, leaving=key[2])
                 if spec.ordered
-                else Statements(self._outbox, leaving=key[2])
+                else Statements(self._outbox, self._place, leaving=key[2])
             )
         return self._statements[key]
 

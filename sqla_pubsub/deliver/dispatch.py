@@ -12,8 +12,6 @@ from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.attributes import local_table
 from sqla_pubsub.deliver.chain import Chain, ContextSetting, context_of, deepest
@@ -22,6 +20,7 @@ from sqla_pubsub.deliver.mapped import top_of
 from sqla_pubsub.deliver.not_run import refuse_not_run
 from sqla_pubsub.deliver.outcome import describe, is_unreadable
 from sqla_pubsub.deliver.payload import RowDecoder, Values
+from sqla_pubsub.deliver.rows import RowSession
 from sqla_pubsub.deliver.session import HandlerSession, OutsideSession
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.errors import Reject, UnreadableEntry, UnreadablePayload
@@ -207,6 +206,7 @@ class Dispatcher:
             UnreadableEntry: The stored payload does not have the fields of the class.
         """
         return read_message(entry, self._route(entry)[0])
+
     def knows(self, entry: Entry) -> bool:
         """Whether *entry* can be routed."""
         kind = (entry.operation, entry.source)
@@ -247,7 +247,7 @@ class _Call:
         dispatcher: Dispatcher,
         entries: Sequence[Entry],
         decoded: Decoded,
-        session: Callable[[], Session],
+        session: Callable[[], RowSession],
     ) -> None:
         self._dispatcher = dispatcher
         self._entries = entries
@@ -294,7 +294,7 @@ class _Call:
             except UnreadableEntry as error:
                 raise self._dispatcher.unreadable(entry, error) from error
             if name == "new" or entry.operation == "DELETE":
-                self._attach(instance)
+                return self._session().show(instance)
             return instance
 
         return load
@@ -307,16 +307,6 @@ class _Call:
             return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
         except UnreadableEntry as error:
             raise self._dispatcher.unreadable(entry, error) from error
-
-    def _attach(self, instance: Any) -> None:
-        # The state at the event wins over what the session has of that row: an earlier event of a
-        # batch, or what the handler loaded before it looked.
-        session = self._session()
-        key = instance_state(instance).key
-        known = None if key is None else session.identity_map.get(key)
-        if known is not None:
-            session.expunge(known)
-        session.add(instance)
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:

@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from sqla_pubsub.deliver.place import Place
 from sqla_pubsub.deliver.statements import HIGHEST, LISTENER, SIZE, Statements
 from sqla_pubsub.outbox import Outbox
 
@@ -54,11 +55,19 @@ class OrderedStatements(Statements):
     Args:
         outbox: The tables.
         previous: Earlier names of the listener, under which entries may still stand.
+        place: Where the tables are; None finds them by the search path.
         leaving: See `Statements`; what is left alone still holds back its row.
     """
 
-    def __init__(self, outbox: Outbox, previous: Sequence[str] = (), *, leaving: bool = False) -> None:
-        super().__init__(outbox, leaving=leaving)
+    def __init__(
+        self,
+        outbox: Outbox,
+        previous: Sequence[str] = (),
+        place: Place | None = None,
+        *,
+        leaving: bool = False,
+    ) -> None:
+        super().__init__(outbox, place, leaving=leaving)
         self._previous = tuple(previous)
 
     def _free(self) -> list[ColumnElement[bool]]:

@@ -18,10 +18,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, Retry, describe
+from sqla_pubsub.deliver.refusal import Refusal
 from sqla_pubsub.deliver.single import Alone, Single, scan_for
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store, ids
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.errors import NotSettled, TransactionEnded, UnreadableEntry
 from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Lane(Single):
     def __init__(self, spec: ListenerSpec, *arguments: Any, **options: Any) -> None:
         super().__init__(spec, *arguments, **options)
         self._together = spec.batch is None and spec.timeout is None
+        self._refusal = Refusal(spec, self._clock)
 
     @property
     def size(self) -> int:
@@ -58,13 +60,19 @@ class Lane(Single):
 
         Raises:
             ConnectionLost: The connection broke; nothing of the group happened.
+            NotSettled: The outbox does not take what was written to it; nothing of the group happened.
         """
         try:
-            if self._broken is not None:
+            if self._broken:
                 return self._record_broken(store)
+            if not self._refusal.is_over(store):
+                return Step()
             if self._alone:
                 return self._run_alone(store, self._alone.popleft())
             return self._run_group(store)
+        except NotSettled as error:
+            self._refusal.begin(store, error)
+            raise
         except Exception as error:
             # Not SQLAlchemy's alone: psycopg2 has others for a server that ends it in mid statement.
             if store.lost:
@@ -92,6 +100,10 @@ class Lane(Single):
             if self.spec.ordered:
                 self._send_alone(entries, error)
             raise
+        except TransactionEnded as error:
+            # One of them did it, and each by itself will show which.
+            self._send_alone(entries, error)
+            self._give_up(store, [], error)
         except SQLAlchemyError as error:
             if store.lost or not entries:
                 raise
@@ -202,6 +214,8 @@ class Lane(Single):
     def _work_batch(self, store: Store, entries: list[Entry], decoded: Decoded) -> list[Outcome]:
         try:
             self._hand_over(store, entries, decoded)
+        except TransactionEnded as error:
+            self._give_up(store, entries, error)
         except BaseException as error:
             if store.lost:
                 self._send_alone(entries, error)

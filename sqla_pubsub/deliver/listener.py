@@ -21,10 +21,10 @@ from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.deliver.notifications import Sleeper, StopSignal
 from sqla_pubsub.deliver.outside import OutsideLane, refuse_pooler
-from sqla_pubsub.deliver.step import ConnectionLost
+from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.unknown import Unknown
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.errors import ConfigurationError, NotSettled
 from sqla_pubsub.subscription import ListenerSpec, registry_of
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,8 @@ class Listener:
 
         Raises:
             DBAPIError: The server cannot be reached.
-            ConfigurationError: The role lacks a right, or the outbox is not installed.
+            ConfigurationError: The role lacks a right, the outbox is not installed, or it does not take what is
+                written to it.
         """
         settled = 0
         try:
@@ -172,13 +173,24 @@ class Listener:
         for lane in self._lanes:
             if self._stop():
                 break
-            step = lane.step(self._store_of(lane))
+            step = self._step(lane)
             self._board.answered()
             settled += step.settled
             self._more = self._more or step.more
             if step.settled and progress is not None:
                 progress(step.settled)
         return settled
+
+    def _step(self, lane: Lane) -> Step:
+        """Other listeners go on while the outbox does not take what one of them writes to it."""
+        try:
+            return lane.step(self._store_of(lane))
+        except NotSettled as error:
+            if self._sleeper is None:
+                # A drain, which would leave the entry and say nothing of it.
+                raise
+            logger.error("outbox.refuses: %r: %s", lane.spec.name, error, extra={"listener": lane.spec.name})
+            return Step()
 
     def _open_lanes(self) -> None:
         configure_mappers()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, Table, TableClause, text
 
 from sqla_pubsub.names import CHANNEL_PREFIX
 from sqla_pubsub.quoting import identifier, place, qualified
@@ -25,9 +25,9 @@ WAKE = text(
 """Wake the sleepers of an outbox. Parameters as for `LOCK_KEY`."""
 
 
-def lock_parameters(entry: Table, connection: Connection) -> dict[str, str]:
+def lock_parameters(entry: TableClause, connection: Connection) -> dict[str, str]:
     """Return the parameters that name the outbox *entry* in `LOCK_KEY` and `WAKE`."""
-    schema = connection.schema_for_object(entry)
+    schema = connection.schema_for_object(entry) if isinstance(entry, Table) else entry.schema
     return {"suffix": f".{identifier(entry.name)}", "outbox": qualified(schema, entry.name)}
 
 

@@ -24,7 +24,9 @@ from sqlalchemy import Connection, Engine, text
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.limits import DEFAULTS, PollLimits
 from sqla_pubsub.deliver.locks import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
-from sqla_pubsub.deliver.statements import UNLIMITED, WATCHED, Statements
+from sqla_pubsub.deliver.own import UNLIMITED, WATCHED, prepare_nothing
+from sqla_pubsub.deliver.place import find_place
+from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.outbox import Outbox, absence
 
@@ -112,7 +114,6 @@ class Sleeper:
         self._stop = stop
         self._clock = clock
         self._answered = answered
-        self._peek = Statements(outbox).peek
         self._connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._driver: Any = self._connection.connection.driver_connection
         self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
@@ -122,18 +123,22 @@ class Sleeper:
         self._waiting_as = ""
         self._fruitless = self._deaf = False
         try:
-            self._connection.execute(UNLIMITED)
-            self._be_watched()
             self._key, self._channel, self._pid = self._identify(outbox)
-            self.blind = config.notify == "off" or self._pooled()
+            self._peek = Statements(outbox, find_place(self._connection, outbox)).peek
+            pooled = self._is_pooled()
+            if pooled:
+                prepare_nothing(self._connection)
+            else:
+                self._connection.execute(UNLIMITED)
+                self._connection.execute(WATCHED, {"pid": self._pid})
+            self.blind = config.notify == "off"
+            if pooled and not self.blind:
+                self._go_blind()
             self._listen()
         except BaseException:
             self._connection.invalidate()
             self._connection.close()
             raise
-
-    def _be_watched(self) -> None:
-        self._connection.execute(WATCHED, {"pid": self._driver.info.backend_pid})
 
     def _identify(self, outbox: Outbox) -> tuple[int, str, int]:
         table = outbox.Entry.__table__
@@ -142,12 +147,9 @@ class Sleeper:
             raise ConfigurationError(absence(table))
         return row.key, row.channel, row.pid
 
-    def _pooled(self) -> bool:
+    def _is_pooled(self) -> bool:
         """A pooler between us and the server hands out a process id of its own."""
-        pooled = bool(self._driver.info.backend_pid != self._pid)
-        if pooled:
-            self._go_blind()
-        return pooled
+        return bool(self._driver.info.backend_pid != self._pid)
 
     def _go_blind(self) -> None:
         self.blind = True

@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
+from sqla_pubsub.errors import Reject, RetryLater, TransactionEnded, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
 from sqla_pubsub.sqlstates import DENIED, TRANSIENT, is_of_values
 from sqla_pubsub.values import one_line
@@ -72,7 +72,8 @@ def judge(
         return DeadLetter(id=id, attempt=attempt, reason=_encodable(error.reason), traceback=text)
     if isinstance(error, UnreadableEntry):
         return DeadLetter(id=id, attempt=attempt, reason=str(error), traceback=text)
-    delay = policy.delay(attempt, rng)
+    # What it did is committed, or may be: another try would do it twice.
+    delay = None if isinstance(error, TransactionEnded) else policy.delay(attempt, rng)
     if delay is None:
         return DeadLetter(id=id, attempt=attempt, reason=describe(error), traceback=text)
     if isinstance(error, RetryLater) and error.after is not None:

@@ -8,7 +8,6 @@ so nobody acknowledges what another one took over.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,11 +20,11 @@ from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.hold import Holds
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied, is_unreadable
-from sqla_pubsub.deliver.statements import UNLIMITED, WATCHED
+from sqla_pubsub.deliver.own import UNLIMITED, OwnSettings, is_pooled, prepare_nothing
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import call_within
-from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, UnreadableEntry
+from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, NotSettled, UnreadableEntry
 
 CANDIDATES = 20
 """Entries looked at in one statement, of which the first free one is taken."""
@@ -42,6 +41,7 @@ class OutsideLane(Lane):
         self._holds: tuple[Store, Holds] | None = None
         self._own: Connection | None = None
         """What sessions of handlers work on, kept while there is one event after the other."""
+        self._ping = ""
 
     def step(self, store: Store) -> Step:
         """Work entries as long as ``commit_every``, so that other lanes have their turn.
@@ -50,7 +50,10 @@ class OutsideLane(Lane):
             ConnectionLost: The claiming connection broke, and the claim with it.
         """
         try:
-            return self._some(store)
+            return self._some(store) if self._refusal.is_over(store) else Step()
+        except NotSettled as error:
+            self._refusal.begin(store, error)
+            raise
         except Exception as error:
             if store.lost:
                 raise ConnectionLost(describe(error)) from error
@@ -125,11 +128,15 @@ class OutsideLane(Lane):
         self._taken()
         holds = self._holds_of(store)
         outcome = self._decode_and_handle(store, entry)
-        with store.begin():
-            if outcome is None:
-                holds.release(entry.id)
-            else:
-                store.settle([outcome])
+        try:
+            with store.begin():
+                if outcome is None:
+                    holds.release(entry.id)
+                else:
+                    store.settle([outcome], held=False)
+        except NotSettled:
+            holds.leave(entry.id)
+            raise
         if outcome is not None:
             self._scan.claimed(entry.id)
         holds.leave(entry.id)
@@ -181,15 +188,13 @@ class OutsideLane(Lane):
             try:
                 if self._own.in_transaction():
                     self._own.rollback()
-                self._own.exec_driver_sql("SELECT 1")
+                self._own.exec_driver_sql(self._ping)
                 self._own.rollback()
             except SQLAlchemyError:
                 self._let_go(broken=True)
         if self._own is None:
             self._own = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._own.execute(UNLIMITED)
-            driver: Any = self._own.connection.driver_connection
-            self._own.execute(WATCHED, {"pid": driver.info.backend_pid})
+            self._ping = _prepare(self._own)
             self._context = ContextSetting(self._own, local=False)
             event.listen(self._own, "set_connection_execution_options", self._mark)
         return self._own
@@ -201,13 +206,26 @@ class OutsideLane(Lane):
     def _let_go(self, *, broken: bool = False) -> None:
         own, self._own, self._marked = self._own, None, False
         if own is not None:
-            if not broken:
-                # It may go back to a pool, from which others take it.
-                with suppress(SQLAlchemyError):
+            try:
+                if not broken:
+                    # It may go back to a pool, from which others take it.
                     self._context.be("")
+                    own.exec_driver_sql(self._ping)
+            except SQLAlchemyError:
+                broken = True
             if broken and not own.invalidated:
                 own.invalidate()
             own.close()
+
+
+def _prepare(connection: Connection) -> str:
+    """Set up a connection for handlers; return SQL that finds out if it answers and puts its settings back."""
+    if is_pooled(connection):
+        # The next statement may run on another connection of the server, and this one serve another program.
+        prepare_nothing(connection)
+        return "SELECT 1"
+    connection.execute(UNLIMITED)
+    return OwnSettings(connection, pooled=False).restore
 
 
 def refuse_pooler(connection: Connection, name: str) -> None:
@@ -216,10 +234,9 @@ def refuse_pooler(connection: Connection, name: str) -> None:
     Raises:
         ConfigurationError: The server process behind the connection is not the one it named.
     """
-    driver: Any = connection.connection.driver_connection
     with connection.begin():
-        server_process = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-    if driver.info.backend_pid != server_process:
+        pooled = is_pooled(connection)
+    if pooled:
         raise ConfigurationError(
             f"listener {name!r} is transactional=False, which needs its own server connection, but a connection "
             "pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.deliver.chain import ContextSetting
+from sqla_pubsub.deliver.own import OwnSettings
 
 _Left = tuple[int, tuple[tuple[object, dict[str, Any]], ...], str]
 
@@ -29,11 +30,13 @@ class Pending:
     Args:
         connection: The work connection, in the transaction of the group.
         context: That of the transaction.
+        own: Its settings: triggers on the users' tables may change them.
     """
 
-    def __init__(self, connection: Connection, context: ContextSetting) -> None:
+    def __init__(self, connection: Connection, context: ContextSetting, own: OwnSettings) -> None:
         self._connection = connection
         self._context = context
+        self._own = own
         self._left: list[_Left] = []
         self.failed: dict[int, Exception] = {}
         """Entries whose objects could not be written, with the reason; nothing of them is left."""
@@ -42,6 +45,11 @@ class Pending:
         """Take over objects that belong to no session any more, to be written in this *context*."""
         kept = tuple((each, dict(instance_state(each).dict)) for each in instances)
         self._left.append((entry_id, kept, context))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._left)
 
     def write(self) -> None:
         """Write all objects, and note in `failed` which entries' cannot be.
@@ -63,6 +71,8 @@ class Pending:
                 session.begin(),
             ):
                 session.add_all([instance for _, instances, _ in left for instance, _ in instances])
+                session.flush()
+                self._own.join_release()
         except Exception as error:
             if self._connection.closed or self._connection.invalidated:
                 raise

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NoReturn
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -27,7 +28,7 @@ from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.unknown import Unknown
 from sqla_pubsub.deliver.verdict import Verdict
 from sqla_pubsub.deliver.watchdog import call_within
-from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
+from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry
 from sqla_pubsub.subscription import ListenerSpec
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class Single:
         self._scan = scan_for(spec, limits.scan)
         self._alone: deque[int] = deque()
         self._savepoints = spec.batch is None and spec.effects != "database"
-        self._broken: Outcome | None = None
+        self._broken: list[Outcome] = []
+        """Failures that a broken connection keeps from being written."""
 
     @property
     def slow(self) -> bool:
@@ -82,7 +84,7 @@ class Single:
 
     def close(self, open_store: Callable[[], Store]) -> None:
         """Write down the failure that a broken connection kept from being written."""
-        if self._broken is not None:
+        if self._broken:
             store = open_store()
             try:
                 self._record_broken(store)
@@ -104,6 +106,9 @@ class Single:
             if outcome is not None:
                 store.settle([outcome])
             transaction.commit()
+        except TransactionEnded as error:
+            assert entry is not None
+            self._give_up(store, [entry], error)
         except (SQLAlchemyError, Alone) as error:
             if store.lost or entry is None or is_denied(error):
                 raise
@@ -138,12 +143,16 @@ class Single:
         return outcome if self._record(store, outcome) else None
 
     def _record_broken(self, store: Store) -> Step:
-        outcome = self._broken
-        assert outcome is not None
-        recorded = self._record(store, outcome)
-        self._broken = None
-        self._note([outcome] if recorded else [])
-        return Step(settled=int(recorded), more=True)
+        recorded = [outcome for outcome in self._broken if self._record(store, outcome)]
+        self._broken = []
+        self._note(recorded)
+        return Step(settled=len(recorded), more=True)
+
+    def _give_up(self, store: Store, entries: Sequence[Entry], error: BaseException) -> NoReturn:
+        """Leave a connection whose state is not known any more; the failures are written on the next one."""
+        self._broken += [self._verdict.failed(entry, error) for entry in entries]
+        store.close()
+        raise ConnectionLost(describe(error)) from error
 
     def _record(self, store: Store, outcome: Outcome) -> bool:
         """Write down a failure, unless somebody else has the entry now, or others of its row come first again."""
@@ -158,10 +167,11 @@ class Single:
         try:
             self._hand_over(store, [entry], decoded)
         except BaseException as error:
-            if store.lost:
+            if store.spoilt:
+                raise TransactionEnded(ENDED) from error
+            if store.lost or isinstance(error, TransactionEnded):
                 # It counts: it may be the event that breaks the connection.
-                self._broken = self._verdict.failed(entry, error)
-                raise ConnectionLost(describe(error)) from error
+                self._give_up(store, [entry], error)
             if not self._savepoints or not store.intact:
                 raise Alone([entry], error) from error
             return self._judge(entry, error)

@@ -15,11 +15,10 @@ from sqlalchemy import (
     CompoundSelect,
     Delete,
     Executable,
-    Insert,
     Integer,
     Interval,
     Select,
-    Table,
+    TableClause,
     Text,
     Update,
     any_,
@@ -34,13 +33,14 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    text,
+    true,
     tuple_,
     union_all,
     update,
 )
 
 from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.place import Place, declared_place
 from sqla_pubsub.outbox import STORED_COLUMNS, Outbox
 
 _FIELDS = tuple(field.name for field in fields(Entry) if field.name != "row")
@@ -49,6 +49,10 @@ SIZE: BindParameter[int] = bindparam("size", type_=Integer)
 LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
 HIGHEST: ColumnElement[int] = literal_column(str(2**63 - 1), BigInteger)
 """No id is higher."""
+HELD: ColumnElement[bool] = literal_column(
+    "xmax = CAST(pg_catalog.pg_current_xact_id_if_assigned() AS xid)", Boolean
+)
+"""The present transaction has the entry claimed: a row that is locked FOR UPDATE carries the transaction's number."""
 
 
 class Statements:
@@ -56,12 +60,14 @@ class Statements:
 
     Args:
         outbox: The tables.
+        place: Where they are; None finds them by the search path.
         leaving: Whether what finds entries takes one more parameter, ``left``: kinds that it leaves alone.
     """
 
-    def __init__(self, outbox: Outbox, *, leaving: bool = False) -> None:
-        self.entry: Table = outbox.Entry.__table__
-        self.letter: Table = outbox.DeadLetter.__table__
+    def __init__(self, outbox: Outbox, place: Place | None = None, *, leaving: bool = False) -> None:
+        place = place or declared_place(outbox)
+        self.entry = place.entry
+        self.letter = place.letter
         self._leaving = leaving
 
     def _not_left(self, c: Any) -> list[ColumnElement[bool]]:
@@ -176,6 +182,11 @@ class Statements:
         return delete(self.entry).where(self.entry.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
 
     @cached_property
+    def acknowledge_held(self) -> Delete:
+        """Delete what was handled in the transaction that claimed it. Parameter: ids."""
+        return self.acknowledge.where(HELD)
+
+    @cached_property
     def retry(self) -> Update:
         """Store a failed try. Parameters: b_id, b_attempt, b_delay, b_error."""
         return (
@@ -189,13 +200,29 @@ class Statements:
         )
 
     @cached_property
-    def bury(self) -> Insert:
-        """Move an entry to the dead letters. Parameters: b_id, b_attempt, b_reason, b_traceback."""
-        moved = [name for name in STORED_COLUMNS if name != "attempt"]
+    def retry_held(self) -> Update:
+        """Store a failed try in the transaction that claimed the entry. Parameters as for `retry`."""
+        return self.retry.where(HELD)
+
+    @cached_property
+    def bury(self) -> Select[Any]:
+        """Move an entry to the dead letters; return how many left the one table and came into the other.
+
+        Parameters: b_id, b_attempt, b_reason, b_traceback.
+        """
+        return self._moved(true())
+
+    @cached_property
+    def bury_held(self) -> Select[Any]:
+        """Move an entry that this transaction claimed to the dead letters, as `bury` does."""
+        return self._moved(HELD)
+
+    def _moved(self, condition: ColumnElement[bool]) -> Select[Any]:
+        kept = [name for name in STORED_COLUMNS if name != "attempt"]
         gone = (
             delete(self.entry)
-            .where(self.entry.c.id == bindparam("b_id", type_=BigInteger))
-            .returning(*(self.entry.c[name] for name in moved))
+            .where(self.entry.c.id == bindparam("b_id", type_=BigInteger), condition)
+            .returning(*(self.entry.c[name] for name in kept))
             .cte("gone")
         )
         values = [
@@ -203,12 +230,16 @@ class Statements:
             cast(bindparam("b_reason"), Text),
             cast(bindparam("b_traceback"), Text),
         ]
-        return insert(self.letter).from_select(
-            [*moved, "attempt", "reason", "traceback"],
-            select(*gone.c, *values),
+        arrived = (
+            insert(self.letter)
+            .from_select([*kept, "attempt", "reason", "traceback"], select(*gone.c, *values))
+            # A constant, because a listener need not be allowed to read dead letters.
+            .returning(literal_column("1").label("one"))
+            .cte("arrived")
         )
+        return select(*(select(func.count()).select_from(each).scalar_subquery() for each in (gone, arrived)))
 
-    def adopt(self, table: Table) -> Update:
+    def adopt(self, table: TableClause) -> Update:
         """Give entries or dead letters of earlier names to their listener. Parameters: listener, previous.
 
         What a worker that knows the listener by its earlier name has in hand is left to it.
@@ -280,21 +311,3 @@ class Statements:
 def _number(transaction: ColumnElement[Any]) -> ColumnElement[int]:
     """Return a transaction id as a number, for which there is no cast."""
     return cast(cast(transaction, Text), BigInteger)
-
-
-# Limits of a role or database would end a connection that a slow handler has, or that waits; the handler would
-# be called again without end. How long one may take is what timeout= says.
-UNLIMITED = text(
-    "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN "
-    "('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout') AND setting <> '0'"
-)
-"""Lift the limits on time that would end the connection."""
-
-# A host that loses its power or its network says no word, and the server would keep its claims for as long as the
-# system's keepalive takes, two hours by default. Behind a pooler the connection is somebody else's next.
-WATCHED = text(
-    "SELECT set_config(v.name, v.value, false) FROM (VALUES ('tcp_keepalives_idle', '5'),"
-    " ('tcp_keepalives_interval', '2'), ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '8000'),"
-    " ('client_connection_check_interval', '5000')) AS v (name, value) WHERE pg_backend_pid() = :pid"
-)
-"""Let the server notice within 15 s that this client went away without a word. Parameter: pid, as the driver knows it."""

@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.one_driver
 
 ASLEEP = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted"
-LONG = {"poll_interval": timedelta(minutes=5)}
+LONG: dict[str, Any] = {"poll_interval": timedelta(minutes=5)}
 
 
 def prepare(notes: Notes, content: str, *settings: str) -> None:
