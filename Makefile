@@ -6,7 +6,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 PYTEST := $(BIN)/pytest -q -n 2
 PUBSUB_TEST_PG ?= all
 
-.PHONY: demo test test-all bench bench-peers lint clean
+.PHONY: demo test test-all test-matrix bench bench-peers lint clean
 
 demo: $(STAMP)
 	@$(BIN)/sqla-pubsub demo
@@ -19,6 +19,10 @@ test-all: export PUBSUB_TEST_FULL = 1
 test-all: export PUBSUB_TEST_PG := $(PUBSUB_TEST_PG)
 test-all: lint
 	@$(PYTEST)
+
+# Alembic's own suite, from its source distributions, which a cache folder keeps.
+test-matrix: $(STAMP)
+	@$(BIN)/python -m tests.matrix $(MATRIX)
 
 # BENCH="--full" measures at full length, BENCH="--beside COMMIT" beside the library of another commit.
 bench: $(STAMP)

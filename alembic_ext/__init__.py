@@ -1,6 +1,6 @@
 """The Alembic side: migrations that create, change and drop the triggers along with the tables.
 
-An installed distribution needs nothing: Alembic finds `alembic_ext.plugin` by its entry point. Where
+An installed distribution needs nothing: Alembic finds `sqla_pubsub.alembic_plugin` by its entry point. Where
 entry points are not seen, such as in a frozen application, call `register` in ``env.py``.
 """
 

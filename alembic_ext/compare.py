@@ -7,29 +7,31 @@ this very migration drops: several programs may share a database, and some of it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alembic.util import CommandError, PriorityDispatchResult
 from sqlalchemy import MetaData, Table
 
+from alembic_ext.filters import Filters
+from alembic_ext.listeners import listener_modules, say_unheard
+from alembic_ext.names import NAME
+from alembic_ext.others import spare
 from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
-from alembic_ext.plugin import NAME
-from sqla_pubsub.declare.catalog import Names, installed, installed_publish
-from sqla_pubsub.declare.declared import declared
+from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
+from sqla_pubsub.declare.declared import constant_conditions
 from sqla_pubsub.declare.diff import Difference, diff
-from sqla_pubsub.declare.install import compare_fan_out
+from sqla_pubsub.declare.install import compare_fan_out, originals
+from sqla_pubsub.declare.relations import declared_in, refuse_views, refused, strays
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import Operation, publish_function
-from sqla_pubsub.settings import LISTENERS_OPTION, import_modules, load_settings, module_names
+from sqla_pubsub.settings import import_modules
 from sqla_pubsub.subscription import registry_of
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
-    from alembic.config import Config
     from alembic.operations.ops import UpgradeOps
 
     Schemas = set[str | None]
@@ -54,46 +56,36 @@ def _comparator(function: Comparator) -> Callable[..., PriorityDispatchResult]:
 @_comparator
 def import_listeners(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Schemas) -> None:
     """Import the modules that the project names, or their triggers would read as not wanted."""
-    import_modules(_listener_modules(context.migration_context.config))
+    import_modules(listener_modules(context.migration_context.config))
 
 
 @_comparator
 def compare_triggers(context: AutogenContext, upgrade_ops: UpgradeOps, schemas: Schemas) -> None:
     """Put the operations on triggers around those that Alembic found."""
     comparison = _Comparison(context, TableChanges.of(upgrade_ops.ops), schemas)
-    modules = _listener_modules(context.migration_context.config)
+    modules = listener_modules(context.migration_context.config)
     for metadata in comparison.metadata:
         before = Plan(head=[*comparison.plan.head], tail=[*comparison.plan.tail])
+        # One warning for all is enough where nothing is declared at all.
+        comparison.unheard = not modules and comparison.is_unheard(metadata)
         comparison.compare(metadata)
         comparison.compare_messages(metadata)
-        if not modules and comparison.is_unheard(metadata):
-            _say_unheard(comparison.plan.given_up(since=before))
+        if comparison.unheard:
+            say_unheard(comparison.plan.given_up(since=before))
+    comparison.unheard = False
     comparison.drop_with_tables()
     upgrade_ops.ops[:0] = comparison.plan.head
     upgrade_ops.ops.extend(comparison.plan.tail)
 
 
-def _listener_modules(config: Config | None) -> tuple[str, ...]:
-    if config is None:
-        return load_settings().listeners
-    ini = None if config.config_file_name is None else Path(config.config_file_name)
-    found = load_settings(ini=ini, section=config.config_ini_section).listeners
-    # env.py may have set it without any file.
-    return found or module_names(config.get_main_option(LISTENERS_OPTION) or "")
-
-
-def _say_unheard(lost: Sequence[tuple[str, ...]]) -> None:
-    """Say that the models publish to nobody: most likely the modules with the listeners were not imported."""
-    meaning = "no triggers are written"
-    if lost:
-        names = ", ".join(repr(name) for name in sorted({name for names in lost for name in names}))
-        meaning = f"{len(lost)} capture{'s' * (len(lost) != 1)} would be dropped, for {names}"
-    logger.warning(
-        "listeners.none: models publish, but no listener is declared: %s. Name the modules with listeners: "
-        'listeners = ["myapp.listeners"] under [tool.sqla-pubsub] in pyproject.toml, or sqla_pubsub.listeners = '
-        "myapp.listeners in alembic.ini, or import them in env.py.",
-        meaning,
-    )
+def spare_captures(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispatchResult:
+    """Take drops of our captures out of what other extensions found."""
+    if context.dialect.name == "postgresql":
+        assert context.connection is not None
+        default_schema = context.dialect.default_schema_name or "public"
+        metadata = [each for target in _all_metadata(context) for each in originals(target)]
+        spare(upgrade_ops.ops, context.connection, metadata, default_schema)
+    return PriorityDispatchResult.CONTINUE
 
 
 class _Comparison:
@@ -102,19 +94,30 @@ class _Comparison:
     def __init__(self, context: AutogenContext, changes: TableChanges, schemas: Schemas) -> None:
         assert context.connection is not None
         self.plan = Plan()
-        self.metadata = _all_metadata(context)
-        self._context = context
+        self.unheard = False
+        targets = _all_metadata(context)
+        # A copy by to_metadata() has the tables, and its original the listeners.
+        self.metadata = list(dict.fromkeys(each for target in targets for each in originals(target)))
         self._connection = context.connection
         self._default_schema = context.dialect.default_schema_name
         self._changes = changes
         self._schemas = schemas
-        self._tables: dict[Names, Table] = {
-            (table.schema, table.name): table
-            for metadata in self.metadata
-            for table in metadata.tables.values()
-            if self._wants_table(table)
-        }
         registries = [registry_of(metadata) for metadata in self.metadata]
+        # Where nothing of ours is, the filters of env.py are asked nothing.
+        ours = any(registry.in_use for registry in registries) or changes.outboxes
+        tables = [table for target in targets for table in target.tables.values()] if ours else []
+        self._filters = Filters(
+            context, existing(self._connection, [(table.schema, table.name) for table in tables])
+        )
+        self._tables: dict[Names, Table] = {
+            (table.schema, table.name): table for table in tables if self._filters.table(table)
+        }
+        self._renamed = {
+            name
+            for registry in registries
+            for spec in registry.listeners.values()
+            for name in spec.previous_names
+        }
         self._outboxes: set[Place] = {
             (registry.settings.prefix, self._short(registry.settings.schema))
             for registry in registries
@@ -126,15 +129,19 @@ class _Comparison:
         registry = registry_of(metadata)
         if not registry.in_use:
             return
-        names = [names for names, table in self._tables.items() if table.metadata is metadata]
+        for constant in constant_conditions(metadata):
+            logger.warning("condition.constant: %s", constant)
+        names = [names for names, table in self._tables.items() if self._is_of(table, metadata)]
         known = {_key(item): item for item in installed(self._connection, names, registry.settings.prefix)}
-        wanted = []
-        for spec in declared(metadata):
-            if self._wants(spec, there=_key(spec) in known):
-                wanted.append(spec)
-            else:
+        specs = declared_in(self._connection, metadata)
+        refuse_views(self._connection, specs)
+        wanted = [spec for spec in specs if self._wants(spec, there=_key(spec) in known)]
+        for spec in specs:
+            if spec not in wanted:
                 known.pop(_key(spec), None)
-        for difference in diff(known.values(), wanted):
+        differences = refused(self._connection, diff(known.values(), wanted), specs)
+        self._clear_partitions(differences)
+        for difference in differences:
             if difference.installed is not None:
                 del known[_key(difference.installed)]
             self._settle(difference)
@@ -154,16 +161,17 @@ class _Comparison:
         entry = registry.outbox.Entry.__table__
         table = self._tables.get((entry.schema, entry.name))
         function = publish_function(registry.settings.prefix)
-        if table is not None and self._asked(table, function, "function"):
+        if table is not None and self._filters.ours(table, function, "function"):
             logger.info("messages.%s: %s", difference.kind, difference.detail)
-            self.plan.settle_messages(difference)
+            self.plan.settle_messages(difference, self._lost(difference, f"messages by {function}()"))
 
     def is_unheard(self, metadata: MetaData) -> bool:
         """Whether *metadata* publishes, as far as it is compared, and has no listener."""
         registry = registry_of(metadata)
         if not registry.in_use or registry.listeners:
             return False
-        return registry.outbox.Entry.__table__ in self._tables.values()
+        outbox = registry.outbox.Entry.__table__
+        return (outbox.schema, outbox.name) in self._tables and self._filters.names(outbox)
 
     def drop_with_tables(self) -> None:
         """Drop the triggers of tables that the migration drops, and all that write to a dropped outbox."""
@@ -185,45 +193,69 @@ class _Comparison:
                 and found.fan_out is not None
                 and self._gives_up(outbox, function, "function")
             ):
-                self.plan.drop_messages(found.fan_out)
+                lost = self._warned(found.fan_out.listener_names, f"messages by {function}()")
+                self.plan.drop_messages(found.fan_out, lost)
+
+    def _clear_partitions(self, differences: Sequence[Difference]) -> None:
+        created = [d.declared for d in differences if d.declared is not None and not d.same_trigger]
+        for spec, stray in strays(self._connection, created):
+            logger.info(
+                "trigger.partition: %s on %r gives way to that on %r",
+                spec.operation,
+                stray.source,
+                spec.source,
+            )
+            left = set(stray.listener_names) - set(spec.listener_names) - self._renamed
+            self.plan.drop(stray, self._warned(left, f"{spec.operation} on table {stray.source!r}"))
 
     def _settle(self, difference: Difference) -> None:
         spec, item = difference.declared, difference.installed
+        if difference.by_hand is not None and difference.kind == "missing":
+            raise ConfigurationError(str(difference))
         if difference.by_hand is not None:
             logger.warning("trigger.%s: %s", difference.kind, difference)
         elif spec is not None:
             logger.info("trigger.%s: %s", difference.kind, difference.detail)
             moved = item is not None and item.spec is not None and self._home(item.spec) != self._home(spec)
-            self.plan.settle(difference, self._changed(spec.schema, spec.table), moved=moved)
+            changed = self._changed(spec.schema, spec.table)
+            lost = self._lost(difference, f"{spec.operation} on table {spec.source!r}")
+            self.plan.settle(difference, changed, moved=moved, lost=lost)
         elif item is not None and item.spec is not None and self._place(item.spec) in self._outboxes:
             self._drop(item.spec, (item.schema, item.table))
 
     def _drop(self, spec: TriggerSpec, table: Names) -> None:
         if self._short(table[0]) in self._schemas and self._gives_up(table, spec.trigger, "trigger"):
             logger.info("trigger.orphaned: %s on table %r is dropped", spec.operation, spec.source)
-            self.plan.drop(spec)
+            what = f"{spec.operation} on table {spec.source!r}"
+            self.plan.drop(spec, self._warned(spec.listener_names, what))
+
+    def _lost(self, difference: Difference, what: str) -> tuple[str, ...]:
+        """Return the listeners that lose their capture of *what*, but for those that have another name now."""
+        return self._warned(set(difference.captured) - set(difference.listeners) - self._renamed, what)
+
+    def _warned(self, listeners: Iterable[str], what: str) -> tuple[str, ...]:
+        lost = tuple(sorted(listeners))
+        if lost and not self.unheard:
+            logger.warning(
+                "capture.lost: %s is captured no more for %s, which no imported module declares for it. If a module of "
+                "listeners was only not imported, name it under listeners of [tool.sqla-pubsub] and begin again.",
+                what, ", ".join(map(repr, lost)),
+            )  # fmt: skip
+        return lost
 
     def _gives_up(self, table: Names, name: str, kind: str) -> bool:
         stand_in = Table(table[1], MetaData(), schema=table[0])
-        return self._asked(self._tables.get(table, stand_in), name, kind, reflected=True)
-
-    def _wants_table(self, table: Table) -> bool:
-        parents: Any = {"schema_name": self._short(table.schema)}
-        named = self._context.run_name_filters(table.name, "table", parents)
-        return named and self._context.run_object_filters(table, table.name, "table", False, None)
+        return self._filters.ours(self._tables.get(table, stand_in), name, kind, reflected=True)
 
     def _wants(self, spec: TriggerSpec, *, there: bool) -> bool:
         table = self._tables.get((spec.schema, spec.table))
         compare_to = table if there else None
-        return table is not None and self._asked(table, spec.trigger, "trigger", compare_to=compare_to)
+        return table is not None and self._filters.ours(table, spec.trigger, "trigger", compare_to=compare_to)
 
-    def _asked(
-        self, table: Table, name: str, kind: Any, *, reflected: bool = False, compare_to: Table | None = None
-    ) -> bool:
-        # The filters of env.py know no such object, so they get its table in its place.
-        parents: Any = {"schema_name": self._short(table.schema), "table_name": table.name}
-        named = self._context.run_name_filters(name, kind, parents)
-        return named and self._context.run_object_filters(table, name, kind, reflected, compare_to)
+    def _is_of(self, table: Table, metadata: MetaData) -> bool:
+        return table.metadata is metadata or (
+            table.metadata not in self.metadata and metadata.tables.get(table.key) is not None
+        )
 
     def _changed(self, schema: str | None, table: str) -> frozenset[str]:
         return self._changes.columns.get((self._short(schema), table), frozenset())

@@ -11,12 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 from alembic.operations import MigrateOperation, Operations
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import ExecutableDDLElement
 
-from sqla_pubsub.declare.ddl import CreateCapture, CreateTrigger, DropCapture, DropTrigger
+from sqla_pubsub.declare.ddl import CreateCapture, CreateTrigger, DropCapture, DropTrigger, creation
 from sqla_pubsub.declare.spec import TriggerSpec
+from sqla_pubsub.errors import sqlstate
 from sqla_pubsub.names import Operation
 from sqla_pubsub.subscription import Capture
+
+WRONG_OBJECT_TYPE = "42809"
 
 
 class _Required(TypedDict):
@@ -38,6 +43,7 @@ class Keywords(_Required, total=False):
         columns: The columns to send; without it all of them.
         exclude: Columns not to send.
         capture: ``"statement"`` (the default) or ``"row"``.
+        always: Whether it fires under ``session_replication_role = replica`` too; by default it does not.
         prefix: Start of the names of outbox, trigger and function; ``"pubsub_"`` by default.
         outbox_schema: Schema of the outbox and the function; without it the one in which the
             migration finds the outbox.
@@ -50,6 +56,7 @@ class Keywords(_Required, total=False):
     columns: Sequence[str] | None
     exclude: Sequence[str]
     capture: Capture
+    always: bool
     prefix: str
     outbox_schema: str | None
     format: int
@@ -60,9 +67,11 @@ class PubSubOperation(MigrateOperation):
 
     Attributes:
         name: Name of the method of ``op``.
+        lost: Listeners that lose their capture by it, as a comment in the migration says.
     """
 
     name: str
+    lost: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the arguments of the method of ``op``, by name."""
@@ -151,7 +160,7 @@ class CreateTriggerOp(TriggerOperation):
 
     def statements(self) -> tuple[ExecutableDDLElement, ...]:
         """Return the DDL, in order."""
-        return (CreateCapture(self.spec), CreateTrigger(self.spec))
+        return creation(self.spec)
 
 
 @Operations.register_operation("replace_pubsub_function")
@@ -175,8 +184,8 @@ class ReplaceFunctionOp(TriggerOperation):
     ) -> None:
         """Change what an installed trigger captures, without any lock on its table.
 
-        It serves for all but ``capture=``, ``prefix=`` and ``outbox_schema=``: those need a drop and a
-        create.
+        It serves for all but ``capture=``, ``always=``, ``prefix=`` and ``outbox_schema=``: ``always=`` needs a
+        create, the others a drop and a create.
 
         ::
 
@@ -255,7 +264,22 @@ def _run(operations: Operations, operation: PubSubOperation) -> None:
     if operations.get_context().dialect.name != "postgresql":
         return
     for statement in operation.statements():
-        operations.execute(statement)
+        try:
+            operations.execute(statement)
+        except DBAPIError as error:
+            if isinstance(statement, CreateTrigger) and sqlstate(error) == WRONG_OBJECT_TYPE:
+                raise CommandError(_no_table(statement.spec, error)) from error
+            raise
+
+
+def _no_table(spec: TriggerSpec, error: DBAPIError) -> str:
+    """Say that there is no table: a view may come with the same migration, where no comparison sees it."""
+    found = str(error.orig).splitlines()[0].rstrip(".")
+    names = ", ".join(map(repr, spec.listener_names))
+    return (
+        f"{spec.operation} on {spec.source!r} cannot be captured: {found}. Declare {names} on the tables that hold its "
+        "rows, and leave PubSub off this model."
+    )
 
 
 def _spec(table: str, keywords: Keywords) -> TriggerSpec:

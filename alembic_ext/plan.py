@@ -8,13 +8,13 @@ directions then meet the tables in the shape they need.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from alembic.operations import MigrateOperation
 from alembic.operations.ops import AlterColumnOp, DropColumnOp, DropTableOp, OpContainer
 
-from alembic_ext.operations import CreateTriggerOp, DropTriggerOp, ReplaceFunctionOp
+from alembic_ext.operations import CreateTriggerOp, DropTriggerOp, PubSubOperation, ReplaceFunctionOp
 from alembic_ext.publish import CreatePublishOp, DropPublishOp
 from sqla_pubsub.declare.catalog import Names
 from sqla_pubsub.declare.diff import Difference
@@ -68,8 +68,8 @@ class TableChanges:
 class Plan:
     """The operations, in two lists around Alembic's own."""
 
-    head: list[MigrateOperation] = field(default_factory=list)
-    tail: list[MigrateOperation] = field(default_factory=list)
+    head: list[PubSubOperation] = field(default_factory=list)
+    tail: list[PubSubOperation] = field(default_factory=list)
 
     def keep(self, spec: TriggerSpec, changed: Iterable[str]) -> None:
         """Keep a trigger that is as declared, while the columns *changed* are."""
@@ -77,13 +77,16 @@ class Plan:
         if relaxed != spec:
             self.tail.append(ReplaceFunctionOp(spec, previous=relaxed))
 
-    def settle(self, difference: Difference, changed: Iterable[str], *, moved: bool) -> None:
+    def settle(
+        self, difference: Difference, changed: Iterable[str], *, moved: bool, lost: Sequence[str] = ()
+    ) -> None:
         """Turn what is installed into what is declared.
 
         Args:
             difference: One that has a declaration.
             changed: Columns of the table that the migration drops, retypes or renames.
             moved: Whether the table got its name since the trigger was installed.
+            lost: Listeners that have a capture now and are not declared.
         """
         wanted = difference.declared
         assert wanted is not None
@@ -103,15 +106,19 @@ class Plan:
         else:
             self.drop(current)
             self.tail.append(CreateTriggerOp(wanted))
+        if lost:
+            self.tail[-1].lost = tuple(lost)
 
-    def settle_messages(self, difference: Difference) -> None:
-        """Turn the installed publish function into what is declared."""
+    def settle_messages(self, difference: Difference, lost: Sequence[str] = ()) -> None:
+        """Turn the installed publish function into what is declared; *lost* is as above."""
         wanted, current = difference.fan_out, difference.installed_fan_out
         if wanted is not None:
             previous = None if difference.kind == "missing" else current or wanted
-            self.tail.append(CreatePublishOp(wanted, previous=previous))
+            create = CreatePublishOp(wanted, previous=previous)
+            create.lost = tuple(lost)
+            self.tail.append(create)
         elif current is not None:
-            self.drop_messages(current)
+            self.drop_messages(current, lost)
 
     def given_up(self, *, since: Plan) -> list[tuple[str, ...]]:
         """Return, for each capture that serves nobody any more, whom it served; *since* holds what to leave out."""
@@ -126,15 +133,19 @@ class Plan:
                     lost.append(previous.listener_names)
         return [names for names in lost if names]
 
-    def drop(self, spec: TriggerSpec) -> None:
+    def drop(self, spec: TriggerSpec, lost: Sequence[str] = ()) -> None:
         """Drop a trigger, once."""
         known = [op.spec for op in self.head if isinstance(op, DropTriggerOp)]
         if spec not in known:
-            self.head.append(DropTriggerOp(spec))
+            drop = DropTriggerOp(spec)
+            drop.lost = tuple(lost)
+            self.head.append(drop)
 
-    def drop_messages(self, fan_out: FanOut) -> None:
+    def drop_messages(self, fan_out: FanOut, lost: Sequence[str] = ()) -> None:
         """Drop a publish function."""
-        self.head.append(DropPublishOp(fan_out))
+        drop = DropPublishOp(fan_out)
+        drop.lost = tuple(lost)
+        self.head.append(drop)
 
     def _relax(self, spec: TriggerSpec, changed: Iterable[str]) -> TriggerSpec:
         # A condition on a column that is gone or of another type would fail the application's writes.

@@ -1,4 +1,4 @@
-"""What the entry point in the group ``alembic.plugins`` names; Alembic calls `setup`.
+"""What Alembic gets from us; `sqla_pubsub.alembic_plugin`, which the entry point names, calls `setup`.
 
 That happens in the middle of ``import alembic``, where half of Alembic cannot be imported yet. So this
 module imports nothing of it before `setup` runs.
@@ -7,15 +7,15 @@ module imports nothing of it before `setup` runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from alembic_ext.names import NAME
+from sqla_pubsub.alembic_plugin import PluginModule
 
 if TYPE_CHECKING:
     from alembic.runtime.plugins import Plugin
 
-NAME = "alembic.autogenerate.sqla_pubsub"
-"""Alembic compares by default what is named ``alembic.autogenerate.*``, and nothing else."""
+__all__ = ["NAME", "is_set_up", "setup"]
 
 _names: list[str] = []
 
@@ -34,10 +34,10 @@ def setup(plugin: Plugin) -> None:
     from alembic.util import DispatchPriority  # noqa: PLC0415
 
     from alembic_ext import operations, publish, render  # noqa: F401, PLC0415
-    from alembic_ext.compare import compare_triggers, import_listeners  # noqa: PLC0415
+    from alembic_ext.compare import compare_triggers, import_listeners, spare_captures  # noqa: PLC0415
 
     # First, because the modules of listeners may add tables. Last, because triggers come after the
-    # tables they are on.
+    # tables they are on; and last of all, when all other comparators have had their say.
     plugin.add_autogenerate_comparator(
         import_listeners,
         "schema",
@@ -52,13 +52,10 @@ def setup(plugin: Plugin) -> None:
         qualifier="postgresql",
         priority=DispatchPriority.LAST,
     )
+    plugin.add_autogenerate_comparator(
+        spare_captures, "autogenerate", "sqla_pubsub_others", priority=DispatchPriority.LAST
+    )
 
 
-class _PluginModule(ModuleType):
-    """Alembic 1.18.0 to 1.20.0 iterate over what the entry point names, later ones take it as it is."""
-
-    def __iter__(self) -> Iterator[ModuleType]:
-        yield self
-
-
-sys.modules[__name__].__class__ = _PluginModule
+# A distribution that was installed in place may have an entry point of before, which names this module.
+sys.modules[__name__].__class__ = PluginModule

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from alembic.autogenerate.render import renderers
@@ -20,12 +21,24 @@ _INDENT = "    "
 def render(context: AutogenContext, operation: PubSubOperation) -> str:
     """Return the call as Python."""
     arguments = operation.plain()
-    lines = [f"{context.opts['alembic_module_prefix']}{operation.name}("]
+    lines = _lost(operation.lost)
+    lines += [f"{context.opts['alembic_module_prefix']}{operation.name}("]
     if "table" in arguments:
         lines.append(f"{_INDENT}{arguments.pop('table')!r},")
     for keyword, value in arguments.items():
         lines.extend(_INDENT + line for line in _argument(keyword, value))
     return "\n".join([*lines, ")"])
+
+
+def _lost(listeners: Sequence[str]) -> list[str]:
+    if not listeners:
+        return []
+    names = ", ".join(map(repr, listeners))
+    words = (
+        f"Takes its capture from {names}, which no imported module declares here. If its module was only not imported, "
+        "name that under listeners of [tool.sqla-pubsub], and write this revision anew."
+    )
+    return wrap(words, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
 
 
 def _argument(keyword: str, value: Any) -> Iterator[str]:

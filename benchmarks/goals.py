@@ -95,10 +95,10 @@ def series(peers: Sequence[str]) -> list[Series]:
         Series(peers=with_limit, workloads=_STORED),
         Series(peers=with_notify, workloads=("live", "latency")),
         Series(peers=with_notify, workloads=("writers",), repeats=1),
-        Series(peers=ours, workloads=("drain", "drain_statement", "drain_lazy")),
+        Series(peers=ours, workloads=("drain", "drain_statement", "drain_lazy", "drain_4", "drain_10")),
         *(
             Series(peers=ours, workloads=(name, *(f"{name}_{number}" for number in _MANY)))
-            for name in ("produce_single", "produce_bulk", "drain")
+            for name in ("produce_single", "produce_bulk")
         ),
         *(
             # Where there is a goal, the limit takes its turns beside the variant.
@@ -126,22 +126,7 @@ def _handling() -> list[Comparison]:
         )
         for option, title in _VARIANTS.items()
     ]  # fmt: skip
-    rows += [
-        Comparison(
-            workload="drain_statement",
-            figure=_RATE,
-            title="`session.execute(insert(...))` in the handler, events/s",
-            against=LIMIT_BATCH,
-            against_workload="drain_db",
-        ),
-        Comparison(
-            workload="drain_lazy",
-            figure=_RATE,
-            title="reads `new.article.author`, events/s",
-            against=OURS,
-            against_workload="drain",
-        ),
-    ]
+    rows += _asking()
     rows += [
         Comparison(
             workload=workload, figure=f"settled_{_RATE}", title="until all is acknowledged, events/s",
@@ -159,6 +144,20 @@ def _handling() -> list[Comparison]:
             for peer, goal in goals.items()
         ]
     return rows
+
+
+def _asking() -> list[Comparison]:
+    """Return what it costs to ask the database something in a handler."""
+    return [
+        Comparison(
+            workload="drain_statement", figure=_RATE, against=LIMIT_BATCH, against_workload="drain_db",
+            title="`session.execute(insert(...))` in the handler, events/s",
+        ),
+        Comparison(
+            workload="drain_lazy", figure=_RATE, against=OURS, against_workload="drain",
+            title="reads `new.article.author`, events/s",
+        ),
+    ]  # fmt: skip
 
 
 def _arriving() -> list[Comparison]:

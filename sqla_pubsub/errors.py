@@ -5,7 +5,13 @@ Every message says what was found, what is allowed and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+
+ENDED = (
+    "a handler ended the transaction itself. The listener commits it together with the acknowledgement: "
+    "leave out commit() and rollback(), or use transactional=False."
+)
 
 
 class PubSubError(Exception):
@@ -14,6 +20,19 @@ class PubSubError(Exception):
 
 class ConfigurationError(PubSubError):
     """A declaration, a setting or an installation that can be mended before anything runs."""
+
+
+class NotSettled(ConfigurationError):
+    """The outbox does not take what a listener writes to it, though the server reports no error.
+
+    Args:
+        message: What could not be written.
+        entries: Ids of the entries.
+    """
+
+    def __init__(self, message: str, entries: Sequence[int]) -> None:
+        super().__init__(message)
+        self.entries = tuple(entries)
 
 
 class DeliveryError(PubSubError):
@@ -30,6 +49,14 @@ class UnreadablePayload(UnreadableEntry):
 
 class SessionOwnershipError(DeliveryError):
     """A handler tried to end a transaction that belongs to the listener."""
+
+
+class HandlerNotRun(DeliveryError):
+    """A handler returned something that had to be run first, such as a coroutine, so nothing was done."""
+
+
+class TransactionEnded(SessionOwnershipError):
+    """A handler ended the transaction below SQLAlchemy: what it did may be committed, and is not tried again."""
 
 
 class HandlerTimeout(DeliveryError):

@@ -13,9 +13,11 @@ from typing import Any, ClassVar, dataclass_transform
 
 import msgspec
 from sqlalchemy import Connection, MetaData, TextClause, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session
 
+from sqla_pubsub.caller import transaction_of
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.fidelity import difference, unwritable
 from sqla_pubsub.names import MAX_BYTES, publish_function
 from sqla_pubsub.quoting import qualified
 from sqla_pubsub.subscription import registry_of
@@ -58,34 +60,32 @@ class Message:
         _register(cls)
 
 
-def publish(session: Session | Connection, message: Message) -> None:
+def publish(session: Session | scoped_session[Any] | Connection, message: Message) -> None:
     """Publish *message* to all its listeners, when the transaction of *session* commits.
 
     Whose listeners these are is known to the database, where the migration installed them: the
-    publishing process need not import them.
+    publishing process need not import them. What *session* has pending is flushed first.
 
     Args:
-        session: A Session or Connection; a transaction begins if none is open.
+        session: A Session, scoped_session or Connection; a transaction begins if none is open. With an
+            AsyncSession: ``await session.run_sync(publish, message)``.
         message: An instance of a `Message` subclass.
 
     Raises:
-        ConfigurationError: It is no message, or a field has a type that cannot travel.
+        ConfigurationError: It is no message, *session* is something else, or a field has a value that
+            would not arrive as it is.
     """
     if not isinstance(message, Message):
         raise ConfigurationError(f"publish() got {message!r}. Give an instance of a Message subclass.")
-    try:
-        payload = msgspec.json.encode(message).decode()
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"message {message.__message_name__!r} cannot be written as JSON: {error}. See Message for the types."
-        ) from error
-    if isinstance(session, Session):
-        session.flush()
-    connection = session if isinstance(session, Connection) else session.connection()
+    own = transaction_of(session, "publish", "message")
+    payload = _payload(message)
+    if isinstance(own, Session):
+        own.flush()
+    connection = own if isinstance(own, Connection) else own.connection()
     registry = registry_of(message.__message_metadata__)
     schema = connection.schema_for_object(registry.outbox.Entry.__table__)
     statement = _publish_statement(schema, registry.settings.prefix)
-    session.execute(statement, {"name": message.__message_name__, "payload": payload})
+    own.execute(statement, {"name": message.__message_name__, "payload": payload})
 
 
 def decoder(message_type: type[Any]) -> msgspec.json.Decoder[Any]:
@@ -109,6 +109,29 @@ def decoder(message_type: type[Any]) -> msgspec.json.Decoder[Any]:
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 
 
+def _payload(message: Message) -> str:
+    """Write *message* as JSON, and read it as its listeners will."""
+    arriving = decoder(type(message))
+    try:
+        found = unwritable(message, "", nul=True)
+        if found is None:
+            encoded = msgspec.json.encode(message)
+            found = difference(message, arriving.decode(encoded), "")
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}".removesuffix(".")
+        raise _refused(message, found) from error
+    if found is not None:
+        raise _refused(message, found)
+    return encoded.decode()
+
+
+def _refused(message: Message, found: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"message {message.__message_name__!r} would not arrive as it is: {found}. "
+        "Give its fields values of their declared types; see Message for those that can travel."
+    )
+
+
 def _register(cls: type[Message]) -> None:
     registry = registry_of(cls.__message_metadata__)
     name = cls.__message_name__
@@ -129,4 +152,5 @@ def _register(cls: type[Message]) -> None:
 def _publish_statement(schema: str | None, prefix: str) -> TextClause:
     # As text, because SQLAlchemy leaves the schema of a function unquoted where only its case needs quotes.
     function = qualified(schema, publish_function(prefix)).replace(":", "\\:")
-    return text(f"SELECT {function}(CAST(:name AS text), CAST(:payload AS json))")
+    # Bound as text: of a parameter of type json, the driver may make what a codec of the application says.
+    return text(f"SELECT {function}(CAST(:name AS text), CAST(CAST(:payload AS text) AS json))")

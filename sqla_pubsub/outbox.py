@@ -27,6 +27,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm import registry as orm_registry
 
+from sqla_pubsub.errors import ConfigurationError
+
 FORMAT = 1
 """Layout of the stored payload, written with every entry."""
 
@@ -59,7 +61,8 @@ class OutboxEntry(_Stored):
     """One delivery of one event to one listener.
 
     ``attempt`` counts the tries that failed; ``due_at`` is NULL while the entry is ready and the
-    time of the next try, on the database's clock, while it waits.
+    time of the next try, on the database's clock, while it waits. ``last_error`` is that of the last try;
+    while a ``transactional=False`` handler has the entry in hand, its first line says which server process it is.
     """
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(cache=1), primary_key=True)
@@ -110,6 +113,8 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
     """Add the two tables to *metadata* and map them."""
     registry = orm_registry(metadata=metadata)
     name, dead = f"{prefix}outbox", f"{prefix}dead_letter"
+    for taken in (name, dead):
+        _forget_reflected(metadata, schema, taken)
     indexes = (
         _index(f"{name}_ready", "listener", "id", where="due_at IS NULL"),
         _index(f"{name}_due", "listener", "due_at", where="due_at IS NOT NULL"),
@@ -137,6 +142,19 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
         )
     )
     return Outbox(Entry=entry, DeadLetter=letter)
+
+
+def _forget_reflected(metadata: MetaData, schema: str | None, name: str) -> None:
+    """Make room where ``metadata.reflect()`` came first: it finds the tables of an earlier start."""
+    table = metadata.tables.get(name if schema is None else f"{schema}.{name}")
+    if table is None:
+        return
+    if not {"id", "listener", "operation", "source"} <= set(table.columns.keys()):
+        raise ConfigurationError(
+            f"table {table.fullname!r} is declared already and is none of ours, but the outbox takes this name. Rename it, "
+            "or choose other names with configure(metadata, prefix='shop_')."
+        )
+    metadata.remove(table)
 
 
 def _index(name: str, *columns: str, where: str) -> Index:

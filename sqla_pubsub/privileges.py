@@ -63,9 +63,9 @@ class Right:
 def needed(connection: Connection, metadata: MetaData, duty: Duty) -> list[Right]:
     """Return what a role needs for *duty*; empty where the outbox is not installed."""
     registry = registry_of(metadata)
-    homes = _homes(connection, metadata)
+    places = homes(connection, metadata)
     entry, letter = registry.outbox.Entry.__table__, registry.outbox.DeadLetter.__table__
-    home = homes.get(entry)
+    home = places.get(entry)
     if home is None:
         return []
     adopts = any(spec.previous_names for spec in registry.listeners.values())
@@ -77,7 +77,11 @@ def needed(connection: Connection, metadata: MetaData, duty: Duty) -> list[Right
     }[duty]
     rights = [
         Right(
-            kind="TABLE", schema=homes.get(table, home), name=table.name, privilege=privilege, columns=columns
+            kind="TABLE",
+            schema=places.get(table, home),
+            name=table.name,
+            privilege=privilege,
+            columns=columns,
         )
         for table, privilege, columns in on_tables
     ]
@@ -87,7 +91,7 @@ def needed(connection: Connection, metadata: MetaData, duty: Duty) -> list[Right
         name = publish_function(registry.settings.prefix)
         rights.append(Right(kind="FUNCTION", schema=home, name=name, privilege="EXECUTE"))
     # The comparison of triggers asks for every table by name.
-    schemas = set(homes.values()) if duty in ("listener", "monitor") else {home}
+    schemas = set(places.values()) if duty in ("listener", "monitor") else {home}
     usage = [Right(kind="SCHEMA", schema=schema, privilege="USAGE") for schema in sorted(schemas)]
     return [*usage, *rights]
 
@@ -162,7 +166,7 @@ def _of_monitor(entry: Table, letter: Table) -> _Needs:
     ]
 
 
-def _homes(connection: Connection, metadata: MetaData) -> dict[Table, str]:
+def homes(connection: Connection, metadata: MetaData) -> dict[Table, str]:
     """Return the schemas of the tables that are there."""
     tables = list(metadata.tables.values())
     rows = connection.execute(

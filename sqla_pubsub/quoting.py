@@ -37,3 +37,16 @@ def qualified(schema: str | None, name: str) -> str:
     '"Shop %"."comment"'
     """
     return identifier(name) if schema is None else f"{identifier(schema)}.{identifier(name)}"
+
+
+def place(name: str) -> str:
+    """Return SQL that quotes the name that *name* is an expression for, where PostgreSQL needs quotes.
+
+    As ``quote_ident()`` does, but whatever ``quote_all_identifiers`` is: the outbox's lock key is a hash of it,
+    and captures, made by one session, must come to that of the listeners.
+    """
+    return (
+        f"CASE WHEN {name} ~ '^[a-z_][a-z0-9_]*$' AND NOT EXISTS (SELECT FROM pg_catalog.pg_get_keywords() AS k"
+        f" WHERE k.word = {name} AND k.catcode <> 'U')"
+        f""" THEN {name}::text ELSE '"' || pg_catalog.replace({name}::text, '"', '""') || '"' END"""
+    )

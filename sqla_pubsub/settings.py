@@ -10,12 +10,15 @@ from __future__ import annotations
 import sys
 import tomllib
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from configparser import ConfigParser, InterpolationError
 from configparser import Error as IniError
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
+from pkgutil import iter_modules
 from sysconfig import get_path
 from typing import Any
 
@@ -23,9 +26,11 @@ from sqla_pubsub.errors import ConfigurationError
 
 LISTENERS_OPTION = "sqla_pubsub.listeners"
 """The option in ``alembic.ini``."""
+ENGINE_OPTION = "sqla_pubsub.engine"
+"""Another one: the engine of the application."""
 
 _SECTION = "[tool.sqla-pubsub]"
-_KEYS = ("url", "listeners", "listen")
+_KEYS = ("url", "engine", "listeners", "listen")
 _STOCK_URL = "driver://user:pass@localhost/dbname"
 """What ``alembic init`` writes: nobody's database."""
 
@@ -36,12 +41,14 @@ class ProjectSettings:
 
     Attributes:
         url: SQLAlchemy URL of the database, None where no file gives one.
-        listeners: Dotted names of the modules that declare listeners.
+        engine: Module and name of the application's own engine, used before ``url``.
+        listeners: Dotted names of the modules that declare listeners, or patterns such as ``myapp.*``.
         listen: Settings of the listener process, as they stand in the file: fields of
             ``ListenerConfig``, durations in seconds.
     """
 
     url: str | None = None
+    engine: str | None = None
     listeners: tuple[str, ...] = ()
     listen: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,8 +74,11 @@ def load_settings(
         project = _from_pyproject(ini.resolve().parent)
     project = project or ProjectSettings()
     fallback = ProjectSettings() if ini is None else _from_ini(ini, section)
+    # Both say where the database is, so one of them in the first file goes before the other in the second.
+    place = project if project.url or project.engine else fallback
     return ProjectSettings(
-        url=project.url or fallback.url,
+        url=place.url,
+        engine=place.engine,
         listeners=project.listeners or fallback.listeners,
         listen=project.listen,
     )
@@ -86,14 +96,59 @@ def module_names(option: str) -> tuple[str, ...]:
 def import_modules(names: Iterable[str]) -> None:
     """Import the modules, so that what they declare is known. The current folder is importable.
 
+    Args:
+        names: Dotted names; ``*`` stands for any letters and any number of levels, so ``myapp.*`` is every module
+            below ``myapp``. Folders of migrations and ``__main__`` are not among them.
+
     Raises:
-        ConfigurationError: A module does not exist, or its import fails.
+        ConfigurationError: A module does not exist, no module fits a pattern, or an import fails.
     """
     here = str(Path.cwd())
     if not {here, ""} & set(sys.path):
         sys.path.insert(0, here)
     for name in names:
-        _import(name)
+        for found in _matching(name) if "*" in name else [name]:
+            _import(found)
+
+
+def _matching(pattern: str) -> list[str]:
+    root = ".".join(takewhile(lambda part: "*" not in part, pattern.split(".")))
+    if not root:
+        raise ConfigurationError(
+            f"listener modules {pattern!r} name no package. Begin with one, such as 'myapp.*'."
+        )
+    _import(root)
+    found = [name for name in _below(root) if fnmatchcase(name, pattern)]
+    if not found:
+        raise ConfigurationError(
+            f"no module fits {pattern!r}. Give the package above the listeners, such as 'myapp.*'; below a package with "
+            "__init__.py each folder needs one of its own."
+        )
+    return found
+
+
+def _below(package: str) -> Iterator[str]:
+    """Yield the modules below *package*; for that the packages among them are imported."""
+    module = sys.modules[package]
+    folders = [Path(path) for path in getattr(module, "__path__", ())]
+    # What Alembic's own command makes: its env.py is no module that can be imported.
+    if any((folder / "script.py.mako").is_file() for folder in folders):
+        return
+    children = {info.name: info.ispkg for info in iter_modules([str(folder) for folder in folders])}
+    if getattr(module, "__file__", None) is None:
+        children |= {
+            child.name: True for folder in folders for child in folder.iterdir() if _is_namespace(child)
+        }
+    for child in sorted(set(children) - {"__main__"}):
+        name = f"{package}.{child}"
+        yield name
+        if children[child]:
+            _import(name)
+            yield from _below(name)
+
+
+def _is_namespace(folder: Path) -> bool:
+    return folder.is_dir() and folder.name.isidentifier() and any(folder.glob("*.py"))
 
 
 def _import(name: str) -> None:
@@ -172,9 +227,12 @@ def _checked(section: object, path: Path) -> ProjectSettings:
         raise ConfigurationError(
             f"{path}: {_SECTION} has an unknown setting {unknown[0]!r}. Allowed are: {', '.join(_KEYS)}."
         )
-    url, listeners = section.get("url"), section.get("listeners", [])
-    if url is not None and not isinstance(url, str):
-        raise ConfigurationError(f"{path}: url of {_SECTION} is {url!r}. Give a string.")
+    url, engine, listeners = section.get("url"), section.get("engine"), section.get("listeners", [])
+    for name, value in (("url", url), ("engine", engine)):
+        if value is not None and not isinstance(value, str):
+            raise ConfigurationError(f"{path}: {name} of {_SECTION} is {value!r}. Give a string.")
+    if url and engine:
+        raise ConfigurationError(f"{path}: {_SECTION} has both url and engine. Keep the one that is meant.")
     if not isinstance(listeners, list) or not all(isinstance(name, str) and name for name in listeners):
         raise ConfigurationError(
             f"{path}: listeners of {_SECTION} is {listeners!r}. "
@@ -185,7 +243,7 @@ def _checked(section: object, path: Path) -> ProjectSettings:
         raise ConfigurationError(
             f"{path}: listen of {_SECTION} is {listen!r}. Write [tool.sqla-pubsub.listen]."
         )
-    return ProjectSettings(url=url or None, listeners=tuple(listeners), listen=listen)
+    return ProjectSettings(url=url or None, engine=engine or None, listeners=tuple(listeners), listen=listen)
 
 
 def _from_ini(path: Path, section: str) -> ProjectSettings:
@@ -193,6 +251,7 @@ def _from_ini(path: Path, section: str) -> ProjectSettings:
     try:
         parser.read_string(path.read_text(encoding="utf-8-sig"), source=str(path))
         listeners = parser.get(section, LISTENERS_OPTION, fallback="")
+        engine = parser.get(section, ENGINE_OPTION, fallback="").strip()
         try:
             url = parser.get(section, "sqlalchemy.url", fallback="")
         except InterpolationError:
@@ -200,4 +259,8 @@ def _from_ini(path: Path, section: str) -> ProjectSettings:
             url = ""
     except (OSError, ValueError, IniError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}. Mend the file.") from error
-    return ProjectSettings(url=None if url in ("", _STOCK_URL) else url, listeners=module_names(listeners))
+    return ProjectSettings(
+        url=None if url in ("", _STOCK_URL) else url,
+        engine=engine or None,
+        listeners=module_names(listeners),
+    )

@@ -35,15 +35,18 @@ class Publish:
         exclude: Names to leave out.
         capture: ``"statement"`` (the default) or ``"row"``; partitioned tables always use ``"row"``,
             so that a write sent straight to a partition publishes too.
+        always: Whether writes publish under ``session_replication_role = replica`` too: those of a
+            subscriber of logical replication, and of restores and bulk loads that set it.
 
     Raises:
-        ConfigurationError: Both ``columns`` and ``exclude`` are given, one of them is no list, or ``capture`` is
-            unknown.
+        ConfigurationError: Both ``columns`` and ``exclude`` are given, one of them is no list, ``capture`` is
+            unknown or ``always`` is no bool.
     """
 
     columns: list[Any] | None = None
     exclude: list[Any] = field(default_factory=list)
     capture: Capture | None = None
+    always: bool = False
 
     def __post_init__(self) -> None:
         columns = [] if self.columns is None else self.columns
@@ -58,6 +61,8 @@ class Publish:
             raise ConfigurationError(
                 f"Publish(capture={self.capture!r}) is unknown. Give 'statement' or 'row'."
             )
+        if not isinstance(self.always, bool):
+            raise ConfigurationError(f"Publish(always={self.always!r}) is unknown. Give True or False.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,9 @@ class ListenerSpec:
     @property
     def where(self) -> str:
         """Dotted place of the handler, for messages to people."""
-        return f"{self.handler.__module__}.{self.handler.__qualname__}"
+        # An object that can be called, or a partial, has no name of its own.
+        found = self.handler if hasattr(self.handler, "__qualname__") else type(self.handler)
+        return f"{found.__module__}.{found.__qualname__}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

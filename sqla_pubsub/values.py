@@ -57,6 +57,32 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
+def one_line(text: object) -> str:
+    r"""Return *text* with every character that does not print as its escape, ends of lines too.
+
+    A terminal obeys control characters, whoever wrote them into a row.
+
+    >>> one_line("a\x1b[2Jb\n\u202e")
+    'a\\x1b[2Jb\\n\\u202e'
+    """
+    return "".join(map(_shown_character, str(text)))
+
+
+def harmless(text: object) -> str:
+    r"""Return the same with its lines kept.
+
+    >>> harmless("a\x1b\nb")
+    'a\\x1b\nb'
+    """
+    return "\n".join(map(one_line, str(text).split("\n")))
+
+
+def _shown_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
+
+
 def _is_number(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)

@@ -6,7 +6,7 @@ or `engine` run once for each of PUBSUB_TEST_DRIVERS, those marked ``one_driver`
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import cast, get_args
 
 import pytest
@@ -18,6 +18,9 @@ from tests.lengths import length
 from tests.servers import Driver, Server, Servers
 
 _DEFAULT_VERSION = 18
+_LOGGED = pytest.StashKey[int]()
+_LOG_LIMIT = 200_000
+"""Characters."""
 
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("full", max_examples=500, deadline=None)
@@ -72,6 +75,28 @@ def pytest_configure() -> None:
     _chosen_drivers()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Remember where the server's log was when the test began."""
+    server = _server_of(item)
+    if server is not None:
+        item.stash[_LOGGED] = len(server.log())
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a test that failed what the server has logged meanwhile: its own words, whole."""
+    report = yield
+    server = _server_of(item)
+    if server is not None and report.when == "call" and report.failed:
+        log, begin = server.log(), item.stash.get(_LOGGED, 0)
+        # A server that was started again has begun a new log.
+        logged = log[begin:] if begin <= len(log) else log
+        report.sections.append((f"Log of PostgreSQL {server.version}", logged[-_LOG_LIMIT:]))
+    return report
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Repeat a test for the servers and drivers that it is meant for."""
     if "server" in metafunc.fixturenames:
@@ -84,6 +109,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if one is not None:
             drivers = list(one.args) or drivers[:1]
         metafunc.parametrize("driver", drivers, indirect=True)
+
+
+def _server_of(item: pytest.Item) -> Server | None:
+    server = getattr(item, "funcargs", {}).get("server")
+    return server if isinstance(server, Server) else None
 
 
 def _chosen_versions() -> list[int]:

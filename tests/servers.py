@@ -26,7 +26,7 @@ _STOP_SIGNALS: dict[StopMode, signal.Signals] = {
     "kill": signal.SIGKILL,
 }
 _INITDB = "-U postgres -A trust --encoding=UTF8 --no-locale --no-sync"
-_SETTINGS = "-h 127.0.0.1 -F -c logging_collector=off -c max_connections=200 -c max_prepared_transactions=20"
+_SETTINGS = "-F -c logging_collector=off -c max_connections=200 -c max_prepared_transactions=20"
 _TEMPLATE = "pubsub_template"
 _ROOM_NEEDED = 4 * 2**30
 _DEADLINE = 30.0
@@ -43,10 +43,12 @@ class Server:
     Args:
         version: The major version, as `sqla_pubsub.testing.binaries.found_servers` names it.
         binaries: The folder that holds ``postgres``, ``psql``, ``pg_dump`` and the others.
+        hosts: Addresses that it listens on.
     """
 
-    def __init__(self, version: int, binaries: Path) -> None:
+    def __init__(self, version: int, binaries: Path, hosts: str = "127.0.0.1") -> None:
         self.version = version
+        self._hosts = hosts
         self.bin = binaries
         # Two folders: memory is ten times quicker at cloning a database, but may forbid running programs.
         self._workspace = Path(tempfile.mkdtemp(prefix="pubsub-programs-"))
@@ -76,6 +78,12 @@ class Server:
     def url(self, database: str, driver: Driver = "psycopg2") -> str:
         """Return the SQLAlchemy URL of *database*."""
         return f"postgresql+{driver}://postgres@127.0.0.1:{self.port}/{database}"
+
+    def admit(self, network: str) -> None:
+        """Let everybody of *network* in."""
+        with (self._data / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {network} trust\n")
+        self._execute(sql.SQL("SELECT pg_reload_conf()").format())
 
     def log(self) -> str:
         """Return what the server has written since it last started."""
@@ -142,7 +150,7 @@ class Server:
                 initdb=str(programs.initdb),
                 initdb_args=_INITDB,
                 postgres=str(programs.postgres),
-                postgres_args=_SETTINGS,
+                postgres_args=f"-h {self._hosts} {_SETTINGS}",
             )
         except RuntimeError:
             self._remove_folders()

@@ -1,5 +1,6 @@
 """What a project says in pyproject.toml and alembic.ini, and what is refused there."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -50,6 +51,34 @@ def test_pyproject_toml_goes_before_alembic_ini(tmp_path: Path) -> None:
     assert load_settings(tmp_path) == ProjectSettings(
         url="postgresql://toml/db", listeners=("shop.a", "shop.b")
     )
+
+
+def test_an_engine_stands_for_a_url_and_goes_before_the_one_that_alembic_needs(tmp_path: Path) -> None:
+    path = ini(tmp_path)
+    path.write_text(path.read_text() + "sqla_pubsub.engine = shop.db:engine\n")
+    found = load_settings(tmp_path)
+    assert (found.engine, found.url) == ("shop.db:engine", "postgresql://ini/db")
+    write(tmp_path / "pyproject.toml", '[tool.sqla-pubsub]\nengine = "shop.other:make"\n')
+    found = load_settings(tmp_path)
+    assert (found.engine, found.url) == ("shop.other:make", None)
+    pyproject(tmp_path)
+    found = load_settings(tmp_path)
+    assert (found.engine, found.url) == (None, "postgresql://toml/db")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("engine = 3", "engine of .* is 3. Give a string"),
+        ('engine = "a:b"\nurl = "postgresql://h/d"', "has both url and engine"),
+    ],
+)
+def test_an_engine_that_is_no_name_or_one_of_two_places_is_refused(
+    tmp_path: Path, line: str, sentence: str
+) -> None:
+    write(tmp_path / "pyproject.toml", f"[tool.sqla-pubsub]\n{line}\n")
+    with pytest.raises(ConfigurationError, match=sentence):
+        load_settings(tmp_path)
 
 
 def test_each_setting_falls_back_by_itself(tmp_path: Path) -> None:
@@ -120,7 +149,10 @@ def test_modules_in_an_ini_file_are_separated_by_commas_blanks_or_lines(option: 
     [
         ("[tool.sqla-pubsub", "cannot be read"),
         ("[tool]\nsqla-pubsub = 1", "is no table"),
-        ("[tool.sqla-pubsub]\nlistener = ['a']", "unknown setting 'listener'. Allowed are: url, listeners"),
+        (
+            "[tool.sqla-pubsub]\nlistener = ['a']",
+            "unknown setting 'listener'. Allowed are: url, engine, listeners",
+        ),
         ("[tool.sqla-pubsub]\nurl = 1", "url of .* is 1. Give a string"),
         ("[tool.sqla-pubsub]\nlisteners = 'a.b'", "listeners of .* is 'a.b'"),
         ("[tool.sqla-pubsub]\nlisteners = ['a', 1]", "Give a list of modules"),
@@ -238,3 +270,77 @@ def test_a_wrong_declaration_is_shown_as_it_is_with_its_line(folder: Path) -> No
         "module 'settings_declaring', at settings_declaring.py:13: listener 'email_author': retry=3. "
         "Give RetryPolicy(max_attempts=3)."
     )
+
+
+@pytest.fixture
+def tree(folder: Path) -> Path:
+    """A package of modules that say that they were imported, one that must not be, and migrations."""
+    for name in (
+        "__init__",
+        "orders",
+        "mail",
+        "deep/__init__",
+        "deep/listeners",
+        "deep/er/__init__",
+        "deep/er/listeners",
+    ):
+        write(folder / "settings_tree" / f"{name}.py", "")
+    write(folder / "settings_tree" / "__main__.py", "1 / 0")
+    write(folder / "settings_tree" / "migrations" / "__init__.py", "")
+    write(folder / "settings_tree" / "migrations" / "script.py.mako", "")
+    write(folder / "settings_tree" / "migrations" / "env.py", "1 / 0")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (
+            "settings_tree.*",
+            ["deep", "deep.er", "deep.er.listeners", "deep.listeners", "mail", "migrations", "orders"],
+        ),
+        (
+            "settings_tree.*.listeners",
+            ["deep", "deep.er", "deep.er.listeners", "deep.listeners", "migrations"],
+        ),
+        ("settings_tree.deep.*", ["deep", "deep.er", "deep.er.listeners", "deep.listeners"]),
+        ("settings_tree.m*l", ["deep", "deep.er", "mail", "migrations"]),
+    ],
+)
+def test_a_pattern_imports_what_fits_and_the_packages_on_the_way(
+    tree: Path, pattern: str, names: list[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("settings_tree")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    import_modules([pattern])
+    found = [name for name in sys.modules if name.startswith("settings_tree.")]
+    assert sorted(found) == [f"settings_tree.{name}" for name in names]
+
+
+def test_a_pattern_reaches_folders_without_init_where_the_package_has_none(folder: Path) -> None:
+    write(folder / "settings_bare" / "orders.py", "")
+    write(folder / "settings_bare" / "deep" / "listeners.py", "")
+    write(folder / "settings_bare" / "static" / "style.css", "")
+    import_modules(["settings_bare.*"])
+    assert {"settings_bare.orders", "settings_bare.deep.listeners"} <= set(sys.modules)
+    assert "settings_bare.static" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("*", "'\\*' name no package. Begin with one"),
+        ("settings_absent.*", "there is no module 'settings_absent'"),
+        ("settings_alone.*", "no module fits 'settings_alone.*'"),
+        ("settings_broken.*", "module 'settings_broken.bad' cannot be imported: ZeroDivisionError"),
+    ],
+)
+def test_a_pattern_that_finds_nothing_or_something_broken_is_refused(
+    folder: Path, pattern: str, words: str
+) -> None:
+    """As an empty answer it would mean: there are no listeners, drop their captures."""
+    write(folder / "settings_alone.py", "")
+    write(folder / "settings_broken" / "bad.py", "1 / 0")
+    with pytest.raises(ConfigurationError, match=words):
+        import_modules([pattern])

@@ -9,6 +9,7 @@ import click
 from sqla_pubsub.cli.project import Unreachable
 from sqla_pubsub.cli.root import cli
 from sqla_pubsub.errors import PubSubError
+from sqla_pubsub.values import harmless
 
 __all__ = ["cli", "main"]
 
@@ -18,5 +19,5 @@ def main() -> None:
     try:
         cli.main(prog_name="sqla-pubsub", standalone_mode=True)
     except PubSubError as error:
-        click.echo(f"sqla-pubsub: {error}", err=True)
+        click.echo(f"sqla-pubsub: {harmless(error)}", err=True)
         sys.exit(1 if isinstance(error, Unreachable) else 2)

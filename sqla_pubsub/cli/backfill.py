@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
 from rich.console import Console
@@ -47,8 +46,7 @@ def backfill(
 
     Stopped anywhere, it goes on where it was when it is run again. Writers and workers may run meanwhile.
     """
-    project = open_project(url, modules, [listener])
-    project = replace(project, url=project.config.direct_url or project.url)
+    project = open_project(url, modules, [listener]).direct()
     try:
         with Backfill(project.engine(), project.metadata, listener) as work:
             if abandon:

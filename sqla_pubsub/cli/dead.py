@@ -161,7 +161,9 @@ def _refuse_unknown(letters: Letters, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _as_json(rows: Sequence[dict[str, Any]]) -> str:
-    return json.dumps(rows, indent=2, ensure_ascii=False, default=_plain)
+    """Return JSON in which what does not print is escaped: json itself leaves more than the terminal may see."""
+    lines = json.dumps(rows, indent=2, ensure_ascii=False, default=_plain).split("\n")
+    return "\n".join("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) for line in lines)
 
 
 def _plain(value: object) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.project import failed, modules_argument, open_projects, url_option
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.open_schemas import open_schemas
 from sqla_pubsub.outbox import absence
 from sqla_pubsub.privileges import DUTIES, Duty, needed, statements
 from sqla_pubsub.quoting import quoted
@@ -52,6 +53,9 @@ def _lines(connection: Connection, metadata: MetaData, roles: Sequence[tuple[Dut
     entry = outbox(metadata).Entry.__table__
     if not needed(connection, metadata, "listener"):
         raise ConfigurationError(absence(entry))
+    for found in open_schemas(connection, metadata):
+        yield f"-- {found.found}."
+        yield f"-- {found.remedy}"
     for duty, role in roles:
         rights = needed(connection, metadata, duty)
         yield f"-- {quoted(role)} runs {DUTIES[duty]}"

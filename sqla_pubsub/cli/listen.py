@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, nap, retry_if_exception, wait_random_exponential
 
-from sqla_pubsub.cli.difference import sentence
+from sqla_pubsub.cli.captures import Captures
 from sqla_pubsub.cli.phrases import counted
 from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.diff import Difference
@@ -28,14 +28,12 @@ from sqla_pubsub.deliver.connect import Outage, is_away
 from sqla_pubsub.deliver.health import HealthServer
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.listener import chosen
+from sqla_pubsub.deliver.logs import log_to_stderr
 from sqla_pubsub.deliver.maintenance import Maintenance
 from sqla_pubsub.deliver.supervisor import Counts, Supervisor
 from sqla_pubsub.deliver.worker import Plan
-from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.privileges import refuse_without_rights
 from sqla_pubsub.subscription import registry_of
-
-logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -52,6 +50,9 @@ logger = logging.getLogger(__name__)
 )
 @click.option("--drain", is_flag=True, help="Handle what is due, then exit.")
 @click.option("--no-check", is_flag=True, help="Do not compare the installed triggers first.")
+@click.option(
+    "--wait-for-migration", is_flag=True, help="Start when every listener has its triggers, not before."
+)
 @click.option("--health-port", type=click.IntRange(1, 65535), help="Answer GET /health and /live here.")
 @click.option(
     "--health-host", default="127.0.0.1", show_default=True, help="Address for that; 0.0.0.0 for all."
@@ -67,6 +68,7 @@ def listen(
     listeners: Sequence[str],
     drain: bool,
     no_check: bool,
+    wait_for_migration: bool,
     exit_on_error: bool,
     health_port: int | None,
     health_host: str,
@@ -76,19 +78,21 @@ def listen(
     """Handle the events of the listeners declared in MODULES, such as myapp.listeners."""
     _on_signals(_stop_at_once)
     level = logging.DEBUG if verbose else logging.WARNING if drain else logging.INFO
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(process)d %(message)s"
-    )
+    log_to_stderr(level)
     project = open_project(url, modules, listeners)
     engine = project.engine()
     # Before the server is waited for: that takes as long as it takes, and a probe wants to know.
     health = None if health_port is None else HealthServer(health_host, health_port)
-    differences = _differences(project, engine, patient=not (drain or exit_on_error), comparing=not no_check)
-    _refuse_without_capture(project, differences, listeners)
+    captures = Captures(chosen(registry_of(project.metadata).listeners, listeners))
+    compare = partial(_differences, project, engine, comparing=wait_for_migration or not no_check)
+    patiently = partial(compare, patient=not (drain or exit_on_error))
+    missing = captures.accept(captures.wait(patiently) if wait_for_migration else patiently())
     plan = Plan(
-        modules=project.modules, url=project.url, listeners=tuple(listeners), concurrency=concurrency,
-        drain=drain, config=project.config, log_level=level,
+        modules=project.modules, url=project.url, application=project.application,
+        listeners=tuple(listeners), concurrency=concurrency, drain=drain, config=project.config,
+        log_level=level,
     )  # fmt: skip
+    captures.watch(missing, partial(compare, patient=False))
     code = _supervise(project, engine, plan, processes, health)
     # Python gives signals back to the system before it ends, and the next one would decide the exit code.
     _on_signals(signal.SIG_IGN)
@@ -127,22 +131,6 @@ def _differences(project: Project, engine: Engine, *, patient: bool, comparing: 
         raise failed(project, error, "listener") from error
     outage.over()
     return found
-
-
-def _refuse_without_capture(
-    project: Project, differences: Sequence[Difference], listeners: Sequence[str]
-) -> None:
-    wanted = {spec.name for spec in chosen(registry_of(project.metadata).listeners, listeners)}
-    fatal = [d for d in differences if d.kind == "table" or wanted & _uncaptured(d)]
-    if fatal:
-        raise ConfigurationError("\n".join(map(sentence, fatal)))
-    for difference in differences:
-        logger.warning("capture.differs: %s", sentence(difference))
-
-
-def _uncaptured(difference: Difference) -> set[str]:
-    """Return the listeners that get nothing at all because of a difference."""
-    return set(difference.listeners) - set(difference.captured)
 
 
 def _supervise(

@@ -8,6 +8,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Table
 
+from sqla_pubsub.values import one_line
+
 
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Return *number* with its noun.
@@ -28,8 +30,11 @@ def lasting(age: timedelta) -> str:
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table whose cells are shown as they are: an error's text may look like a style of rich."""
+    """Print a table whose cells are shown as they are: an error's text may look like a style of rich.
+
+    Or hold control characters, which the terminal must not obey.
+    """
     table = Table(*heads)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     Console(markup=False, emoji=False, highlight=False).print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +13,7 @@ import click
 from sqlalchemy import Engine, MetaData, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+from sqla_pubsub.deliver.application import DRIVERS, application_engine
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connect import denial, is_away, make_engine, refusal
 from sqla_pubsub.deliver.outcome import describe
@@ -23,7 +24,6 @@ from sqla_pubsub.settings import ProjectSettings, import_modules, load_settings
 from sqla_pubsub.subscription import registries
 
 URL_VARIABLE = "SQLA_PUBSUB_URL"
-DRIVERS = ("psycopg2", "psycopg")
 _SECRETS = ("password", "sslpassword", "passfile", "sslkey")
 """Options that a URL may have behind the question mark."""
 
@@ -47,16 +47,30 @@ class Unreachable(PubSubError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """The database and the declarations that a command works on."""
+    """The database and the declarations that a command works on.
+
+    Attributes:
+        url: Where the database is.
+        application: The name of the application's own engine, None where one is made from the URL.
+        modules: Dotted names of the modules that declare listeners.
+        metadata: What they declare.
+        config: The settings of the listener process.
+    """
 
     url: str
+    application: str | None = None
     modules: tuple[str, ...]
     metadata: MetaData
     config: ListenerConfig
 
     def engine(self) -> Engine:
         """Return an engine for the database."""
-        return make_engine(self.url)
+        return make_engine(self.url) if self.application is None else application_engine(self.application)
+
+    def direct(self) -> Project:
+        """Return the same past a connection pooler, where the settings name such a URL."""
+        url = self.config.direct_url
+        return self if url is None else replace(self, url=url, application=None)
 
 
 def open_project(url: str | None, modules: Sequence[str], listeners: Sequence[str] = ()) -> Project:
@@ -99,14 +113,22 @@ def _imported(modules: Sequence[str]) -> tuple[ProjectSettings, tuple[str, ...]]
 def _project(
     url: str | None, settings: ProjectSettings, names: tuple[str, ...], metadata: MetaData
 ) -> Project:
-    found = url or os.environ.get(URL_VARIABLE) or settings.url
-    if not found:
-        raise ConfigurationError(
-            f"no database URL is given. Use --url, {URL_VARIABLE}, url under [tool.sqla-pubsub] in pyproject.toml, "
-            "or sqlalchemy.url in alembic.ini."
-        )
-    config = listener_config(settings.listen)
-    return Project(url=with_driver(found), modules=names, metadata=metadata, config=config)
+    given = url or os.environ.get(URL_VARIABLE)
+    application = None if given else settings.engine
+    if application is None:
+        found = given or settings.url
+        if not found:
+            raise ConfigurationError(
+                f"no database URL is given. Use --url, {URL_VARIABLE}, url or engine under [tool.sqla-pubsub] in "
+                "pyproject.toml, or sqlalchemy.url in alembic.ini."
+            )
+        place = with_driver(found)
+    else:
+        place = application_engine(application).url.render_as_string(hide_password=False)
+    return Project(
+        url=place, application=application, modules=names, metadata=metadata,
+        config=listener_config(settings.listen),
+    )  # fmt: skip
 
 
 def listener_config(settings: Mapping[str, Any]) -> ListenerConfig:
@@ -129,7 +151,7 @@ def listener_config(settings: Mapping[str, Any]) -> ListenerConfig:
                     f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a number of seconds."
                 )
             value = _seconds(name, value)  # noqa: PLW2901
-        elif (kind == "bool") != isinstance(value, bool) or (kind == "int") != (type(value) is int):
+        elif (kind == "bool") != isinstance(value, bool) or kind.startswith("int") != (type(value) is int):
             raise ConfigurationError(
                 f"[tool.sqla-pubsub.listen] {name} = {value!r}: give a value of type {kind}."
             )

@@ -1,9 +1,12 @@
-"""The capture: PL/pgSQL that turns changed rows into outbox entries. All of it is generated here.
+"""The capture: PL/pgSQL that turns changed rows into outbox entries. The present format is generated here.
 
 One function serves one operation on one table. It runs as its owner with a fixed search path, so a
 role that may only write its own table publishes, and can neither read nor forge entries. Once
 released, the SQL of a format never changes: installed functions are compared with it letter by
 letter.
+
+Rules of the SQL: a column may come and go without breaking the application's own statement; no value
+may fail that statement; and of a row only what is asked for is converted.
 
 Sources: https://www.postgresql.org/docs/current/plpgsql-trigger.html,
 https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTION-SECURITY
@@ -11,52 +14,54 @@ https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTI
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import String
-
-from sqla_pubsub.declare.conditions import body_dialect
-from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
-from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import CHANNEL_PREFIX, CONTEXT_SETTING, MESSAGE, NOTIFY_SETTING
+from sqla_pubsub.declare import capture_1
+from sqla_pubsub.declare.body import (
+    OUTBOX,
+    VALUES,
+    WAKE_UP,
+    literal,
+    mark_line,
+    read_mark,
+    read_publish_mark,
+    where,
+)
+from sqla_pubsub.declare.cells import cell, cells, instant, key, keys, texts, unveiled, veiled, veiled_name
+from sqla_pubsub.declare.messages import publish_body
+from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec, refuse_newer
+from sqla_pubsub.names import CONTEXT_SETTING
 from sqla_pubsub.outbox import FORMAT
 
-T = TypeVar("T")
-MARK = "-- sqla-pubsub "
-OUTBOX = "\0outbox\0"
-OUTBOX_LITERAL = "\0literal\0"
-"""Stand for the qualified outbox in a body; PostgreSQL allows no NUL, so no name can contain them."""
+__all__ = [
+    "body",
+    "condition_of",
+    "insert_from",
+    "looked_at",
+    "publish_body",
+    "read_mark",
+    "read_publish_mark",
+]
 
 UPDATE_ROWS = frozenset(("pubsub_old", "pubsub_new"))
 """What the capture of updates calls whole rows; a column of that name would be taken in their place."""
 
 _NO_CHANGE = "(old.*) OPERATOR(pg_catalog.*<>) (new.*)"
-_dialect = body_dialect()
-_literal_processor = String().literal_processor(_dialect)  # type: ignore[no-untyped-call]
-
-
-def literal(value: str) -> str:
-    """Return *value* as a SQL string literal."""
-    assert _literal_processor is not None
-    return str(_literal_processor(value))
+_SIDES = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUNCATE": ()}
 
 
 def body(spec: TriggerSpec) -> str:
-    """Return the body of the capture function, with `OUTBOX` and `OUTBOX_LITERAL` in it.
-
-    Its first line is the specification itself, which is how a later comparison reads it back.
+    """Return the body of the capture function, with marks in it that `sqla_pubsub.declare.body` names.
 
     Raises:
         ConfigurationError: The format is that of a newer release.
     """
-    _refuse_newer(spec.format)
-    mark = json.dumps(spec.as_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    refuse_newer(spec.format)
+    if spec.format == 1:
+        return capture_1.body(spec)
     return "\n".join(
         (
-            MARK + mark,
+            mark_line(spec),
             "#variable_conflict use_column",
             "BEGIN",
             f"{_insert(spec)};",
@@ -67,134 +72,47 @@ def body(spec: TriggerSpec) -> str:
     )
 
 
-def publish_body(fan_out: FanOut) -> str:
-    """Return the body of the publish function: its arguments are the message's name and its payload.
-
-    A name that no message has is refused: the publishing process is ahead of the migrations.
-
-    Raises:
-        ConfigurationError: The format is that of a newer release.
-    """
-    _refuse_newer(fan_out.format)
-    mark = json.dumps(fan_out.as_dict(), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    names = ", ".join(literal(name) for name, _ in fan_out.messages)
-    rows = ",\n    ".join(
-        f"({literal(message)}, {literal(listener)}, {'NULL' if field is None else literal(field)})"
-        for message, listeners in fan_out.messages
-        for listener, field in listeners
-    )
-    refusal = literal(" is not a message that the installed migrations know. Run: alembic upgrade head")
-    return f"""\
-{MARK}{mark}
-#variable_conflict use_column
-BEGIN
-  IF $1 IS NULL OR $1 NOT IN ({names}) THEN
-    RAISE EXCEPTION USING MESSAGE = coalesce(pg_catalog.quote_literal($1), 'NULL') || {refusal};
-  END IF;
-  INSERT INTO {OUTBOX}
-    (listener, operation, source, key, new, context, occurred_at, format)
-  SELECT l.listener, {literal(MESSAGE)}, l.message,
-    CASE WHEN l.field IS NOT NULL
-      THEN pg_catalog.jsonb_build_array(pg_catalog.jsonb_object_field($2::jsonb, l.field)) END,
-    $2, nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json,
-    pg_catalog.clock_timestamp(), {fan_out.format}
-  FROM (VALUES
-    {rows or "(NULL, NULL, NULL)"}
-  ) AS l (message, listener, field)
-  WHERE l.message = $1;
-{WAKE_UP}
-END"""
-
-
 def insert_from(spec: TriggerSpec, rows: str, conditions: Sequence[str]) -> str:
     """Return the INSERT that writes for *rows*, which are called ``new``, what the capture would write now."""
     return _insert(spec, [rows], conditions)
 
 
-def row_key(columns: Sequence[str], side: str, zoned: Sequence[str] = ()) -> str:
-    """Return the key of a row as entries carry it; a column that was renamed is null in it."""
-    values = (_instant(side, column) if column in zoned else _value(side, column) for column in columns)
-    return f"pg_catalog.jsonb_build_array({', '.join(values)})"
+def looked_at(spec: TriggerSpec) -> tuple[str, ...]:
+    """Return the columns that the capture looks at by name."""
+    key = spec.key if spec.columns is not None or _ordered(spec) else ()
+    compared = (name for item in spec.listeners for name in item.of)
+    return tuple(dict.fromkeys((*key, *compared, *(spec.columns or ()))))
 
 
-def resolve(text: str, outbox: str) -> str:
-    """Return *text* with the qualified, quoted name of the outbox in place of the marks."""
-    quoted = literal(outbox)
-    if "\\" in outbox:
-        # As quote_literal() writes it.
-        quoted = "E" + quoted.replace("\\", "\\\\")
-    return text.replace(OUTBOX_LITERAL, quoted).replace(OUTBOX, outbox)
-
-
-def read_mark(source: str) -> TriggerSpec | None:
-    """Return the specification in the first line of an installed function, None if there is none."""
-    return _read_mark(source, TriggerSpec.from_dict)
-
-
-def read_publish_mark(source: str) -> FanOut | None:
-    """Return the fan-out in the first line of an installed publish function, None if there is none."""
-    return _read_mark(source, FanOut.from_dict)
-
-
-def _refuse_newer(number: int) -> None:
-    if not 1 <= number <= FORMAT:
-        raise ConfigurationError(
-            f"capture format {number} is unknown to this release, which knows {FORMAT}. Upgrade sqla-pubsub."
-        )
-
-
-def _read_mark(source: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
-    first = source.partition("\n")[0]
-    if not first.startswith(MARK):
-        return None
-    try:
-        return read(json.loads(first[len(MARK) :]))
-    except (ValueError, ConfigurationError):
-        return None
-
-
-# Functions are named with their schema: one of the same name whose arguments fit better would win from any
-# schema of the search path, and run as the owner.
-_KEY = f"pg_catalog.hashtextextended({OUTBOX_LITERAL}, 0)"
-
-# The lock probe comes first: a NOTIFY takes one cluster-wide lock, and with nobody asleep it is waste.
-WAKE_UP = f"""\
-  IF FOUND THEN
-    IF coalesce(pg_catalog.current_setting({literal(NOTIFY_SETTING)}, true), '') <> 'off' THEN
-      IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({_KEY}) THEN
-        PERFORM pg_catalog.pg_notify({literal(CHANNEL_PREFIX)} || pg_catalog.to_hex({_KEY}), '');
-      END IF;
-    END IF;
-  END IF;"""
-
-WAKE = f"""\
-SELECT pg_catalog.pg_notify({literal(CHANNEL_PREFIX)} || pg_catalog.to_hex({_KEY}), '')
-WHERE NOT pg_catalog.pg_try_advisory_xact_lock_shared({_KEY})"""
-"""The same for an INSERT that no function makes."""
+def condition_of(listener: CapturedListener, columns: Sequence[str]) -> str:
+    """Return which rows the listener gets, as SQL on ``old`` and ``new`` and the `cells` of *columns*."""
+    parts = []
+    if listener.of:
+        old, new = (", ".join(cell(side, name, columns) for name in listener.of) for side in ("old", "new"))
+        # As they are stored: any type can be compared so, and nothing is converted.
+        parts.append(f"pg_catalog.record_image_ne(ROW({old}), ROW({new}))")
+    if listener.when is not None:
+        # A comment at its end would swallow the bracket.
+        parts.append(f"({listener.when}\n    )" if "--" in listener.when else f"({listener.when})")
+    return " AND ".join(parts) or "true"
 
 
 def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence[str] = ()) -> str:
-    sides = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUNCATE": ()}[spec.operation]
+    sides = _SIDES[spec.operation]
     single = spec.listeners[0] if len(spec.listeners) == 1 else None
     name = literal(single.name) if single else "pubsub_listener.name"
     values = [name, literal(spec.operation), literal(spec.source)]
     # The key of all rows is that of none: an empty array.
-    key = row_key(spec.key, sides[-1], spec.zoned) if sides else f"{literal('[]')}::jsonb"
-    values += [_of_ordered(spec, single, key)]
+    this = key(sides[-1]) if sides else f"{literal('[]')}::jsonb"
+    values += [_of_ordered(spec, single, this)]
     # Only where it is another one: the entry belongs to two rows then.
-    old_key = f"nullif({row_key(spec.key, 'old', spec.zoned)}, {key})"
-    values += [_of_ordered(spec, single, old_key) if len(sides) == 2 else "NULL"]
+    values += [_of_ordered(spec, single, f"nullif({key('old')}, {this})") if len(sides) == 2 else "NULL"]
     values += [_payload(spec, side) if side in sides else "NULL" for side in ("old", "new")]
     values += [
         # In brackets, this is asked once for a statement and not once for a row.
         f"(SELECT nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json)",
-        str(spec.format),
+        str(FORMAT),
     ]
-    conditions = [*more, *([_NO_CHANGE] if spec.operation == "UPDATE" else [])]
-    if single is None:
-        conditions.append("pubsub_listener.holds")
-    elif condition_of(single) != "true":
-        conditions.append(condition_of(single))
     lines = [
         f"  INSERT INTO {OUTBOX}",
         # The time is left to the column's default: a volatile function here would cost a plan of two levels.
@@ -202,22 +120,42 @@ def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence
         "  SELECT " + ",\n    ".join(values),
         *_from(spec, rows, with_listeners=single is None),
     ]
+    conditions = [*more, *_conditions(spec, single, captured=rows is None)]
     if conditions:
         lines.append("  WHERE " + "\n    AND ".join(conditions))
     return "\n".join(lines)
 
 
+def _conditions(spec: TriggerSpec, single: CapturedListener | None, *, captured: bool) -> list[str]:
+    conditions = [_NO_CHANGE] if spec.operation == "UPDATE" else []
+    if single is None:
+        conditions.append("pubsub_listener.holds")
+    elif (condition := condition_of(single, looked_at(spec))) != "true":
+        conditions.append(condition)
+    if captured and spec.per_row:
+        # A plan on a row in a variable knows the types of its columns and not the table. Named by its number,
+        # which no renaming changes, the table lets the plan be made anew when a column gets another type.
+        conditions.append(f"'{VALUES['relation']}'::pg_catalog.regclass IS NOT NULL")
+    return conditions
+
+
 def _from(spec: TriggerSpec, rows: Sequence[str] | None, *, with_listeners: bool) -> list[str]:
-    captured = [] if spec.per_row else _ROWS[spec.operation]
-    sources = captured if rows is None else list(rows)
+    captured = ["(SELECT) AS pubsub_one"] if spec.per_row else _ROWS[spec.operation]
+    columns = looked_at(spec)
+    lines = [f"  {'FROM ' if i == 0 else ''}{source}" for i, source in enumerate(rows or captured)]
+    for side in _SIDES[spec.operation]:
+        joined = f"\n  CROSS JOIN LATERAL {cells(side, columns)}"
+        lines[-1] += joined if columns else where("texts", joined)
+        if _ordered(spec):
+            lines.append(f"  CROSS JOIN LATERAL {keys(side, _key_values(spec, side))}")
     if with_listeners:
-        rows = ",\n    ".join(
-            f"({literal(item.name)}, {condition_of(item)}, {str(item.ordered).lower()})"
+        values = ",\n    ".join(
+            f"({literal(item.name)}, {condition_of(item, columns)}, {str(item.ordered).lower()})"
             for item in spec.listeners
         )
-        listeners = f"(VALUES\n    {rows}\n  ) AS pubsub_listener (name, holds, ordered)"
-        sources = [*sources, f"CROSS JOIN LATERAL {listeners}" if sources else listeners]
-    return [f"  {'FROM ' if number == 0 else ''}{source}" for number, source in enumerate(sources)]
+        listeners = f"(VALUES\n    {values}\n  ) AS pubsub_listener (name, holds, ordered)"
+        lines.append(f"  CROSS JOIN LATERAL {listeners}" if lines else f"  FROM {listeners}")
+    return lines
 
 
 # OLD and NEW of one statement are joined by position: both tables are filled in the same order,
@@ -243,46 +181,65 @@ _ROWS = {
 
 
 def _payload(spec: TriggerSpec, side: str) -> str:
-    whole = f"pg_catalog.row_to_json({side}.*)"
     if spec.columns is not None:
-        kept = dict.fromkeys((*spec.columns, *spec.key))
-        test = f"IN ({', '.join(map(literal, kept))})"
-    elif spec.exclude:
-        test = f"NOT IN ({', '.join(map(literal, spec.exclude))})"
-    else:
-        return whole
-    # Not by naming the columns: a dropped or renamed one would break the user's own statement.
-    fields = f"pg_catalog.json_each({whole}) AS f"
-    return f"(SELECT pg_catalog.json_object_agg(f.key, f.value) FROM {fields} WHERE f.key {test})"
+        return _chosen(spec, side)
+    # A column that does not travel is not converted: null in the copy of the row that is.
+    head, tail = "pg_catalog.json_populate_record(", f", {VALUES['cleared']}::json)"
+    whole = f"pg_catalog.row_to_json({where('cleared', head)}{side}.*{where('cleared', tail)})"
+    if spec.exclude:
+        whole = _without(whole, spec.exclude)
+    # The texts come after the nulls of the same names, and of two equal names in an object the last one counts.
+    head, tail = (
+        '(pg_catalog."left"(',
+        f"::text, -1) || ',' || pg_catalog.substr({texts(side)}::text, 2))::json",
+    )
+    return where("texts", head) + whole + where("texts", tail)
+
+
+def _without(row: str, names: Sequence[str]) -> str:
+    """Return the JSON of a row without the members *names*, whatever the others hold."""
+
+    # Not by naming the others: one that is added later travels too.
+    def kept(whole: str, names: Iterable[str]) -> str:
+        return (
+            f"(SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each({whole}) AS f"
+            f" WHERE f.key NOT IN ({', '.join(names)}))"
+        )
+
+    whole = "pubsub_json.whole"
+    return f"""\
+(SELECT CASE WHEN pg_catalog.strpos({whole}::text, '\\u') OPERATOR(pg_catalog.=) 0
+      THEN {kept(whole, map(literal, names))}
+      ELSE {unveiled(kept(veiled(whole), map(veiled_name, names)))} END
+    FROM (SELECT {row} AS whole OFFSET 0) AS pubsub_json)"""
+
+
+def _chosen(spec: TriggerSpec, side: str) -> str:
+    """Return the payload of chosen columns, without those that are gone."""
+    columns = looked_at(spec)
+    rows = ",\n      ".join(
+        f"({literal(name)}, pg_catalog.to_json({value}), pg_catalog.pg_typeof({value}))"
+        for name in dict.fromkeys((*(spec.columns or ()), *spec.key))
+        for value in (cell(side, name, columns),)
+    )
+    there = "f.type OPERATOR(pg_catalog.<>) 'pg_catalog.void'::pg_catalog.regtype"
+    return (
+        f"(SELECT pg_catalog.json_object_agg(f.name, f.value) FROM (VALUES\n      {rows}\n"
+        f"    ) AS f (name, value, type) WHERE {there})"
+    )
+
+
+def _key_values(spec: TriggerSpec, side: str) -> list[str]:
+    values = [(name, cell(side, name, looked_at(spec))) for name in spec.key]
+    return [instant(value) if name in spec.zoned else value for name, value in values]
+
+
+def _ordered(spec: TriggerSpec) -> bool:
+    return any(item.ordered for item in spec.listeners)
 
 
 def _of_ordered(spec: TriggerSpec, single: CapturedListener | None, key: str) -> str:
     """Return *key* for the listeners that are ordered, and NULL for the others."""
-    if not any(item.ordered for item in spec.listeners):
+    if not _ordered(spec):
         return "NULL"
     return key if single is not None else f"CASE WHEN pubsub_listener.ordered THEN {key} END"
-
-
-def condition_of(listener: CapturedListener) -> str:
-    """Return which rows the listener gets, as SQL on ``old`` and ``new``."""
-    parts = []
-    if listener.of:
-        changed = " OR ".join(
-            f"{_value('old', column)} IS DISTINCT FROM {_value('new', column)}" for column in listener.of
-        )
-        parts.append(f"({changed})")
-    if listener.when is not None:
-        # A comment at its end would swallow the bracket.
-        parts.append(f"({listener.when}\n    )" if "--" in listener.when else f"({listener.when})")
-    return " AND ".join(parts) or "true"
-
-
-def _value(side: str, column: str) -> str:
-    return f"pg_catalog.jsonb_object_field(pg_catalog.to_jsonb({side}.*), {literal(column)})"
-
-
-def _instant(side: str, column: str) -> str:
-    # Its text is that of the writer's time zone, so two writers would give one row two keys. The zone stays the
-    # writer's, because conditions mean it.
-    shown = f"pg_catalog.jsonb_object_field_text(pg_catalog.to_jsonb({side}.*), {literal(column)})"
-    return f"pg_catalog.timezone('UTC', {shown}::timestamptz)"

@@ -6,6 +6,7 @@ made from. Everything else that could have been changed by hand is compared as a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,22 +14,24 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
-from sqla_pubsub.declare.capture import body, publish_body, read_mark, read_publish_mark, resolve
+from sqla_pubsub.declare.body import read_mark, read_publish_mark, resolve
+from sqla_pubsub.declare.capture import body
+from sqla_pubsub.declare.columns import Values, find_values
 from sqla_pubsub.declare.ddl import FIXED
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.spec import Installed, TriggerSpec
+from sqla_pubsub.declare.messages import publish_body
+from sqla_pubsub.declare.spec import CAPTURE_FORMAT, Installed, TriggerSpec
 from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger, outbox_table
-from sqla_pubsub.outbox import FORMAT
-from sqla_pubsub.quoting import identifier, qualified
+from sqla_pubsub.quoting import identifier, place, qualified
 
 _BITS: dict[Operation, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 
 # A trigger on a partition that was cloned from its parent has tgparentid set and is not ours to manage.
 _TRIGGERS = text(
-    """
-    SELECT u.position - 1 AS position, t.tgname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
+    f"""
+    SELECT t.tgrelid, u.position - 1 AS position, t.tgname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
            t.tgqual IS NULL AND t.tgnargs = 0 AS plain, p.proname, p.prosrc, p.prosecdef, p.proconfig,
-           quote_ident(pn.nspname) AS place,
+           {place("pn.nspname")} AS place,
            (SELECT string_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'everybody'
                               ELSE 'role ' || quote_ident(pg_get_userbyid(a.grantee)) END, ', ')
             FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
@@ -47,8 +50,8 @@ _TRIGGERS = text(
 ).bindparams(bindparam("tables", type_=ARRAY(TEXT)), bindparam("names", type_=ARRAY(TEXT)))
 
 _PUBLISH = text(
-    """
-    SELECT p.prosrc, p.prosecdef, p.proconfig, quote_ident(n.nspname) AS place,
+    f"""
+    SELECT p.prosrc, p.prosecdef, p.proconfig, {place("n.nspname")} AS place,
            (SELECT 'everybody' FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
             WHERE a.grantee = 0) AS open
     FROM pg_catalog.pg_class AS c
@@ -74,8 +77,8 @@ Names = tuple[str | None, str]
 def existing(connection: Connection, tables: Iterable[Names]) -> dict[Names, str]:
     """Return which of *tables* are there, with their kind: ``r`` plain, ``p`` partitioned."""
     asked = list(tables)
-    rows = connection.execute(_TABLES, {"tables": [_place(connection, table) for table in asked]})
-    return {asked[position]: _character(kind) for position, kind in rows}
+    rows = connection.execute(_TABLES, {"tables": [located(connection, table) for table in asked]})
+    return {asked[position]: character(kind) for position, kind in rows}
 
 
 def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> list[Installed]:
@@ -85,12 +88,17 @@ def installed(connection: Connection, tables: Iterable[Names], prefix: str) -> l
     rows = connection.execute(
         _TRIGGERS,
         {
-            "tables": [_place(connection, table) for table in asked],
+            "tables": [located(connection, table) for table in asked],
             "names": list(operations),
             "outbox": outbox_table(prefix),
         },
-    )
-    return [_read(row, asked[row.position], operations[row.tgname]) for row in rows]
+    ).all()
+    specs = [read_mark(row.prosrc) for row in rows]
+    values = find_values(connection, [(row.tgrelid, spec) for row, spec in zip(rows, specs, strict=True)])
+    return [
+        _read(row, asked[row.position], operations[row.tgname], spec, found)
+        for row, spec, found in zip(rows, specs, values, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +111,13 @@ class InstalledFanOut:
 
 def installed_publish(connection: Connection, outbox: Names, function: str) -> InstalledFanOut | None:
     """Read the publish function beside *outbox*, None if there is none of that name."""
-    place = _place(connection, outbox)
-    row = connection.execute(_PUBLISH, {"outbox": place, "name": function}).one_or_none()
+    asked = {"outbox": located(connection, outbox), "name": function}
+    row = connection.execute(_PUBLISH, asked).one_or_none()
     if row is None:
         return None
     fan_out = read_publish_mark(row.prosrc)
     faults = []
-    if fan_out is not None and fan_out.format > FORMAT:
+    if fan_out is not None and fan_out.format > CAPTURE_FORMAT:
         return InstalledFanOut(fan_out=fan_out, faults=())
     if fan_out is not None and row.prosrc != resolve(
         publish_body(fan_out), f"{row.place}.{identifier(outbox[1])}"
@@ -118,25 +126,29 @@ def installed_publish(connection: Connection, outbox: Names, function: str) -> I
     return InstalledFanOut(fan_out=fan_out, faults=(*faults, *_function_faults(row)))
 
 
-def _place(connection: Connection, names: Names) -> str:
+def located(connection: Connection, names: Names) -> str:
     """Return the qualified name of a table where ``schema_translate_map`` of the connection puts it."""
     schema, name = names
     translated = connection.get_execution_options().get("schema_translate_map") or {}
     return qualified(translated.get(schema, schema), name)
 
 
-def _read(row: Any, names: Names, operation: Operation) -> Installed:
+def _read(
+    row: Any, names: Names, operation: Operation, spec: TriggerSpec | None, values: Values
+) -> Installed:
     schema, table = names
-    spec = read_mark(row.prosrc)
     if spec is None:
         return Installed(
             table=table, schema=schema, operation=operation, spec=None,
             faults=(f"it calls {row.place}.{row.proname}(), which is not a capture of ours",),
         )  # fmt: skip
-    if spec.format > FORMAT:
+    if spec.format > CAPTURE_FORMAT:
         # What it should look like, only that release knows.
         return Installed(table=table, schema=schema, operation=operation, spec=spec)
-    edited = row.prosrc != resolve(body(spec), f"{row.place}.{identifier(spec.outbox)}")
+    # A restored table has another number, and what it is for is only to be any.
+    number = re.search(r"'(\d+)'::pg_catalog\.regclass IS NOT NULL", row.prosrc)
+    values = {**values, "relation": number and number[1]}
+    edited = row.prosrc != resolve(body(spec), f"{row.place}.{identifier(spec.outbox)}", values)
     return Installed(
         table=table, schema=schema, operation=operation, spec=spec, faults=tuple(_faults(row, spec)),
         function_faults=(*(["the body of its function was edited"] if edited else ()), *_function_faults(row)),
@@ -145,7 +157,10 @@ def _read(row: Any, names: Names, operation: Operation) -> Installed:
 
 
 def _faults(row: Any, spec: TriggerSpec) -> Iterable[str]:
-    if _character(row.tgenabled) != "O":
+    enabled = character(row.tgenabled)
+    if enabled == "O" and spec.always:
+        yield "it does not fire under session_replication_role = replica, as always=True wants"
+    elif enabled not in ("O", "A"):
         yield "it is disabled, or enabled for replicas only"
     level = 1 if spec.per_row else 0
     tables = ("old_rows" if "UPDATE" in (o := spec.operation) or o == "DELETE" else None,
@@ -160,7 +175,8 @@ def _function_faults(row: Any) -> Iterable[str]:
         yield "its function lost SECURITY DEFINER"
     settings = dict(item.split("=", 1) for item in row.proconfig or ())
     path = settings.get("search_path", "")
-    if not (path.startswith("pg_catalog, ") and path.endswith("pg_temp")):
+    # In quotes where quote_all_identifiers was on.
+    if not re.fullmatch(r'("?)pg_catalog\1, (.*, )?("?)pg_temp\3', path, re.DOTALL):
         yield "its function lost its fixed search_path"
     lost = [name for name, value in FIXED if settings.get(name) != value]
     if lost:
@@ -169,6 +185,6 @@ def _function_faults(row: Any) -> Iterable[str]:
         yield f"{row.open} may execute its function"
 
 
-def _character(value: str | bytes) -> str:
+def character(value: str | bytes) -> str:
     """PostgreSQL's one-byte "char" type, which drivers return as str or bytes."""
     return value.decode() if isinstance(value, bytes) else value

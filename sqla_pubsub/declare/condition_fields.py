@@ -1,4 +1,4 @@
-"""The words of a condition given as SQL: what is left of it without literals, quoted names and comments.
+"""The words of a condition in SQL: what is left of it without literals, quoted names and comments.
 
 No parser: where the text may mean something else than it seems to, nothing is found in it.
 
@@ -25,6 +25,25 @@ _APART = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_WORD = re.compile(r"[^\W\d]\w*|\0")
+_NO_NAMES = frozenset(
+    (
+        "true",
+        "false",
+        "null",
+        "and",
+        "or",
+        "not",
+        "is",
+        "in",
+        "like",
+        "ilike",
+        "between",
+        "operator",
+        "pg_catalog",
+    )
+)
+_NEVER = frozenset(("false", "null"))
 _OPEN = re.compile(r"['\"]|/\*|\*/")
 # A call such as new.f(...) is of a function in a schema of that name.
 _FIELD = re.compile(r"(?<![\w$.\0])(?P<side>old|new)\.(?P<word>[^\W\d][\w$]*+)(?! ?\()", re.IGNORECASE)
@@ -56,3 +75,19 @@ def fields(condition: str) -> list[tuple[str, str]]:
     if re.search(r"\bselect\b", words, re.IGNORECASE) and _OTHER_ROWS.search(words):
         return []
     return [(found["side"].lower(), found["word"]) for found in _FIELD.finditer(words)]
+
+
+def constant(condition: str) -> str | None:
+    """Return what *condition* is for every row, in words, None where it may depend on the row or the session.
+
+    >>> constant("(false)"), constant("1 = 2"), constant("new.id > 0")
+    ('never true', 'the same for every row', None)
+    """
+    words = bare(condition).lower()
+    found = _WORD.findall(words)
+    if _OPEN.search(words) or not _NO_NAMES.issuperset(found):
+        return None
+    alone = words.strip("() \n\t")
+    if alone == "true":
+        return "always true"
+    return "never true" if alone in _NEVER else "the same for every row"

@@ -5,21 +5,24 @@ The expression is compiled with its values inlined, because a function body has 
 
 from __future__ import annotations
 
-import dis
 import inspect
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, LargeBinary, and_, false, true
+from sqlalchemy import ColumnElement, Dialect, Interval, LargeBinary, and_, false, literal_column, true
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.elements import quoted_name
 from sqlalchemy.sql.util import ClauseAdapter, find_tables
 
 from sqla_pubsub.attributes import columns_by_attribute, local_table
-from sqla_pubsub.declare.condition_fields import bare, fields
+from sqla_pubsub.declare.condition_fields import bare, constant, fields
+from sqla_pubsub.declare.decided import refuse_decided, undecided
+from sqla_pubsub.declare.qualified import QualifyingCompiler
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import MAX_BYTES
 from sqla_pubsub.quoting import quoted
@@ -40,17 +43,34 @@ class _Bytes(LargeBinary):
         return lambda value: f"'\\x{value.hex()}'"
 
 
+class _Duration(INTERVAL):
+    """Intervals by a function with its schema, as all of a condition is."""
+
+    @classmethod
+    def adapt_emulated_to_native(  # type: ignore[override]
+        cls, interval: Any, **kw: Any
+    ) -> _Duration:
+        return cls(precision=interval.second_precision)
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[timedelta], str]:
+        return lambda value: f"pg_catalog.make_interval(secs => {value.total_seconds()})"
+
+
 def body_dialect() -> postgresql.base.PGDialect:
     """Return the dialect that writes SQL into a function body: ``%`` single, backslashes kept."""
     dialect: postgresql.base.PGDialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     # Without a connection it assumes standard_conforming_strings=off, the default before 2010.
     dialect._backslash_escapes = False
-    dialect.colspecs = {**dialect.colspecs, LargeBinary: _Bytes}
+    dialect.colspecs = {**dialect.colspecs, LargeBinary: _Bytes, Interval: _Duration, INTERVAL: _Duration}
     return dialect
 
 
 class Row:
-    """``old`` or ``new`` in a condition: the columns under the names of their attributes."""
+    """``old`` or ``new`` in a condition: the columns under the names of their attributes.
+
+    Attributes:
+        is_read: Whether the condition has asked for a column.
+    """
 
     def __init__(self, mapper: Mapper[Any], side: str) -> None:
         table = local_table(mapper)
@@ -58,15 +78,28 @@ class Row:
         self._side = side
         self._columns = columns_by_attribute(mapper)
         self._model = mapper.class_.__qualname__
+        self.is_read = False
+
+    def __eq__(self, other: object) -> bool:
+        raise ConfigurationError(
+            f"when= compares the whole row {self._side!r}, which Python would decide now, for every row. Compare columns, "
+            "such as old.state != new.state; an update that changes nothing is no event."
+        )
+
+    __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> ColumnElement[Any]:
         column = self._columns.get(name)
+        if column is None and name.startswith("__"):
+            raise AttributeError(name)
         if column is None:
             raise ConfigurationError(
                 f"when= uses {self._side}.{name}, but {self._model} has no such column in its own table. "
                 f"It has: {', '.join(self._columns)}."
             )
-        return self._alias.columns[column.key]
+        self.is_read = True
+        # Not the alias's own: a subquery would read the whole table under the row's name.
+        return literal_column(f"{self._side}.{quoted(column.name)}", column.type)
 
     def adapt(self, expression: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return *expression* with the table's columns read from this row."""
@@ -120,6 +153,17 @@ def compile_condition(when: Condition | None, mapper: Mapper[Any], operation: st
     return _compile(and_(*parts), name) if parts else None
 
 
+def unvarying(when: Condition | None, mapper: Mapper[Any], name: str) -> str | None:
+    """Return what the condition is for every row, in words; None where it depends on the row.
+
+    Raises:
+        ConfigurationError: It cannot be written as SQL.
+    """
+    if when is None:
+        return None
+    return constant(when if isinstance(when, str) else _compile(_call(when, mapper, name), name))
+
+
 def _parameters(when: object, name: str) -> list[str]:
     try:
         return list(inspect.signature(when).parameters)  # type: ignore[arg-type]
@@ -139,16 +183,6 @@ def _closed(words: str) -> bool:
         if depth < 0 or character == "'":
             return False
     return depth == 0
-
-
-def _decides(when: Callable[..., Any]) -> bool:
-    """Whether a lambda branches: the truth of a comparison of columns is that of their names."""
-    code = getattr(when, "__code__", None)
-    if code is None or code.co_name != "<lambda>":
-        return False
-    names = {each.opname for each in dis.get_instructions(code)}
-    # From 3.12 on a comprehension is part of the lambda, and may have an if of its own.
-    return "FOR_ITER" not in names and any("JUMP" in each and "IF" in each for each in names)
 
 
 def _check_columns(when: str, mapper: Mapper[Any], name: str) -> None:
@@ -188,20 +222,22 @@ def _discriminator(mapper: Mapper[Any], side: str, operation: str) -> ColumnElem
 
 
 def _call(when: Callable[..., Any], mapper: Mapper[Any], name: str) -> ColumnElement[bool]:
-    if _decides(when):
-        raise ConfigurationError(
-            f"when= of listener {name!r} uses and, or, if or a chain of comparisons, which Python decides now and not "
-            "PostgreSQL for each row. Use & and | instead of and/or, with brackets, or sqlalchemy.and_ and or_; where "
-            "Python is to decide, give a def function instead of a lambda."
-        )
+    refuse_decided(when, name)
     rows = {side: Row(mapper, side) for side in inspect.signature(when).parameters}
     try:
-        result = when(**rows)
-    except TypeError as error:
+        with undecided(name):
+            result = when(**rows)
+    except (TypeError, AttributeError, NotImplementedError, SQLAlchemyError) as error:
         raise ConfigurationError(
-            f"when= of listener {name!r} failed: {error}. Use & and | instead of and/or between conditions."
+            f"when= of listener {name!r} failed: {error}. Use & and | instead of and/or between conditions, and "
+            "functions of PostgreSQL, such as sqlalchemy.func.lower(new.title), on columns."
         ) from error
     if isinstance(result, bool):
+        if any(row.is_read for row in rows.values()):
+            raise ConfigurationError(
+                f"when= of listener {name!r} reads columns and returns {result}, so Python has decided it now, for every "
+                "row. Return an expression of the columns, such as new.state.in_([...]), or sqlalchemy.true()."
+            )
         return true() if result else false()
     if hasattr(result, "__clause_element__"):
         result = result.__clause_element__()
@@ -214,8 +250,10 @@ def _call(when: Callable[..., Any], mapper: Mapper[Any], name: str) -> ColumnEle
 
 
 def _compile(expression: ColumnElement[Any], name: str) -> str:
+    dialect = body_dialect()
+    dialect.statement_compiler = QualifyingCompiler
     try:
-        compiled = expression.compile(dialect=body_dialect(), compile_kwargs={"literal_binds": True})
+        compiled = expression.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
     except SQLAlchemyError as error:
         raise ConfigurationError(
             f"when= of listener {name!r} cannot be written as SQL: {error}. Give the condition as a SQL string."

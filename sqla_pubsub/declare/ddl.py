@@ -13,10 +13,13 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
-from sqla_pubsub.declare.capture import OUTBOX, OUTBOX_LITERAL, body, literal, publish_body
+from sqla_pubsub.declare.body import CLOSE, OPEN, OUTBOX, OUTBOX_LITERAL, VALUES, literal
+from sqla_pubsub.declare.capture import body, looked_at
+from sqla_pubsub.declare.columns import values_query
 from sqla_pubsub.declare.fanout import FanOut
+from sqla_pubsub.declare.messages import publish_body
 from sqla_pubsub.declare.spec import TriggerSpec
-from sqla_pubsub.quoting import identifier, qualified
+from sqla_pubsub.quoting import identifier, place, qualified
 
 PUBLISH_ARGUMENTS = "name text, payload json"
 SINCE = "sqla-pubsub since "
@@ -63,6 +66,10 @@ class CreateTrigger(_SpecDDL):
     """Create the trigger, or put it back as it should be."""
 
 
+class EnableAlways(_SpecDDL):
+    """Let the trigger fire under ``session_replication_role = replica`` too; creating it anew takes that back."""
+
+
 class DropTrigger(_SpecDDL):
     """Drop the trigger."""
 
@@ -71,10 +78,16 @@ class DropCapture(_SpecDDL):
     """Drop the capture function."""
 
 
+def creation(spec: TriggerSpec) -> tuple[ExecutableDDLElement, ...]:
+    """Return what installs one capture with its trigger, or puts both back as they should be."""
+    always = (EnableAlways(spec),) if spec.always else ()
+    return (CreateCapture(spec), CreateTrigger(spec), *always)
+
+
 def create(connection: Connection, spec: TriggerSpec) -> None:
     """Install one capture with its trigger."""
-    connection.execute(CreateCapture(spec))
-    connection.execute(CreateTrigger(spec))
+    for element in creation(spec):
+        connection.execute(element)
 
 
 @compiles(CreateCapture)
@@ -102,11 +115,13 @@ def _create_function(
     settings = "".join(f" SET {name} = ''{value}''" for name, value in FIXED)
     noted = isinstance(spec, TriggerSpec) and spec.operation == "INSERT"
     others = _OTHERS.format(signature=signature) if isinstance(spec, TriggerSpec) else ""
+    declared, found = _values(compiler, spec, source) if isinstance(spec, TriggerSpec) else ("", "")
+    name = "pg_catalog.quote_ident(n.nspname)" if spec.format == 1 else place("n.nspname")
     return f"""\
 DO $pubsub$
 DECLARE
   place text := (
-    SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class AS c
+    SELECT {name} FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid = pg_catalog.to_regclass({_escaped(_translated(compiler, spec.outbox_schema, spec.outbox))})::oid);
   outbox text := place || {_escaped("." + identifier(spec.outbox))};
@@ -114,17 +129,34 @@ DECLARE
     SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s::text) || ', ', '' ORDER BY i)
     FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY AS p (s, i)
     WHERE s <> 'pg_catalog' AND NOT pg_catalog.starts_with(s::text, 'pg_temp_'));
-{_BEFORE.format(signature=signature) if noted else ""}BEGIN
+{_BEFORE.format(signature=signature) if noted else ""}{declared}BEGIN
   IF place IS NULL THEN
     RAISE EXCEPTION USING MESSAGE = {_escaped(_missing(spec))};
   END IF;
-  EXECUTE 'CREATE OR REPLACE FUNCTION ' || place || {signature}
+{found}  EXECUTE 'CREATE OR REPLACE FUNCTION ' || place || {signature}
     || ' RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER'
     || ' SET search_path = pg_catalog, ' || {_tenant(compiler, spec)}coalesce(path, '') || 'pg_temp'
     || '{settings} AS ' || pg_catalog.quote_literal({_body_expression(source)});
   EXECUTE 'REVOKE ALL ON FUNCTION ' || place || {signature} || ' FROM PUBLIC'{others};
 {_note(spec.listener_names, signature) if noted else ""}END
 $pubsub$"""
+
+
+def _values(compiler: Any, spec: TriggerSpec, source: str) -> tuple[str, str]:
+    """Return what declares the values that *source* asks for, and what finds them."""
+    if not any(mark in source for mark in VALUES.values()):
+        return "", ""
+    table = _escaped(_translated(compiler, spec.schema, spec.table))
+    query = values_query("relation", _array(spec.exclude), _array(looked_at(spec)))
+    return (
+        f"""\
+  relation oid := coalesce(pg_catalog.to_regclass({table})::oid, 0);
+  cleared text;
+  texts text;
+  missing text;
+""",
+        f"  SELECT * INTO cleared, texts, missing FROM ({query}\n  ) AS found;\n",
+    )
 
 
 # Default privileges may have given it to roles too, which could then attach it to tables of their own and forge.
@@ -182,6 +214,13 @@ def _create_trigger(element: CreateTrigger, compiler: Any, **_: Any) -> str:
     )
 
 
+@compiles(EnableAlways)
+def _enable_always(element: EnableAlways, compiler: Any, **_: Any) -> str:
+    spec = element.spec
+    table = _translated(compiler, spec.schema, spec.table)
+    return _for_driver(compiler, f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {identifier(spec.trigger)}")
+
+
 @compiles(DropTrigger)
 def _drop_trigger(element: DropTrigger, compiler: Any, **_: Any) -> str:
     spec = element.spec
@@ -221,9 +260,17 @@ def _missing(spec: TriggerSpec | FanOut) -> str:
 
 def _body_expression(source: str) -> str:
     text = _escaped(source)
+    for name, mark in VALUES.items():
+        text = text.replace(OPEN.format(name), f"' || CASE WHEN {name} IS NOT NULL THEN E'")
+        text = text.replace(mark, f"' || {name} || E'")
+    text = text.replace(CLOSE, "' ELSE '' END || E'")
     for mark, value in ((OUTBOX, "outbox"), (OUTBOX_LITERAL, "pg_catalog.quote_literal(outbox)")):
         text = text.replace(mark, f"' || {value} || E'")
     return text
+
+
+def _array(names: Sequence[str]) -> str:
+    return f"ARRAY[{', '.join(map(_escaped, names))}]::text[]"
 
 
 def _escaped(text: str) -> str:

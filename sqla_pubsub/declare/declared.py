@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Collection, Iterator
 from typing import cast
 
 from sqlalchemy import MetaData, Table
@@ -12,16 +13,24 @@ from sqlalchemy.orm import Mapper
 
 from sqla_pubsub.attributes import column_names, local_table
 from sqla_pubsub.declare.capture import UPDATE_ROWS
-from sqla_pubsub.declare.conditions import compile_condition
+from sqla_pubsub.declare.conditions import compile_condition, unvarying
+from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import MESSAGE, Operation
 from sqla_pubsub.subscription import Capture, ListenerSpec, Registry, Subscription, registry_of
 
+_NO_CONDITION = "It looks at no column: compare columns, such as new.state == 'paid', or leave it out"
+_NO_HEARING = "It gets no event at all: compare columns, such as new.state == 'paid', or remove the listener"
 
-def declared(metadata: MetaData) -> list[TriggerSpec]:
+
+def declared(metadata: MetaData, *, per_row: Collection[tuple[str | None, str]] = ()) -> list[TriggerSpec]:
     """Return one specification per table and operation that has a listener, in stable order.
+
+    Args:
+        metadata: What declares them.
+        per_row: Schemas and names of tables that the database can only capture per row, whatever the model says.
 
     Raises:
         ConfigurationError: A condition cannot be written as SQL, or an ordered listener meets a
@@ -33,7 +42,10 @@ def declared(metadata: MetaData) -> list[TriggerSpec]:
         for subscription in spec.subscriptions:
             if subscription.mapper is not None and subscription.operation != MESSAGE:
                 wanted[local_table(subscription.mapper), subscription.operation].append((spec, subscription))
-    specs = [_trigger(registry, table, operation, pairs) for (table, operation), pairs in wanted.items()]
+    specs = [
+        _trigger(registry, table, operation, pairs, per_row=(table.schema, table.name) in per_row)
+        for (table, operation), pairs in wanted.items()
+    ]
     return sorted(specs, key=lambda s: (s.schema or "", s.table, s.operation))
 
 
@@ -54,8 +66,37 @@ def declared_fan_out(metadata: MetaData) -> FanOut | None:
     )
 
 
+def constant_conditions(metadata: MetaData) -> list[Difference]:
+    """Return the conditions that no row changes: most often Python decided what PostgreSQL should have.
+
+    Raises:
+        ConfigurationError: A condition cannot be written as SQL.
+    """
+    found = []
+    for spec in registry_of(metadata).listeners.values():
+        for subscription in spec.subscriptions:
+            if subscription.mapper is None:
+                continue
+            words = unvarying(subscription.when, subscription.mapper, spec.name)
+            if words is not None:
+                where = f"{subscription.operation} of table {subscription.source!r}"
+                found.append(
+                    Difference(
+                        kind="constant",
+                        detail=f"when= of listener {spec.name!r} on {where} is {words}",
+                        by_hand=_NO_HEARING if words == "never true" else _NO_CONDITION,
+                    )
+                )
+    return found
+
+
 def _trigger(
-    registry: Registry, table: Table, operation: str, pairs: list[tuple[ListenerSpec, Subscription]]
+    registry: Registry,
+    table: Table,
+    operation: str,
+    pairs: list[tuple[ListenerSpec, Subscription]],
+    *,
+    per_row: bool,
 ) -> TriggerSpec:
     by_name: dict[str, list[tuple[ListenerSpec, Subscription]]] = defaultdict(list)
     for spec, subscription in pairs:
@@ -67,12 +108,16 @@ def _trigger(
         )
     mapper = cast("Mapper[object]", pairs[0][1].mapper)
     publish = registry.published[table]
-    capture = _capture(table, publish.capture)
+    capture = "row" if per_row else _capture(table, publish.capture)
     if operation == "UPDATE" and capture == "statement":
         _refuse_names_of_ours(table)
     key = tuple(column.name for column in table.primary_key.columns)
+    identity = tuple(name for name in _identity(table, pairs) if name not in key)
     columns = None if publish.columns is None else _own(mapper, publish.columns, "__pubsub__ columns")
-    exclude = tuple(name for name in _own(mapper, publish.exclude, "__pubsub__ exclude") if name not in key)
+    if columns is not None:
+        columns = tuple(dict.fromkeys((*columns, *identity)))
+    excluded = _own(mapper, publish.exclude, "__pubsub__ exclude")
+    exclude = tuple(name for name in excluded if name not in (*key, *identity))
     ordered = any(item.ordered for item in listeners)
     narrowed = columns is not None or ordered
     return TriggerSpec(
@@ -85,9 +130,19 @@ def _trigger(
         columns=columns,
         exclude=exclude,
         capture=capture,
+        always=publish.always,
         prefix=registry.settings.prefix,
         outbox_schema=registry.settings.schema,
     )
+
+
+def _identity(table: Table, pairs: list[tuple[ListenerSpec, Subscription]]) -> Iterator[str]:
+    """Yield the columns by which mappers tell rows apart; ``__mapper_args__`` may name others than the table's key."""
+    for _, subscription in pairs:
+        assert subscription.mapper is not None
+        for column in subscription.mapper.primary_key:
+            if column.table is table:
+                yield str(column.name)
 
 
 def _zoned(table: Table) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ and not a silent trigger.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import FunctionType
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Mapper, QueryableAttribute, class_mapper
 
 from sqla_pubsub.attributes import column_names, local_table
 from sqla_pubsub.declare.conditions import check_condition, compile_condition
+from sqla_pubsub.declare.handlers import parameters_of
 from sqla_pubsub.declare.mixin import PubSub
 from sqla_pubsub.declare.options import check_keywords, check_together, names_of
 from sqla_pubsub.errors import ConfigurationError
@@ -28,8 +28,6 @@ from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.subscription import Condition, ListenerSpec, Subscription, registry_of
 
 F = TypeVar("F", bound=Callable[..., Any])
-PARAMETERS = ("event", "old", "new", "session", "context")
-BATCH_PARAMETERS = ("events", "session")
 
 
 class Options(TypedDict, total=False):
@@ -181,7 +179,7 @@ def register(
     spec = ListenerSpec(
         name=name,
         handler=handler,
-        parameters=_parameters(handler, name, batch),
+        parameters=parameters_of(handler, name, batch),
         subscriptions=(subscription,),
         retry=options.get("retry") or RetryPolicy(),
         ordered=options.get("ordered", False),
@@ -239,22 +237,3 @@ def _mapper(model: type[Any], decorator: str) -> Mapper[Any]:
             f"Add the mixin: class {model.__name__}(PubSub, ...)."
         )
     return mapper
-
-
-def _parameters(handler: Callable[..., Any], name: str, batch: int | None) -> frozenset[str]:
-    if inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler):
-        raise ConfigurationError(
-            f"listener {name!r} is an async function, which is not supported yet. "
-            "Make it a plain function; asyncio.run() inside it works."
-        )
-    allowed = PARAMETERS if batch is None else BATCH_PARAMETERS
-    names = []
-    for parameter in inspect.signature(handler).parameters.values():
-        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if not by_name or parameter.name not in allowed:
-            raise ConfigurationError(
-                f"listener {name!r} has a parameter {str(parameter)!r}, which nothing fills. "
-                f"Allowed are any of: {', '.join(allowed)}."
-            )
-        names.append(parameter.name)
-    return frozenset(names)

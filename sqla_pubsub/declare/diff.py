@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.spec import Installed, TriggerSpec
-from sqla_pubsub.outbox import FORMAT
+from sqla_pubsub.declare.spec import CAPTURE_FORMAT, Installed, TriggerSpec
 
-Kind = Literal["missing", "changed", "damaged", "orphaned", "table"]
+Kind = Literal["missing", "changed", "damaged", "orphaned", "table", "constant", "exposed"]
 REMEDY = "Run: alembic revision --autogenerate, then alembic upgrade head"
 _NAME_MODULES = (
     '. Autogenerate sees only listeners it imports: listeners = ["myapp.listeners"] under [tool.sqla-pubsub] '
@@ -19,6 +18,7 @@ _NAME_MODULES = (
 _RENAME = (
     "It is left alone, because it is not ours. Rename it, or choose other names with configure(prefix=...)"
 )
+_LEVELS = ("statement", "row")
 _UPGRADE = "It is left alone. Upgrade sqla-pubsub here to the release that installed it"
 
 
@@ -28,7 +28,8 @@ class Difference:
 
     Attributes:
         kind: ``missing`` (declared only), ``changed`` (both, not equal), ``damaged`` (changed by
-            hand), ``orphaned`` (installed only) or ``table`` (a table of ours is not there).
+            hand), ``orphaned`` (installed only), ``table`` (a table of ours is not there), ``constant`` (a
+            condition that no row changes) or ``exposed`` (others may create what a capture would call).
         declared: The specification that is wanted.
         installed: What the database has.
         fan_out, installed_fan_out: The same for the publish function of messages.
@@ -59,7 +60,10 @@ class Difference:
     @property
     def same_trigger(self) -> bool:
         """Whether replacing the function mends it, without a lock on the table."""
-        return self.same_function and self.installed is not None and not self.installed.faults
+        if not self.same_function or self.installed is None or self.installed.faults:
+            return False
+        old, new = self.installed.spec, self.declared
+        return old is not None and new is not None and old.always == new.always
 
     @property
     def same_function(self) -> bool:
@@ -158,7 +162,7 @@ def _orphaned_messages(installed: FanOut) -> Difference:
 
 
 def _by(number: int) -> str:
-    return f"installed by a newer sqla-pubsub (capture format {number}, this one knows {FORMAT})"
+    return f"installed by a newer sqla-pubsub (capture format {number}, this one knows {CAPTURE_FORMAT})"
 
 
 def _orphan(item: Installed) -> Difference:
@@ -184,4 +188,10 @@ def _words(old: TriggerSpec, new: TriggerSpec) -> str:
         for item in new.listeners
         if item.name in known and known[item.name] != item
     ]
+    if old.always != new.always:
+        words.append(
+            f"it is to fire {'also' if new.always else 'no more'} under session_replication_role = replica"
+        )
+    if old.per_row != new.per_row:
+        words.append(f"it fires per {_LEVELS[old.per_row]}, and is to fire per {_LEVELS[new.per_row]}")
     return ", ".join(words) or "payload or place changed"

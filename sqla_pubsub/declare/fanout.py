@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sqla_pubsub.declare.spec import CAPTURE_FORMAT
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import DEFAULT_PREFIX, outbox_table, publish_function
-from sqla_pubsub.outbox import FORMAT
 
 _FIRST_FORMAT = 1
 
@@ -29,7 +29,7 @@ class FanOut:
     messages: tuple[tuple[str, tuple[tuple[str, str | None], ...]], ...]
     prefix: str = DEFAULT_PREFIX
     outbox_schema: str | None = None
-    format: int = FORMAT
+    format: int = CAPTURE_FORMAT
 
     @property
     def function(self) -> str:
@@ -78,7 +78,7 @@ class FanOut:
         try:
             # As in TriggerSpec: without its format it is of the first one, not of this release's.
             values = {"format": _FIRST_FORMAT, **plain}
-            if values["format"] > FORMAT:
+            if values["format"] > CAPTURE_FORMAT:
                 values = {name: value for name, value in values.items() if name in cls.__slots__}
             messages = tuple(
                 (name, tuple(sorted(_listener(item) for item in listeners)))

@@ -7,7 +7,7 @@ a listener was added to a table that exists.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, event
@@ -21,10 +21,13 @@ from sqla_pubsub.declare.ddl import (
     DropTrigger,
     create,
 )
-from sqla_pubsub.declare.declared import declared, declared_fan_out
+from sqla_pubsub.declare.declared import constant_conditions, declared, declared_fan_out
 from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
+from sqla_pubsub.declare.relations import declared_in, refused, strays
+from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.names import publish_function
+from sqla_pubsub.open_schemas import open_schemas
 from sqla_pubsub.subscription import in_use, registry_of
 
 
@@ -33,6 +36,9 @@ def attach(metadata: MetaData) -> None:
     event.listen(metadata, "after_create", _after_create)
     event.listen(metadata, "before_drop", _before_drop)
     event.listen(metadata, "after_drop", _after_drop)
+    # A copy by to_metadata() takes along what hangs on the table, and nothing that hangs on the metadata.
+    entry = registry_of(metadata).outbox.Entry.__table__
+    event.listen(entry, "after_create", _Original(metadata), propagate=True)
 
 
 in_use.append(attach)
@@ -42,7 +48,8 @@ def compare(connection: Connection, metadata: MetaData) -> list[Difference]:
     """Return how the triggers on the metadata's tables differ from what is declared."""
     names: list[Names] = [(table.schema, table.name) for table in metadata.tables.values()]
     prefix = registry_of(metadata).settings.prefix
-    differences = diff(installed(connection, names, prefix), declared(metadata))
+    specs = declared_in(connection, metadata)
+    differences = refused(connection, diff(installed(connection, names, prefix), specs), specs)
     fan_out = compare_fan_out(connection, metadata)
     return [*differences, *([fan_out] if fan_out is not None else [])]
 
@@ -64,12 +71,38 @@ def compare_fan_out(connection: Connection, metadata: MetaData) -> Difference | 
     )
 
 
+def originals(metadata: MetaData) -> list[MetaData]:
+    """Return *metadata*, or what declares the listeners where it is a copy by ``to_metadata()``.
+
+    Raises:
+        ConfigurationError: The copy is for another schema, whose captures nobody declares.
+    """
+    if registry_of(metadata).in_use:
+        return [metadata]
+    found = {
+        original.metadata: table
+        for table in metadata.tables.values()
+        for original in table.dispatch.after_create
+        if isinstance(original, _Original)
+    }
+    for original, table in found.items():
+        _refuse_moved(original, table)
+    return list(found) or [metadata]
+
+
 def check(connection: Connection, metadata: MetaData) -> list[Difference]:
     """Return what is declared and not installed, or installed and not as declared; empty if all is well.
 
     It only reads the catalog: no lock, no right to create anything. Import the modules with the
     listeners first, or they read as orphaned.
+
+    Raises:
+        ConfigurationError: The metadata is a copy for another schema, or a declaration cannot be captured.
     """
+    return [item for each in originals(metadata) for item in _check(connection, each)]
+
+
+def _check(connection: Connection, metadata: MetaData) -> list[Difference]:
     registry = registry_of(metadata)
     if not registry.in_use:
         return []
@@ -80,7 +113,38 @@ def check(connection: Connection, metadata: MetaData) -> list[Difference]:
         for table in ours
         if (table.schema, table.name) not in there
     ]
-    return missing + compare(connection, metadata)
+    exposed = [
+        Difference(kind="exposed", detail=found.found, by_hand=found.remedy)
+        for found in open_schemas(connection, metadata)
+    ]
+    return [*missing, *compare(connection, metadata), *constant_conditions(metadata), *exposed]
+
+
+@dataclass(frozen=True)
+class _Original:
+    """Hangs on the outbox table, and on each copy of it: whose it is, and that a copy is created like it."""
+
+    metadata: MetaData
+
+    def __call__(self, table: Table, connection: Connection, **_: Any) -> None:
+        if table.metadata is self.metadata or connection.dialect.name != "postgresql":
+            return
+        _refuse_moved(self.metadata, table)
+
+        def install(_: MetaData, connection: Connection, **__: Any) -> None:
+            _after_create(self.metadata, connection)
+
+        # The copy's own event comes when all its tables are there.
+        event.listen(table.metadata, "after_create", install, once=True)
+
+
+def _refuse_moved(original: MetaData, copy: Table) -> None:
+    entry = registry_of(original).outbox.Entry.__table__
+    if copy.schema != entry.schema:
+        raise ConfigurationError(
+            f"table {copy.fullname!r} is a copy of {entry.fullname!r} in another schema, and the listeners are declared "
+            "for the tables of the original. Use that, with the execution option schema_translate_map for each schema."
+        )
 
 
 def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
@@ -102,14 +166,25 @@ def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
         if difference.same_trigger:
             connection.execute(CreateCapture(spec))
         else:
+            _clear_partitions(connection, spec)
             create(connection, spec)
 
 
+def _clear_partitions(connection: Connection, spec: TriggerSpec) -> None:
+    for _, stray in strays(connection, [spec]):
+        _refuse_to_lose(stray.listener_names, spec.listener_names, f"table {stray.source!r}")
+        connection.execute(DropTrigger(stray))
+
+
 def _refuse_to_replace(difference: Difference, what: str) -> None:
-    """create_all only adds: another program's listeners must not vanish because it was not imported."""
     if difference.by_hand is not None:
         raise ConfigurationError(str(difference))
-    lost = sorted(set(difference.captured) - set(difference.listeners))
+    _refuse_to_lose(difference.captured, difference.listeners, what)
+
+
+def _refuse_to_lose(captured: Iterable[str], declared: Iterable[str], what: str) -> None:
+    """create_all only adds: another program's listeners must not vanish because it was not imported."""
+    lost = sorted(set(captured) - set(declared))
     if lost:
         raise ConfigurationError(
             f"create_all would remove the capture of {', '.join(map(repr, lost))} on {what}, "

@@ -19,8 +19,22 @@ from sqla_pubsub.names import (
     capture_trigger,
     outbox_table,
 )
-from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import Capture
+
+CAPTURE_FORMAT = 2
+"""Version of the SQL of captures and of the publish function. What it writes has a number of its own."""
+
+
+def refuse_newer(number: int) -> None:
+    """Refuse to write what only a newer release knows how to.
+
+    Raises:
+        ConfigurationError: See there.
+    """
+    if not 1 <= number <= CAPTURE_FORMAT:
+        raise ConfigurationError(
+            f"capture format {number} is unknown to this release, which knows {CAPTURE_FORMAT}. Upgrade sqla-pubsub."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +96,7 @@ class TriggerSpec:
         columns: Columns to send, None for the whole row.
         exclude: Columns to leave out.
         capture: Fired per statement or per row.
+        always: Fired under ``session_replication_role = replica`` too.
         prefix, outbox_schema: Where outbox and function live; None is the first schema of the
             search path when the migration runs.
         format: Version of the capture SQL; that of a newer release can be read and not written.
@@ -96,9 +111,10 @@ class TriggerSpec:
     columns: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     capture: Capture = "statement"
+    always: bool = False
     prefix: str = DEFAULT_PREFIX
     outbox_schema: str | None = None
-    format: int = FORMAT
+    format: int = CAPTURE_FORMAT
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -158,7 +174,7 @@ class TriggerSpec:
             zoned=tuple(column for column in self.zoned if column not in columns),
             listeners=tuple(
                 replace(item, when=None)
-                if item.when is not None and any(column in item.when.casefold() for column in wanted)
+                if item.when is not None and any(column in _written(item.when) for column in wanted)
                 else item
                 for item in self.listeners
             ),
@@ -191,7 +207,7 @@ class TriggerSpec:
         try:
             # Without its format, a migration or a mark is of the first one and not of this release's.
             values = {"format": _DEFAULTS["format"], **plain}
-            if values["format"] > FORMAT:
+            if values["format"] > CAPTURE_FORMAT:
                 values = _readable(values)
             listeners = tuple(CapturedListener.from_plain(item) for item in values.pop("listeners"))
             for name in ("key", "zoned", "columns", "exclude"):
@@ -224,6 +240,11 @@ class Installed:
     grant: str | None = None
 
 
+def _written(condition: str) -> str:
+    """Return *condition* without the words that our compiler adds, among which a column's name may be found."""
+    return condition.casefold().replace("operator(pg_catalog.", "(").replace("pg_catalog.", "")
+
+
 def _readable(newer: Mapping[str, Any]) -> dict[str, Any]:
     """Return of a newer release's plain form what this release understands: enough to know whom it serves."""
     known = {name: value for name, value in newer.items() if name in TriggerSpec.__slots__}
@@ -238,6 +259,7 @@ _DEFAULTS: dict[str, Any] = {
     "columns": None,
     "exclude": (),
     "capture": "statement",
+    "always": False,
     "prefix": DEFAULT_PREFIX,
     "outbox_schema": None,
     "format": 1,

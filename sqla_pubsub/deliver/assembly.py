@@ -24,6 +24,7 @@ from sqla_pubsub.deliver.run.isolated import Isolated
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
+from sqla_pubsub.deliver.unknown import Unknown
 from sqla_pubsub.subscription import ListenerSpec, Registry
 
 
@@ -57,14 +58,18 @@ def lane_of(
     policy = FailurePolicy(spec.name, spec.retry, random.Random(), limits.failure)
     # What is adopted from an earlier name may have any id.
     cursor = Scan(floored=not spec.previous_names, limits=limits.scan)
-    claimer = Claimer(spec, cursor, clock)
-    events = EventRunner(spec, Dispatcher(spec, registry), policy, board, grace=config.grace)
+    dispatcher = Dispatcher(spec, registry, instrument, config.max_depth)
+    unknown = Unknown(spec, registry, dispatcher, config.unknown_grace, instrument, clock)
+    claimer = Claimer(spec, cursor, unknown, clock)
+    events = EventRunner(spec, dispatcher, policy, board, grace=config.grace)
     turn = config.commit_every.total_seconds()
     time_box = 0.0 if spec.timeout is not None else turn
     runner: Runner
     if not spec.transactional:
         own = OwnConnection(engine)
-        runner = Autonomous(events, claimer, cursor, own, time_box=turn, stopping=stopping, clock=clock)
+        runner = Autonomous(
+            events, claimer, cursor, unknown, own, time_box=turn, stopping=stopping, clock=clock
+        )
     elif spec.batch is not None:
         runner = Batched(events, claimer)
     else:
@@ -75,7 +80,7 @@ def lane_of(
     return Lane(
         spec,
         runner,
-        Isolated(events),
+        Isolated(events, unknown),
         cursor=cursor,
         size=Pace(time_box, config.claim_size, limits.pace),
         policy=policy,

@@ -9,8 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.entry import Entry, EntryKind
+from sqla_pubsub.deliver.hold import Holds
 from sqla_pubsub.deliver.in_order import OrderedStatements
+from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.place import Place
 from sqla_pubsub.deliver.scan import Look
 from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.outbox import Outbox
@@ -28,34 +31,41 @@ class Claims:
     Args:
         connection: Where the claims are held.
         outbox: The tables.
+        place: Where they are.
+        instrument: Is told of claims that are ignored.
     """
 
-    def __init__(self, connection: Connection, outbox: Outbox) -> None:
+    def __init__(self, connection: Connection, outbox: Outbox, place: Place, instrument: Instrument) -> None:
+        self._instrument = instrument
         self._connection = connection
         self._outbox = outbox
-        self._statements: dict[tuple[bool, tuple[str, ...]], Statements] = {}
+        self._place = place
+        self._statements: dict[tuple[bool, tuple[str, ...], bool], Statements] = {}
 
-    def ready(self, spec: ListenerSpec, *, start: int, floor: int, size: int) -> list[Entry]:
-        """Claim up to *size* ready entries from id *start* on, lowest first.
+    def ready(
+        self, spec: ListenerSpec, *, start: int, floor: int, size: int, left: Sequence[EntryKind] = ()
+    ) -> list[Entry]:
+        """Claim up to *size* ready entries from id *start* on, lowest first, and none of the kinds in *left*.
 
         In order: only those that wait for no other one of their row, whose id would be *floor* at least.
         """
-        statements = self._of(spec)
+        statements = self._of(spec, left)
         if not isinstance(statements, OrderedStatements):
-            parameters = {"listener": spec.name, "start": start, "size": size}
+            parameters = {"listener": spec.name, "start": start, "size": size, **_left(left)}
             return self._entries(statements.claim_ready, parameters)
-        for stretch in self._stretches(spec, statements, start, floor, size):
+        for stretch in self._stretches(spec, statements, start, floor, size, left):
             firsts = self._connection.scalars(statements.firsts, stretch).all()
             if heads := self._take(statements, firsts, size):
                 return sorted(
-                    [*heads, *self._followers(statements, heads, stretch["floor"], size - len(heads))],
+                    [*heads, *self._followers(statements, heads, stretch, size - len(heads))],
                     key=attrgetter("id"),
                 )
         return []
 
-    def due(self, spec: ListenerSpec, *, size: int) -> list[Entry]:
-        """Claim up to *size* retries whose time has come."""
-        return self._entries(self._of(spec).claim_due, {"listener": spec.name, "size": size})
+    def due(self, spec: ListenerSpec, *, size: int, left: Sequence[EntryKind] = ()) -> list[Entry]:
+        """Claim up to *size* retries whose time has come, and none of the kinds in *left*."""
+        parameters = {"listener": spec.name, "size": size, **_left(left)}
+        return self._entries(self._of(spec, left).claim_due, parameters)
 
     def one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
         """Claim one entry, or None when it is settled, in other hands, or not to be handled now."""
@@ -68,15 +78,22 @@ class Claims:
         return Look(**self._connection.execute(self._of(spec).look, parameters).mappings().one())
 
     def candidates(
-        self, spec: ListenerSpec, *, start: int, floor: int, passed_to: int, size: int
+        self,
+        spec: ListenerSpec,
+        *,
+        start: int,
+        floor: int,
+        passed_to: int,
+        size: int,
+        left: Sequence[EntryKind] = (),
     ) -> Iterator[list[int]]:
-        """Find ids of up to *size* entries to be handled now, and claim none.
+        """Find ids of up to *size* entries to be handled now, none of the kinds in *left*, and claim none.
 
         Ready ones from id *start* on, retries from id *passed_to* on. An ordered listener finds more of them
         each time that it asks, in transactions of their own.
         """
-        statements = self._of(spec)
-        stretches = self._stretches(spec, statements, start, floor, size)
+        statements = self._of(spec, left)
+        stretches = self._stretches(spec, statements, start, floor, size, left)
         while True:
             with self._connection.begin():
                 stretch = next(stretches, None)
@@ -87,28 +104,35 @@ class Claims:
                 )
             yield found
 
-    def read_one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
-        """Return one entry without claiming it, or None when it is not to be handled now."""
-        found = self._entries(self._of(spec).read_one, {"listener": spec.name, "id": entry_id})
-        return found[0] if found else None
+    def holds(self, spec: ListenerSpec) -> Holds:
+        """Return the claims of a listener that outlive transactions."""
+        return Holds(self._connection, self._of(spec), self._instrument)
 
-    def _of(self, spec: ListenerSpec) -> Statements:
-        key = spec.ordered, spec.previous_names if spec.ordered else ()
+    def _of(self, spec: ListenerSpec, left: Sequence[EntryKind] = ()) -> Statements:
+        key = spec.ordered, spec.previous_names if spec.ordered else (), bool(left)
         if key not in self._statements:
             self._statements[key] = (
-                OrderedStatements(self._outbox, key[1]) if spec.ordered else Statements(self._outbox)
+                OrderedStatements(self._outbox, key[1], self._place, leaving=key[2])
+                if spec.ordered
+                else Statements(self._outbox, self._place, leaving=key[2])
             )
         return self._statements[key]
 
     def _stretches(
-        self, spec: ListenerSpec, statements: Statements, start: int, floor: int, size: int
+        self,
+        spec: ListenerSpec,
+        statements: Statements,
+        start: int,
+        floor: int,
+        size: int,
+        left: Sequence[EntryKind],
     ) -> Iterator[dict[str, Any]]:
         """Yield where to look for ready entries: one stretch after the other, until there are no more.
 
         An ordered listener looks at more entries than it takes. Behind a row that changes often, or waits for a
         retry, there may be a million that are not free, and no claim must read them all where the next are.
         """
-        parameters = {"listener": spec.name, "start": start, "size": size}
+        parameters = {"listener": spec.name, "start": start, "size": size, **_left(left)}
         if not isinstance(statements, OrderedStatements):
             yield parameters
             return
@@ -126,7 +150,7 @@ class Claims:
         return [Entry(*columns) for *columns, ready in found if ready]
 
     def _followers(
-        self, statements: OrderedStatements, heads: list[Entry], floor: int, room: int
+        self, statements: OrderedStatements, heads: list[Entry], stretch: dict[str, Any], room: int
     ) -> list[Entry]:
         """Claim up to *room* entries that come next in the rows of *heads*, as many of each row."""
         # One that killed a process before is handled alone, and those behind it later.
@@ -134,7 +158,7 @@ class Claims:
         if not room or not rows:
             return []
         each = -(-room // len(rows))
-        parameters = {"heads": rows, "each": each, "floor": floor}
+        parameters = {**stretch, "heads": rows, "each": each}
         found = self._connection.execute(statements.followers, parameters).all()[:room]
         taken = {
             entry.id: entry for entry in self._take(statements, [entry_id for entry_id, _ in found], room)
@@ -150,3 +174,7 @@ class Claims:
 
     def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
         return [Entry(*row) for row in self._connection.execute(statement, parameters)]
+
+
+def _left(kinds: Sequence[EntryKind]) -> dict[str, Any]:
+    return {"left": list(kinds)} if kinds else {}

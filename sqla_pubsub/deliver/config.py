@@ -12,10 +12,11 @@ from sqla_pubsub.values import Kind, instead, shown
 MAX_GROUP = 500
 """Most entries claimed at once; a claim of more saves nothing measurable."""
 
-_DURATIONS = ("commit_every", "poll_interval", "grace")
+_DURATIONS = ("commit_every", "poll_interval", "grace", "unknown_grace")
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(_DURATIONS, "duration"),
     "claim_size": "whole number",
+    "max_depth": "whole number",
     "synchronous_commit": "flag",
     "direct_url": "text",
 }
@@ -36,6 +37,10 @@ class ListenerConfig:
             time. ``"off"``: they never do and the listener polls, as behind a transaction pooler.
         synchronous_commit: False lets the acknowledging transaction return before it is on disk. After
             a server crash its work and its acknowledgement are lost together, and done again.
+        unknown_grace: Time for which entries that this worker does not know are left alone, for a newer one, until
+            they become dead letters (1 day).
+        max_depth: How many handlers may have written one after the other what caused an event; the next one is a
+            dead letter. None sets no limit, and the log warns from 10 on (None).
         direct_url: URL past a connection pooler, for notifications and ``transactional=False``.
 
     Raises:
@@ -49,17 +54,21 @@ class ListenerConfig:
     notify: Literal["idle", "always", "off"] = "idle"
     synchronous_commit: bool = True
     direct_url: str | None = None
+    unknown_grace: timedelta = timedelta(days=1)
+    max_depth: int | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
             value = getattr(self, name)
-            wanted = None if value is None and name == "direct_url" else instead(value, kind)
+            wanted = None if value is None and name in ("direct_url", "max_depth") else instead(value, kind)
             if wanted is None and name in _DURATIONS and value <= timedelta(0):
                 wanted = "a positive timedelta"
             if wanted is not None:
                 raise ConfigurationError(f"ListenerConfig({name}={shown(value)}): give {wanted}.")
         if not 1 <= self.claim_size <= MAX_GROUP:
             raise ConfigurationError(f"ListenerConfig(claim_size={self.claim_size}): give 1 to {MAX_GROUP}.")
+        if self.max_depth is not None and self.max_depth < 1:
+            raise ConfigurationError(f"ListenerConfig(max_depth={self.max_depth}): give 1 or more.")
         if self.notify not in ("idle", "always", "off"):
             raise ConfigurationError(
                 f"ListenerConfig(notify={self.notify!r}): give 'idle', 'always' or 'off'."

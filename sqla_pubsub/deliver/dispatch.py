@@ -6,40 +6,62 @@ savepoint when it is first used, so that a handler which never touches the datab
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.attributes import local_table
+from sqla_pubsub.deliver.chain import Chain, ContextSetting, context_of, deepest
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.payload import RowDecoder
-from sqla_pubsub.deliver.session import OutsideSession
+from sqla_pubsub.deliver.instrument import Chained, Instrument
+from sqla_pubsub.deliver.mapped import top_of
+from sqla_pubsub.deliver.not_run import refuse_not_run
+from sqla_pubsub.deliver.outcome import describe, is_unreadable
+from sqla_pubsub.deliver.payload import RowDecoder, Values
+from sqla_pubsub.deliver.rows import RowSession
+from sqla_pubsub.deliver.session import HandlerSession, OutsideSession
 from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
+from sqla_pubsub.errors import Reject, UnreadableEntry, UnreadablePayload
 from sqla_pubsub.event import EVENT_TYPES, Event
 from sqla_pubsub.message import decoder
 from sqla_pubsub.outbox import FORMAT
 from sqla_pubsub.subscription import ListenerSpec, Registry, Subscription
 
-Decoded = dict[tuple[int, str], tuple[Any, ...]]
-"""(entry id, side) -> values of the row."""
+WARN_AT = 10
+"""Handlers in a chain from which on the log says so, and again at ten times as many."""
+
+Decoded = dict[tuple[int, str], Values | UnreadableEntry]
+"""(entry id, side) -> values of the row, or why it has none."""
 
 
 class Dispatcher:
-    """Calls the handler of one listener."""
+    """Calls the handler of one listener.
 
-    def __init__(self, spec: ListenerSpec, registry: Registry) -> None:
+    Args:
+        spec: The listener.
+        registry: Where it is declared.
+        instrument: Is told of long chains.
+        max_depth: Handlers in a chain at most; None for any number.
+    """
+
+    def __init__(
+        self, spec: ListenerSpec, registry: Registry, instrument: Instrument, max_depth: int | None
+    ) -> None:
+        self._instrument = instrument
         self._spec = spec
+        self._max_depth = max_depth
+        self._warned_at = 0
         self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder | None]] = {}
+        self.renamed = set[tuple[str, str]]()
+        """Operations and sources that are not declared, and mean the one subscription to their operation."""
         for subscription in spec.subscriptions:
             if subscription.mapper is None:
                 self._routes[subscription.operation, subscription.source] = (subscription, None)
             else:
-                base = _base(subscription.mapper)
-                decoder = RowDecoder(base, registry.published[base.local_table])
+                top = top_of(subscription.mapper)
+                decoder = RowDecoder(top, registry.published[local_table(top)])
                 self._routes[subscription.operation, subscription.source] = (subscription, decoder)
         asked = spec.parameters
         both = "event" in asked or "events" in asked
@@ -55,9 +77,9 @@ class Dispatcher:
         decoded: Decoded = {}
         wanted: dict[RowDecoder, list[tuple[tuple[int, str], str]]] = {}
         for entry in entries:
-            subscription, rows = self._route(entry)
+            rows = self.decoder(entry)
             if rows is None:
-                decoded[entry.id, "new"] = (read_message(entry, subscription),)
+                # A message is read when the handler looks.
                 continue
             for side in self._sides:
                 payload: str | None = getattr(entry, side)
@@ -72,14 +94,59 @@ class Dispatcher:
             decoded.update(zip((key for key, _ in items), values, strict=True))
         return decoded
 
+    def decode_alone(self, connection: Connection, entry: Entry) -> Decoded:
+        """Turn the payloads of one entry into values; what cannot be read is an error when the handler looks.
+
+        Raises:
+            UnreadableEntry: The entry is of an operation or a table that this listener does not know.
+            DBAPIError: The failure is not the payload's.
+        """
+        rows, decoded = self.decoder(entry), Decoded()
+        for side in self._sides if rows is not None else ():
+            payload: str | None = getattr(entry, side)
+            if payload is not None:
+                assert rows is not None
+                decoded[entry.id, side] = self._read(connection, entry, rows, payload)
+        return decoded
+
+    def _read(
+        self, connection: Connection, entry: Entry, rows: RowDecoder, payload: str
+    ) -> Values | UnreadableEntry:
+        for plain in (False, True):
+            try:
+                with connection.begin_nested():
+                    values = rows.decode(connection, [payload], plain=plain)
+                if len(values) == 1:
+                    return values[0]
+                error: Exception = UnreadablePayload(
+                    f"a payload gave {len(values)} rows: it is no JSON object."
+                )
+            except (UnreadableEntry, DBAPIError) as raised:
+                if connection.closed or connection.invalidated or not is_unreadable(raised):
+                    raise
+                error = raised
+        return self.unreadable(entry, error)
+
+    def unreadable(self, entry: Entry, error: Exception) -> UnreadableEntry:
+        """Return what a handler gets that looks at what cannot be read."""
+        reason = describe(error).removeprefix(f"{UnreadablePayload.__name__}: ")
+        return UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {reason}")
+
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
-        call = _Call(self, entries, decoded, store.session)
+        chain = self._chain_after(entries)
+
+        def session() -> HandlerSession:
+            session = store.session()
+            session.chain = chain.setting
+            return session
+
+        call = _Call(self, entries, decoded, session)
         try:
             arguments = call.arguments(self._spec.parameters)
             store.guarded = True
             try:
-                self._spec.handler(**arguments)
+                refuse_not_run(self._spec.handler(**arguments), self._spec.name)
             finally:
                 store.guarded = False
             store.finish_event(entries[0].id)
@@ -87,17 +154,40 @@ class Dispatcher:
             store.undo_event()
             raise
 
-    def handle_outside(self, entry: Entry, decoded: Decoded, connection: Connection) -> None:
-        """Call the handler with a session on *connection*, which commits by itself."""
+    def handle_outside(
+        self, entry: Entry, decoded: Decoded, connection: Connection, context: ContextSetting
+    ) -> None:
+        """Call the handler with a session on *connection*, which commits by itself and has this *context*."""
+        context.be(self._chain_after([entry]).setting)
         session = OutsideSession(bind=connection, expire_on_commit=False)
         try:
-            self._spec.handler(
-                **_Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
-            )
+            arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
+            refuse_not_run(self._spec.handler(**arguments), self._spec.name)
             session.finish()
         except BaseException:
             session.undo()
             raise
+
+    def _chain_after(self, entries: Sequence[Entry]) -> Chain:
+        """Return the chain of what the handler will write.
+
+        Raises:
+            Reject: That of an event is longer than allowed.
+        """
+        chain = deepest(entries)
+        name, names = self._spec.name, ", ".join(map(repr, chain.names))
+        if self._max_depth is not None and chain.depth > self._max_depth:
+            raise Reject(
+                f"the event came about by a chain of {chain.depth} handlers, and max_depth is {self._max_depth}: "
+                f"{names}, and now {name!r}. A listener that changes what it listens to calls itself: "
+                "let it change only what is not right yet, or narrow it with of= or when=."
+            )
+        if chain.depth >= max(WARN_AT, 10 * self._warned_at):
+            self._warned_at = chain.depth
+            self._instrument(
+                Chained(listener=name, entry=entries[0].id, depth=chain.depth, names=chain.names)
+            )
+        return chain.then(name)
 
     def event(self, entry: Entry, load: Callable[[str], Any]) -> Event[Any]:
         """Build the event of *entry*; *load* hydrates its rows when they are looked at."""
@@ -105,7 +195,7 @@ class Dispatcher:
             id=entry.id,
             listener=self._spec.name,
             occurred_at=entry.occurred_at,
-            context=None if entry.context is None else json.loads(entry.context),
+            context=context_of(entry),
             attempt=entry.attempt + 1,
             load=load,
         )
@@ -114,23 +204,42 @@ class Dispatcher:
         """Return the decoder of an entry's rows, None for a message."""
         return self._route(entry)[1]
 
+    def message(self, entry: Entry) -> Any:
+        """Return the message of an entry.
+
+        Raises:
+            UnreadableEntry: The stored payload does not have the fields of the class.
+        """
+        return read_message(entry, self._route(entry)[0])
+
+    def knows(self, entry: Entry) -> bool:
+        """Whether *entry* can be routed."""
+        kind = (entry.operation, entry.source)
+        return entry.format <= FORMAT and (kind in self._routes or kind in self.renamed)
+
+    def may_be_renamed(self, entry: Entry) -> bool:
+        """Whether there is no doubt what the entry means, if what it comes from is there no more."""
+        return entry.format <= FORMAT and len(self._candidates(entry)) == 1
+
+    def _candidates(self, entry: Entry) -> list[tuple[Subscription, RowDecoder | None]]:
+        return [route for (operation, _), route in self._routes.items() if operation == entry.operation]
+
     def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder | None]:
         if entry.format > FORMAT:
             raise UnreadableEntry(
                 f"outbox entry {entry.id} for {self._spec.name!r} has format {entry.format}, and this release reads "
                 f"up to {FORMAT}. Upgrade sqla-pubsub where listeners run, then retry the dead letter."
             )
-        route = self._routes.get((entry.operation, entry.source))
-        if route is None:
-            # The table was renamed since: with one candidate there is no doubt.
-            candidates = [r for (operation, _), r in self._routes.items() if operation == entry.operation]
-            if len(candidates) != 1:
-                raise UnreadableEntry(
-                    f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
-                    "to which the listener does not subscribe. It was written for an earlier version of it."
-                )
-            route = candidates[0]
-        return route
+        kind = (entry.operation, entry.source)
+        if kind in self._routes:
+            return self._routes[kind]
+        if kind in self.renamed:
+            return self._candidates(entry)[0]
+        raise UnreadableEntry(
+            f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
+            "to which the listener does not subscribe. It was written for another version of it: retry the dead "
+            "letter where that one runs, or discard it."
+        )
 
 
 class _Call:
@@ -143,7 +252,7 @@ class _Call:
         dispatcher: Dispatcher,
         entries: Sequence[Entry],
         decoded: Decoded,
-        session: Callable[[], Session],
+        session: Callable[[], RowSession],
     ) -> None:
         self._dispatcher = dispatcher
         self._entries = entries
@@ -176,30 +285,33 @@ class _Call:
         def load(name: str) -> Any:
             rows = self._dispatcher.decoder(entry)
             if name == "changed":
-                if rows is None or entry.old is None or entry.new is None:
-                    return ()
-                return rows.changed(entry.old, entry.new)
+                return self._changed(entry, rows)
             payload: str | None = getattr(entry, name)
             if payload is None:
                 return None
             if rows is None:
-                return self._decoded[entry.id, name][0]
-            instance = rows.hydrate(self._decoded[entry.id, name], payload)
+                return self._dispatcher.message(entry)
+            values = self._decoded[entry.id, name]
+            if isinstance(values, UnreadableEntry):
+                raise values
+            try:
+                instance = rows.hydrate(values, payload)
+            except UnreadableEntry as error:
+                raise self._dispatcher.unreadable(entry, error) from error
             if name == "new" or entry.operation == "DELETE":
-                self._attach(instance)
+                return self._session().show(instance)
             return instance
 
         return load
 
-    def _attach(self, instance: Any) -> None:
-        # The state at the event wins over what the session has of that row: an earlier event of a
-        # batch, or what the handler loaded before it looked.
-        session = self._session()
-        key = instance_state(instance).key
-        known = None if key is None else session.identity_map.get(key)
-        if known is not None:
-            session.expunge(known)
-        session.add(instance)
+    def _changed(self, entry: Entry, rows: RowDecoder | None) -> tuple[str, ...]:
+        if rows is None or entry.old is None or entry.new is None:
+            return ()
+        values = self._decoded[entry.id, "new"]
+        try:
+            return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
+        except UnreadableEntry as error:
+            raise self._dispatcher.unreadable(entry, error) from error
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:
@@ -215,10 +327,3 @@ def read_message(entry: Entry, subscription: Subscription) -> Any:
         raise UnreadableEntry(
             f"outbox entry {entry.id} is no readable message {subscription.source!r}: {type(error).__name__}: {error}."
         ) from error
-
-
-def _base(mapper: Any) -> Any:
-    """Return the class at the top of the mapper's own table: single-table subclasses share its rows."""
-    while mapper.inherits is not None and mapper.inherits.local_table is mapper.local_table:
-        mapper = mapper.inherits
-    return mapper

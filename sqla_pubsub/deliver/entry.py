@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+EntryKind = tuple[str, str, int]
+"""Operation, source and format."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

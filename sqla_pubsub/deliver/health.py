@@ -16,11 +16,12 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Literal
 
 from sqla_pubsub.errors import ConfigurationError
@@ -81,8 +82,14 @@ class Health:
 Report = Callable[[], Health]
 
 
+MOST_PROBES = 16
+"""Connections that are served at once. A probe takes some milliseconds: of more, the oldest one does not mean it."""
+
+
 class HealthServer(ThreadingMixIn, TCPServer):
     """Answers probes from a thread of its own, until the process ends.
+
+    Who connects and asks slowly, or nothing, keeps a thread until others need it.
 
     Args:
         host: Address to listen on.
@@ -98,6 +105,8 @@ class HealthServer(ThreadingMixIn, TCPServer):
     def __init__(self, host: str, port: int) -> None:
         self.report: Report = Health
         """Asked for each answer; the supervisor's, once there is one."""
+        self._open: list[socket.socket] = []
+        self._open_lock = Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Answer)
@@ -108,6 +117,24 @@ class HealthServer(ThreadingMixIn, TCPServer):
             ) from error
         Thread(target=self.serve_forever, daemon=True, name="health").start()
         logger.info("health.listening: %s, port %s", host, port, extra={"host": host, "port": port})
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread, in the place of the oldest one where there are many."""
+        with self._open_lock:
+            self._open.append(request)
+            oldest = self._open.pop(0) if len(self._open) > MOST_PROBES else None
+        if oldest is not None:
+            # Its thread reads the end of it, and is gone.
+            with suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection that was served."""
+        with self._open_lock:
+            if request in self._open:
+                self._open.remove(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Let a probe go that went away first."""

@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from sqla_pubsub.deliver.place import Place
 from sqla_pubsub.deliver.statements import HIGHEST, LISTENER, SIZE, Statements
 from sqla_pubsub.outbox import Outbox
 
@@ -54,10 +55,19 @@ class OrderedStatements(Statements):
     Args:
         outbox: The tables.
         previous: Earlier names of the listener, under which entries may still stand.
+        place: Where the tables are; None finds them by the search path.
+        leaving: See `Statements`; what is left alone still holds back its row.
     """
 
-    def __init__(self, outbox: Outbox, previous: Sequence[str] = ()) -> None:
-        super().__init__(outbox)
+    def __init__(
+        self,
+        outbox: Outbox,
+        previous: Sequence[str] = (),
+        place: Place | None = None,
+        *,
+        leaving: bool = False,
+    ) -> None:
+        super().__init__(outbox, place, leaving=leaving)
         self._previous = tuple(previous)
 
     def _free(self) -> list[ColumnElement[bool]]:
@@ -117,13 +127,16 @@ class OrderedStatements(Statements):
     def firsts(self) -> Select[Any]:
         """Find the first ready entries of rows, lowest id first. Parameters: listener, start, window, floor."""
         c = self.entry.c
-        near = self._in_turn(select(c.id, c.listener, c.key, c.old_key)).limit(_WINDOW).subquery("near").c
+        kind = (c.operation, c.source, c.format) if self._leaving else ()
+        near = (
+            self._in_turn(select(c.id, c.listener, c.key, c.old_key, *kind)).limit(_WINDOW).subquery("near").c
+        )
         # Entries from before the promise have no key, and each of them is alone.
         alone = case((near.key.is_(None), near.id))
         place = func.row_number().over(partition_by=(near.key, alone), order_by=near.id)
-        placed = select(near.id, near.listener, near.key, near.old_key, place.label("place"))
-        first = placed.subquery("first").c
-        return select(first.id).where(first.place == 1, *self._first_of_its_row(first)).order_by(first.id)
+        first = select(*near, place.label("place")).subquery("first").c
+        conditions = (first.place == 1, *self._first_of_its_row(first), *self._not_left(first))
+        return select(first.id).where(*conditions).order_by(first.id)
 
     def _ready_ids(self) -> Select[Any]:
         return self.firsts
@@ -188,6 +201,7 @@ class OrderedStatements(Statements):
             later.due_at.is_(None),
             later.old_key.is_(None),
             later.crashes == 0,
+            *self._not_left(later),
             *(self._none_before(later, *other) for other in others),
         )
         return (

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
+from sqla_pubsub.values import shown
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,54 @@ class Replayed:
     listener: str
     entries: Sequence[int]
     cause: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The outbox did not take what a listener wrote to it; its handlers are not called for a while."""
+
+    listener: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """A listener met entries of a kind that this worker does not know, and leaves them alone.
+
+    *entry* is the first one; after *grace* it becomes a dead letter.
+    """
+
+    listener: str
+    entry: int
+    operation: str
+    source: str
+    format: int
+    grace: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chained:
+    """An event came about by a long chain of handlers."""
+
+    listener: str
+    entry: int
+    depth: int
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """Entries were deleted by somebody else while their handler ran."""
+
+    entries: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignClaim:
+    """A role that may not settle entries holds the advisory lock of one; it is ignored."""
+
+    role: str | None
+    entry: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +135,23 @@ class Polling:
     interval: float
 
 
-Happening = Started | Stopped | Settled | Replayed | Lost | Waiting | Restored | RightMissing | Deaf | Polling
+Happening = (
+    Started
+    | Stopped
+    | Settled
+    | Replayed
+    | Refused
+    | Unknown
+    | Chained
+    | Gone
+    | ForeignClaim
+    | Lost
+    | Waiting
+    | Restored
+    | RightMissing
+    | Deaf
+    | Polling
+)
 Observer = Callable[[Happening], None]
 
 
@@ -113,15 +179,18 @@ def log(happening: Happening) -> None:
     match happening:
         case Settled():
             _log_settled(happening)
-        case Replayed(listener=name, entries=entries, cause=cause):
-            logger.info(
-                "group.replayed: %s events of %r one by one: %s", len(entries), name, describe(cause),
-                extra={"listener": name, "events": len(entries)},
-            )  # fmt: skip
+        case Replayed() | Refused() | Unknown() | Chained() | Gone() | ForeignClaim():
+            _log_entries(happening)
         case Started(listeners=listeners):
             logger.info("listener.started: %s", ", ".join(listeners), extra={"listeners": list(listeners)})
         case Stopped():
             logger.info("listener.stopped")
+        case Lost() | Waiting() | Restored() | RightMissing() | Deaf() | Polling():
+            _log_connection(happening)
+
+
+def _log_connection(happening: Lost | Waiting | Restored | RightMissing | Deaf | Polling) -> None:
+    match happening:
         case Lost(error=error):
             logger.warning("connection.lost: %s", said(error))
         case Waiting(attempt=attempt, error=failure):
@@ -141,6 +210,42 @@ def log(happening: Happening) -> None:
                 "received; polling every %s s at most. Give direct_url= a URL past the pooler to be woken.",
                 interval,
             )
+
+
+def _log_entries(happening: Replayed | Refused | Unknown | Chained | Gone | ForeignClaim) -> None:
+    match happening:
+        case Replayed(listener=name, entries=entries, cause=cause):
+            logger.info(
+                "group.replayed: %s events of %r one by one: %s", len(entries), name, describe(cause),
+                extra={"listener": name, "events": len(entries)},
+            )  # fmt: skip
+        case Refused(listener=name, error=error):
+            logger.error("outbox.refuses: %r: %s", name, error, extra={"listener": name})
+        case Unknown(listener=name, entry=entry):
+            logger.warning(
+                "event.unknown: entries for %r that are %s of %r in format %s are left alone, the first is entry %s: "
+                "this worker does not know them, and a newer one may. What nobody takes becomes a dead letter after %s",
+                name, happening.operation, happening.source, happening.format, entry, shown(happening.grace),
+                extra={"listener": name, "entry": entry},
+            )  # fmt: skip
+        case Chained(listener=name, entry=entry, depth=depth, names=names):
+            logger.warning(
+                "event.chained: entry %s for %r came about by a chain of %s handlers: %s. Does a listener change what it "
+                "listens to? max_depth ends such a chain",
+                entry, name, depth, ", ".join(map(repr, names)),
+                extra={"listener": name, "entry": entry, "depth": depth},
+            )  # fmt: skip
+        case Gone(entries=entries):
+            logger.warning(
+                "entry.gone: %s was deleted by somebody else while its handler ran", named(entries),
+                extra={"entries": list(entries)},
+            )  # fmt: skip
+        case ForeignClaim(role=role, entry=entry):
+            logger.warning(
+                "claim.foreign: role %r, which may not settle entries, holds the advisory lock of entry %s; the lock is "
+                "ignored. Ask who uses this role",
+                role, entry, extra={"role": role, "entry": entry},
+            )  # fmt: skip
 
 
 def _log_settled(settled: Settled) -> None:
@@ -165,6 +270,16 @@ def _log_settled(settled: Settled) -> None:
         "event.settled: %s for %r", len(settled.outcomes), name,
         extra={"listener": name, "events": len(settled.outcomes)},
     )  # fmt: skip
+
+
+def named(ids: Sequence[int]) -> str:
+    """Return the entries of *ids* in words.
+
+    >>> named([7])
+    'outbox entry 7'
+    """
+    first = ", ".join(map(str, ids[:5]))
+    return f"outbox {'entry' if len(ids) == 1 else 'entries'} {first}{', ...' if len(ids) > 5 else ''}"
 
 
 def said(error: BaseException) -> str:

@@ -15,19 +15,21 @@ from typing import Protocol
 from sqla_pubsub.deliver.instrument import Instrument, Replayed, Settled
 from sqla_pubsub.deliver.outcome import Outcome, Retry, describe
 from sqla_pubsub.deliver.pace import Pace
+from sqla_pubsub.deliver.refusal import Refusal
 from sqla_pubsub.deliver.run.isolated import Isolated
-from sqla_pubsub.deliver.run.result import Progress, Result
+from sqla_pubsub.deliver.run.result import Result, Turn
 from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.deliver.store import ConnectionLost, Store
+from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.subscription import ListenerSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Write down a failure that a broken connection kept from being written."""
+    """Write down failures that a broken connection kept from being written."""
 
-    outcome: Outcome
+    outcomes: tuple[Outcome, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,10 @@ class Lane:
         self._taken = taken
         self._clock = clock
         self._queue: deque[int] = deque()
-        self._unrecorded: Outcome | None = None
+        self._unrecorded: tuple[Outcome, ...] = ()
+        self._refusal = Refusal(spec, clock)
 
-    def step(self, store: Store) -> Progress:
+    def step(self, store: Store) -> Turn:
         """Do one turn.
 
         Raises:
@@ -107,15 +110,18 @@ class Lane:
         """
         try:
             plan = self._plan()
-            progress = self._absorb(plan, result := self._carry_out(plan, store))
+            turn = self._absorb(plan, result := self._carry_out(plan, store))
             if result.error is not None:
                 raise result.error
+        except NotSettled as error:
+            self._refusal.begin(store, error)
+            raise
         except Exception as error:
             # Not SQLAlchemy's alone: psycopg2 has others for a server that ends it in mid statement.
             if store.lost:
                 raise ConnectionLost(describe(error)) from error
             raise
-        return progress
+        return turn
 
     def restart(self) -> None:
         """Forget where there is nothing: the database may be another one."""
@@ -134,7 +140,7 @@ class Lane:
     def close(self, open_store: Callable[[], Store]) -> None:
         """Write down the failure that a broken connection kept from being written, and give up what is kept."""
         self._runner.close()
-        if self._unrecorded is not None:
+        if self._unrecorded:
             store = open_store()
             try:
                 self._absorb(plan := Record(self._unrecorded), self._carry_out(plan, store))
@@ -142,7 +148,7 @@ class Lane:
                 store.close()
 
     def _plan(self) -> Plan:
-        if self._unrecorded is not None:
+        if self._unrecorded:
             return Record(self._unrecorded)
         if self._queue:
             return Isolate(self._queue[0])
@@ -150,8 +156,8 @@ class Lane:
 
     def _carry_out(self, plan: Plan, store: Store) -> Result:
         match plan:
-            case Record(outcome):
-                return self._isolated.record(store, outcome)
+            case Record(outcomes):
+                return self._isolated.record(store, outcomes)
             case Isolate(entry_id):
                 # Whatever comes of it: what is still there is claimed again.
                 self._queue.popleft()
@@ -164,7 +170,7 @@ class Lane:
         if self._size.slow or not self.spec.transactional:
             self._taken()
 
-    def _absorb(self, plan: Plan, result: Result) -> Progress:
+    def _absorb(self, plan: Plan, result: Result) -> Turn:
         """Take in what the turn did, and return what the listener has to know of it."""
         self._unrecorded = result.unrecorded
         self._queue.extend(entry_id for entry_id in result.isolate if entry_id not in self._queue)
@@ -178,7 +184,7 @@ class Lane:
             )
         claimed_all = isinstance(plan, Claim) and result.exhausted
         more = bool(self._queue) or result.left or not claimed_all or self._cursor.start_over()
-        return Progress(settled=len(result.outcomes), more=more)
+        return Turn(settled=len(result.outcomes), more=more)
 
     def _tell(self, result: Result) -> None:
         if result.replayed is not None:

@@ -18,16 +18,17 @@ from sqla_pubsub.deliver.assembly import lane_of
 from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connect import Outage, make_engine
-from sqla_pubsub.deliver.instrument import Instrument, Observer, Started, Stopped
+from sqla_pubsub.deliver.instrument import Instrument, Observer, Refused, Started, Stopped
 from sqla_pubsub.deliver.io.pooler import refuse_pooler
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
+from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.store import ConnectionLost, Store
 from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
 from sqla_pubsub.deliver.wake.sleeper import Sleeper
 from sqla_pubsub.deliver.wake.stop import StopSignal
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.errors import ConfigurationError, NotSettled
 from sqla_pubsub.subscription import ListenerSpec, registry_of
 
 Progress = Callable[[int], None]
@@ -102,7 +103,8 @@ class Listener:
 
         Raises:
             DBAPIError: The server cannot be reached.
-            ConfigurationError: The role lacks a right, or the outbox is not installed.
+            ConfigurationError: The role lacks a right, the outbox is not installed, or it does not take what is
+                written to it.
         """
         settled = 0
         try:
@@ -185,7 +187,7 @@ class Listener:
         """Let a lane work for ``commit_every``: one long group, or many short ones."""
         settled, until = 0, time.monotonic() + self._config.commit_every.total_seconds()
         while True:
-            turn = lane.step(self._store_of(lane))
+            turn = self._step(lane)
             self._board.answered()
             settled += turn.settled
             if not turn.more or self._stop():
@@ -194,6 +196,17 @@ class Listener:
                 self._more = True
                 break
         return settled
+
+    def _step(self, lane: Lane) -> Turn:
+        """Other listeners go on while the outbox does not take what one of them writes to it."""
+        try:
+            return lane.step(self._store_of(lane))
+        except NotSettled as error:
+            if self._sleeper is None:
+                # A drain, which would leave the entry and say nothing of it.
+                raise
+            self._instrument(Refused(listener=lane.spec.name, error=error))
+            return Turn()
 
     def _open_lanes(self) -> None:
         configure_mappers()
@@ -216,11 +229,13 @@ class Listener:
     def _open_stores(self) -> None:
         """Open the work connection, and a direct one where a pooler stands between."""
         if self._store is None:
-            self._store = Store(self._engine, self._registry.outbox, self._config)
+            self._store = Store(self._engine, self._registry.outbox, self._config, self._instrument)
         outside = [spec for spec in self._specs if not spec.transactional]
         if outside and self._direct_store is None:
             if self._config.direct_url is not None:
-                self._direct_store = Store(self._direct_engine, self._registry.outbox, self._config)
+                self._direct_store = Store(
+                    self._direct_engine, self._registry.outbox, self._config, self._instrument
+                )
             refuse_pooler((self._direct_store or self._store).connection, outside[0].name)
         self._adopt()
         self._board.ready()
@@ -291,7 +306,9 @@ class Listener:
         self._disconnect()
         for lane in self._lanes:
             with suppress(SQLAlchemyError):
-                lane.close(partial(Store, self._engine, self._registry.outbox, self._config))
+                lane.close(
+                    partial(Store, self._engine, self._registry.outbox, self._config, self._instrument)
+                )
 
 
 def _refuse_wrong_kinds(engine: object, config: object, listeners: object) -> None:

@@ -1,15 +1,16 @@
-"""Advisory locks and notifications: the door that sleepers guard, and claims that outlive transactions."""
+"""Advisory locks and notifications: the door that sleepers guard, and that of an entry, for workers of earlier releases."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, Table, TableClause, text
 
 from sqla_pubsub.names import CHANNEL_PREFIX
-from sqla_pubsub.quoting import identifier, qualified
+from sqla_pubsub.quoting import identifier, place, qualified
+
+_KEY = f"hashtextextended({place('n.nspname')} || :suffix, 0)"
 
 LOCK_KEY = text(
-    "SELECT hashtextextended(quote_ident(n.nspname) || :suffix, 0) AS key,"
-    " CAST(:prefix AS text) || to_hex(hashtextextended(quote_ident(n.nspname) || :suffix, 0)) AS channel,"
+    f"SELECT {_KEY} AS key, CAST(:prefix AS text) || to_hex({_KEY}) AS channel,"
     " pg_backend_pid() AS pid"
     " FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE c.oid = to_regclass(:outbox)"
@@ -17,26 +18,24 @@ LOCK_KEY = text(
 """The lock key and channel, computed as captures do. Parameters: suffix, outbox."""
 
 WAKE = text(
-    "SELECT pg_notify(:prefix || to_hex(hashtextextended(quote_ident(n.nspname) || :suffix, 0)), '')"
+    f"SELECT pg_notify(:prefix || to_hex({_KEY}), '')"
     " FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
     " WHERE c.oid = to_regclass(:outbox)"
 ).bindparams(prefix=CHANNEL_PREFIX)
 """Wake the sleepers of an outbox. Parameters as for `LOCK_KEY`."""
 
 
-def lock_parameters(entry: Table, connection: Connection) -> dict[str, str]:
+def lock_parameters(entry: TableClause, connection: Connection) -> dict[str, str]:
     """Return the parameters that name the outbox *entry* in `LOCK_KEY` and `WAKE`."""
-    schema = connection.schema_for_object(entry)
+    schema = connection.schema_for_object(entry) if isinstance(entry, Table) else entry.schema
     return {"suffix": f".{identifier(entry.name)}", "outbox": qualified(schema, entry.name)}
 
 
 # By oid, because outboxes of one name in two schemas count their entries alike.
-_ENTRY_KEY = (
-    "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
-)
-TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({_ENTRY_KEY})")
-LEAVE_ENTRY = text(f"SELECT pg_advisory_unlock({_ENTRY_KEY})")
-"""The claim of one entry that outlives transactions and dies with its connection. Parameters: outbox, id."""
+ENTRY_KEY = "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
+TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({ENTRY_KEY})")
+LEAVE_ENTRY = text(f"SELECT pg_advisory_unlock({ENTRY_KEY})")
+"""The lock by which workers of earlier releases claim an entry. Parameters: outbox, id."""
 
 TRY_DOOR = text("SELECT pg_try_advisory_lock(:key)")
 LEAVE_DOOR = text("SELECT pg_advisory_unlock(:key)")

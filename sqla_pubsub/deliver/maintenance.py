@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Engine, MetaData, and_, delete, func, insert, or_, select, true
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Delete,
+    Engine,
+    MetaData,
+    Select,
+    Text,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.locks import WAKE, lock_parameters
 from sqla_pubsub.deliver.outcome import DeadLetter, describe, is_transient
+from sqla_pubsub.deliver.place import find_place
+from sqla_pubsub.deliver.settling import Settling
 from sqla_pubsub.deliver.statements import Statements
+from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.names import BACKFILL
 from sqla_pubsub.outbox import STORED_COLUMNS
 from sqla_pubsub.subscription import outbox, registry_of
@@ -68,25 +92,34 @@ class Maintenance:
     def __init__(self, engine: Engine, metadata: MetaData) -> None:
         self._engine = engine
         self._registry = registry_of(metadata)
-        self._statements = Statements(outbox(metadata))
+        self._outbox = outbox(metadata)
+        self._statements = Statements(self._outbox)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """Yield a connection in a transaction; the first one finds the outbox for all that follow."""
+        with self._engine.begin() as connection:
+            if self._statements.entry.schema is None:
+                self._statements = Statements(self._outbox, find_place(connection, self._outbox))
+            yield connection
 
     def status(self) -> list[ListenerStatus]:
         """Return the backlog per listener, declared or not, in order of name."""
-        e, d = self._statements.entry.c, self._statements.letter.c
-        ready = self._ready
-        since = func.min(func.coalesce(e.due_at, e.occurred_at)).filter(ready)
-        entries = (
-            select(
-                e.listener,
-                func.count().filter(ready),
-                func.count().filter(~ready),
-                func.clock_timestamp() - since,
+        with self._connected() as connection:
+            e, d = self._statements.entry.c, self._statements.letter.c
+            ready = self._ready
+            since = func.min(func.coalesce(e.due_at, e.occurred_at)).filter(ready)
+            entries = (
+                select(
+                    e.listener,
+                    func.count().filter(ready),
+                    func.count().filter(~ready),
+                    func.clock_timestamp() - since,
+                )
+                .where(e.operation != BACKFILL)
+                .group_by(e.listener)
             )
-            .where(e.operation != BACKFILL)
-            .group_by(e.listener)
-        )
-        letters = select(d.listener, func.count()).group_by(d.listener)
-        with self._engine.connect() as connection:
+            letters = select(d.listener, func.count()).group_by(d.listener)
             waiting = {row[0]: row[1:] for row in connection.execute(entries)}
             dead = {row[0]: int(row[1]) for row in connection.execute(letters)}
         names = sorted({*self._registry.listeners, *waiting, *dead})
@@ -104,16 +137,16 @@ class Maintenance:
 
     def pending(self, listeners: Sequence[str]) -> tuple[int, int]:
         """Return how many entries of *listeners* are ready, and how many wait for their retry."""
-        e, ready = self._statements.entry.c, self._ready
-        counts = select(func.count().filter(ready), func.count().filter(~ready))
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
+            e, ready = self._statements.entry.c, self._ready
+            counts = select(func.count().filter(ready), func.count().filter(~ready))
             row = connection.execute(counts.where(e.listener.in_(listeners), e.operation != BACKFILL)).one()
         return row[0], row[1]
 
     def listeners(self) -> set[str]:
         """Return the names that are declared, under their present name or an earlier one, or have dead letters."""
         specs = self._registry.listeners.values()
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
             stored = connection.scalars(select(self._statements.letter.c.listener).distinct()).all()
         return {*stored, *(name for spec in specs for name in (spec.name, *spec.previous_names))}
 
@@ -125,7 +158,7 @@ class Maintenance:
         """
         try:
             self._count_crash(entry_id)
-        except DBAPIError as error:
+        except (DBAPIError, NotSettled) as error:
             level = logging.DEBUG if is_transient(error) else logging.WARNING
             logger.log(
                 level, "crash.uncounted: entry %s, for now: %s", entry_id, describe(error),
@@ -135,7 +168,7 @@ class Maintenance:
         return True
 
     def _count_crash(self, entry_id: int) -> None:
-        with self._engine.begin() as connection:
+        with self._connected() as connection:
             # Without waiting: the supervisor has workers to look after.
             connection.execute(self._statements.lock_entry, {"b_id": entry_id})
             row = connection.execute(self._statements.count_crash, {"b_id": entry_id}).one_or_none()
@@ -144,43 +177,61 @@ class Maintenance:
                 return
             reason = f"its process died {row.crashes} times while handling it"
             letter = DeadLetter(id=entry_id, attempt=row.attempt + 1, reason=reason, traceback=None)
-            connection.execute(
-                self._statements.bury,
-                {"b_id": letter.id, "b_attempt": letter.attempt, "b_reason": reason, "b_traceback": None},
-            )
+            # All of ASCII, whatever the server's encoding is.
+            Settling(connection, self._statements, Instrument(), held=False).write([letter], "UTF8")
         logger.error("event.dead: entry %s is a dead letter: %s", entry_id, reason, extra={"entry": entry_id})
 
     def dead_letters(self, letters: Letters, *, limit: int | None = None) -> list[dict[str, Any]]:
         """Return dead letters, lowest id first, as plain mappings."""
-        statement = select(self._statements.letter).where(self._filter(letters))
-        statement = statement.order_by(self._statements.letter.c.id).limit(limit)
-        with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(statement).mappings()]
+        columns = self._statements.letter.c
+        # As text: the engine of an application may make of JSON what it likes.
+        written = {c.name for c in columns if isinstance(c.type, JSON)}
+        with self._connected() as connection:
+            # Its statements name the schema.
+            columns = self._statements.letter.c
+            shown = (cast(c, Text).label(c.name) if c.name in written else c for c in columns)
+            statement = select(*shown).where(self._filter(letters)).order_by(columns.id).limit(limit)
+            rows = connection.execute(statement).mappings().all()
+        return [
+            {k: json.loads(v) if k in written and v is not None else v for k, v in row.items()}
+            for row in rows
+        ]
 
     def count_dead(self, letters: Letters) -> int:
         """Return how many dead letters fit."""
-        statement = select(func.count()).select_from(self._statements.letter).where(self._filter(letters))
-        with self._engine.connect() as connection:
+        with self._connected() as connection:
+            statement = select(func.count()).select_from(self._statements.letter).where(self._filter(letters))
             return connection.scalar(statement) or 0
 
     def revive(self, letters: Letters, *, limit: int = STEP) -> int:
         """Move up to *limit* dead letters back into the outbox, as the same events with the same ids."""
+        with self._connected() as connection:
+            entry = self._statements.entry
+            left, arrived = connection.execute(self._moved_back(letters, limit)).one()
+            if left != arrived:
+                raise NotSettled(
+                    f"{left} dead letters were to become entries, and {arrived} arrived, and the server reported no "
+                    "error: a trigger or a row-level security policy on the outbox swallows them. All was rolled "
+                    "back. Drop that trigger, or give this role a policy for INSERT.",
+                    (),
+                )
+            connection.execute(WAKE, lock_parameters(entry, connection))
+        return int(left)
+
+    def _moved_back(self, letters: Letters, limit: int) -> Select[Any]:
+        """Move dead letters, and count by the server how many left the one table and came into the other."""
         letter, entry = self._statements.letter, self._statements.entry
         kept = [name for name in STORED_COLUMNS if name not in ("attempt", "crashes")]
         back = self._delete(letters, limit).returning(*(letter.c[name] for name in kept)).cte("back")
         # Ready from now on, whenever it occurred: a probe asks how long it has been waiting for a worker.
         again = select(*back.c, func.clock_timestamp())
-        moved = insert(entry).from_select([*kept, "due_at"], again).cte("moved")
-        # Counted by the server: psycopg has forgotten the row count of an INSERT when SQLAlchemy asks.
-        count = select(func.count()).select_from(back).add_cte(moved)
-        with self._engine.begin() as connection:
-            revived = connection.scalar(count) or 0
-            connection.execute(WAKE, lock_parameters(entry, connection))
-        return revived
+        moved = insert(entry).from_select([*kept, "due_at"], again)
+        counted = moved.returning(literal_column("1").label("one")).cte("moved")
+        return select(*(select(func.count()).select_from(each).scalar_subquery() for each in (back, counted)))
 
     def discard(self, letters: Letters, *, limit: int = STEP) -> int:
         """Delete up to *limit* dead letters for good."""
-        with self._engine.begin() as connection:
+        with self._connected() as connection:
             return int(connection.execute(self._delete(letters, limit)).rowcount)
 
     def _delete(self, letters: Letters, limit: int) -> Delete:

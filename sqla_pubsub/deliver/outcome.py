@@ -6,9 +6,10 @@ import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqla_pubsub.errors import Reject, RetryLater, UnreadableEntry, sqlstate
+from sqla_pubsub.errors import Reject, RetryLater, TransactionEnded, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
-from sqla_pubsub.sqlstates import DENIED, TRANSIENT
+from sqla_pubsub.sqlstates import DENIED, TRANSIENT, is_of_values
+from sqla_pubsub.values import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,9 @@ def judge(
             reason = _encodable(error.reason)
         case UnreadableEntry():
             reason = str(error)
+        case TransactionEnded():
+            # What it did is committed, or may be: another try would do it twice.
+            reason = summary
         case _:
             reason, delay = summary, policy.delay(attempt, rng)
     if delay is None:
@@ -95,7 +99,7 @@ def written(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
 def describe(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
     """Return type and message of *error* in one line."""
     try:
-        message = _encodable(str(error)).strip().partition("\n")[0]
+        message = one_line(_encodable(str(error)).strip().partition("\n")[0])
     except Exception:
         message = "(its text cannot be made)"
     name = type(error).__name__
@@ -110,6 +114,12 @@ def is_transient(error: BaseException) -> bool:
 def is_denied(error: BaseException) -> bool:
     """Whether the server refused a statement for want of a right; a COMMIT, which is none, runs triggers."""
     return sqlstate(error) == DENIED and getattr(error, "statement", None) is not None
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether what could not be decoded never will be: a value that no type takes, a type that is gone."""
+    state = sqlstate(error)
+    return not is_denied(error) and (state is None or is_of_values(state))
 
 
 def _encodable(text: object) -> str:

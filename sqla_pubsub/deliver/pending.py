@@ -10,13 +10,18 @@ halves, so that the event to blame is found without calling a handler twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
-_Left = tuple[int, tuple[tuple[object, dict[str, Any]], ...]]
+from sqla_pubsub.deliver.chain import ContextSetting
+from sqla_pubsub.deliver.own import OwnSettings
+
+_Left = tuple[int, tuple[tuple[object, dict[str, Any]], ...], str]
 
 
 class Pending:
@@ -24,17 +29,27 @@ class Pending:
 
     Args:
         connection: The work connection, in the transaction of the group.
+        context: That of the transaction.
+        own: Its settings: triggers on the users' tables may change them.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, context: ContextSetting, own: OwnSettings) -> None:
         self._connection = connection
+        self._context = context
+        self._own = own
         self._left: list[_Left] = []
         self.failed: dict[int, Exception] = {}
         """Entries whose objects could not be written, with the reason; nothing of them is left."""
 
-    def keep(self, entry_id: int, instances: Iterable[object]) -> None:
-        """Take over objects that belong to no session any more."""
-        self._left.append((entry_id, tuple((each, dict(instance_state(each).dict)) for each in instances)))
+    def keep(self, entry_id: int, instances: Iterable[object], context: str) -> None:
+        """Take over objects that belong to no session any more, to be written in this *context*."""
+        kept = tuple((each, dict(instance_state(each).dict)) for each in instances)
+        self._left.append((entry_id, kept, context))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._left)
 
     def write(self) -> None:
         """Write all objects, and note in `failed` which entries' cannot be.
@@ -43,8 +58,9 @@ class Pending:
             DBAPIError: The connection is lost.
         """
         left, self._left = self._left, []
-        if left:
-            self._write(left)
+        for context, together in groupby(left, key=itemgetter(2)):
+            self._context.be(context)
+            self._write(list(together))
 
     def _write(self, left: Sequence[_Left]) -> None:
         try:
@@ -54,11 +70,13 @@ class Pending:
                 ) as session,
                 session.begin(),
             ):
-                session.add_all([instance for _, instances in left for instance, _ in instances])
+                session.add_all([instance for _, instances, _ in left for instance, _ in instances])
+                session.flush()
+                self._own.join_release()
         except Exception as error:
             if self._connection.closed or self._connection.invalidated:
                 raise
-            for _, instances in left:
+            for _, instances, _ in left:
                 _forget_generated(instances)
             if len(left) == 1:
                 self.failed[left[0][0]] = error

@@ -9,35 +9,61 @@ adds objects: they are `Pending` until somebody looks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, NestedTransaction
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import SessionTransaction
 
-from sqla_pubsub.context import FORGET_CONTEXT
+from sqla_pubsub.deliver.chain import ContextSetting
+from sqla_pubsub.deliver.own import OwnSettings
 from sqla_pubsub.deliver.pending import Pending, may_wait
-from sqla_pubsub.errors import SessionOwnershipError
+from sqla_pubsub.deliver.rows import RowSession
+from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded, sqlstate
 from sqla_pubsub.names import CONTEXT_SETTING
 
+_NO_SAVEPOINT = ("3B001", "25P01")
 
-class HandlerSession(Session):
+
+class HandlerSession(RowSession):
     """A session inside the listener's transaction; how it ends belongs to the listener.
 
     Args:
         connection: The work connection, in the transaction of the group.
         savepoints: Whether each event has one; without, an undone event undoes the group.
         pending: Where objects may wait for the end of the group, None to write them event by event.
+        context: That of the transaction.
+        own: The settings of the connection, which are put back after each event that may have changed them.
     """
 
-    def __init__(self, connection: Connection, *, savepoints: bool, pending: Pending | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        savepoints: bool,
+        pending: Pending | None,
+        context: ContextSetting,
+        own: OwnSettings,
+    ) -> None:
         super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False)
         self._connection = connection
         self._savepoints = savepoints
         self._pending = pending
+        self._context = context
+        self.chain = ""
+        """The context in which the handler of the event in hand writes."""
+        self._own = own
+        self._touched = False
+        """Whether an event has used the connection since its settings were put back."""
+        self.settings_changed = False
+        """Whether one may have changed settings, as far as its statements show."""
         self._nested: NestedTransaction | None = None
         self._renew = ""
         self._entered = False
         self._violated: SessionOwnershipError | None = None
+        self.spoilt = False
+        """Whether an event has ended the transaction, and a later one found out."""
         self.opened = 0
         """Savepoints opened so far: each is a subtransaction of the server."""
 
@@ -86,25 +112,28 @@ class HandlerSession(Session):
             self.connection()
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
+        self._write_displaced()
         if self._pending is not None and not self._entered and not self.info and may_wait(self):
-            self._pending.keep(entry_id, self.new)
+            self._pending.keep(entry_id, self.new, self.chain)
         else:
             self.flush()
         for own in self._left_open():
             own.commit()
         if self.info.pop(CONTEXT_SETTING, False) | self._connection.info.pop(CONTEXT_SETTING, False):
             # The next event is handled in the same transaction, and knows nothing of this context.
-            self._connection.execute(FORGET_CONTEXT)
+            self._context.forget()
         if self._entered:
             # It leaves the savepoint too: a rollback in the next event would go to it.
             super().close()
         else:
             self.expunge_all()
+        self._forget_rows()
         self._entered = False
 
     def undo(self) -> None:
         """Go back to where the event began, whatever state the handler left."""
         self._violated = None
+        self._forget_rows()
         self.info.pop(CONTEXT_SETTING, None)
         self._connection.info.pop(CONTEXT_SETTING, None)
         if self._savepoints and not self._entered:
@@ -121,10 +150,22 @@ class HandlerSession(Session):
         finally:
             super().close()
 
+    def write_pending(self) -> None:
+        """Write what earlier events only added, under the listener's own settings."""
+        if self._pending is not None and self._pending.waits:
+            if self._touched:
+                self._put_settings_back()
+            self._pending.write()
+
     def release(self) -> None:
         """End the group: what its events did belongs to the outer transaction now."""
         if self._nested is not None:
-            self._nested.commit()
+            self._own.join_release()
+            with self._showing_end():
+                self._nested.commit()
+        elif self._touched:
+            self._put_settings_back()
+        self._touched = False
         super().close()
 
     def _left_open(self) -> Iterator[NestedTransaction]:
@@ -135,15 +176,35 @@ class HandlerSession(Session):
 
     def _enter(self) -> None:
         self._entered = True
-        if self._pending is not None:
-            self._pending.write()
+        self.write_pending()
+        # Before its savepoint, so that it is still there when the event is undone.
+        self._context.be(self.chain)
+        if not self._savepoints and self.settings_changed:
+            self._put_settings_back()
+        self._touched = True
         if not self._savepoints:
             return
         self.opened += 1
         if self._nested is None:
-            self._nested, self._renew = _begin(self._connection)
+            self._nested, self._renew = _begin(self._connection, self._own.restore)
         else:
-            self._connection.exec_driver_sql(self._renew)
+            with self._showing_end():
+                self._connection.exec_driver_sql(self._renew)
+
+    @contextmanager
+    def _showing_end(self) -> Iterator[None]:
+        """A savepoint that is gone tells of an event that ended the transaction, in hand or before."""
+        try:
+            yield
+        except DBAPIError as error:
+            if sqlstate(error) not in _NO_SAVEPOINT:
+                raise
+            self.spoilt = True
+            raise TransactionEnded(ENDED) from error
+
+    def _put_settings_back(self) -> None:
+        self._connection.exec_driver_sql(self._own.restore)
+        self._touched = self.settings_changed = False
 
     def _refuse(self, what: str) -> SessionOwnershipError:
         self._violated = SessionOwnershipError(
@@ -153,11 +214,12 @@ class HandlerSession(Session):
         return self._violated
 
 
-class OutsideSession(Session):
+class OutsideSession(RowSession):
     """The session of a ``transactional=False`` handler: it commits by itself, statement by statement."""
 
     def finish(self) -> None:
         """Write what the handler left."""
+        self._write_displaced()
         self.commit()
         self.close()
 
@@ -166,11 +228,11 @@ class OutsideSession(Session):
         self.close()
 
 
-def _begin(connection: Connection) -> tuple[NestedTransaction, str]:
-    """Open a savepoint, and return with it the statement that moves it to the present.
+def _begin(connection: Connection, restore: str) -> tuple[NestedTransaction, str]:
+    """Open a savepoint, and return with it the SQL that puts the settings back and moves it to the present.
 
     The session keeps rolling back to the savepoint's name, so the name is kept.
     """
     nested = connection.begin_nested()
     name = connection.dialect.identifier_preparer.quote(nested._savepoint)
-    return nested, f"RELEASE SAVEPOINT {name}; SAVEPOINT {name}"
+    return nested, f"RELEASE SAVEPOINT {name}; {restore}; SAVEPOINT {name}"

@@ -15,11 +15,10 @@ from sqlalchemy import (
     CompoundSelect,
     Delete,
     Executable,
-    Insert,
     Integer,
     Interval,
     Select,
-    Table,
+    TableClause,
     Text,
     Update,
     any_,
@@ -34,13 +33,14 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    text,
+    true,
     tuple_,
     union_all,
     update,
 )
 
 from sqla_pubsub.deliver.entry import Entry
+from sqla_pubsub.deliver.place import Place, declared_place
 from sqla_pubsub.outbox import STORED_COLUMNS, Outbox
 
 _FIELDS = tuple(field.name for field in fields(Entry) if field.name != "row")
@@ -49,6 +49,10 @@ SIZE: BindParameter[int] = bindparam("size", type_=Integer)
 LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
 HIGHEST: ColumnElement[int] = literal_column(str(2**63 - 1), BigInteger)
 """No id is higher."""
+HELD: ColumnElement[bool] = literal_column(
+    "xmax = CAST(pg_catalog.pg_current_xact_id_if_assigned() AS xid)", Boolean
+)
+"""The present transaction has the entry claimed: a row that is locked FOR UPDATE carries the transaction's number."""
 
 
 class Statements:
@@ -56,11 +60,21 @@ class Statements:
 
     Args:
         outbox: The tables.
+        place: Where they are; None finds them by the search path.
+        leaving: Whether what finds entries takes one more parameter, ``left``: kinds that it leaves alone.
     """
 
-    def __init__(self, outbox: Outbox) -> None:
-        self.entry: Table = outbox.Entry.__table__
-        self.letter: Table = outbox.DeadLetter.__table__
+    def __init__(self, outbox: Outbox, place: Place | None = None, *, leaving: bool = False) -> None:
+        place = place or declared_place(outbox)
+        self.entry = place.entry
+        self.letter = place.letter
+        self._leaving = leaving
+
+    def _not_left(self, c: Any) -> list[ColumnElement[bool]]:
+        """Return what must hold of an entry for it to be none of those that are left alone."""
+        if not self._leaving:
+            return []
+        return [tuple_(c.operation, c.source, c.format).not_in(bindparam("left", expanding=True))]
 
     def _free(self) -> list[ColumnElement[bool]]:
         """Return what must hold of an entry for it to be handled now, besides its time."""
@@ -75,7 +89,7 @@ class Statements:
 
     def _ready_ids(self) -> Select[Any]:
         """Find ready entries, lowest id first. Parameters: listener, start, size."""
-        return self._in_turn(select(self.entry.c.id))
+        return self._in_turn(select(self.entry.c.id)).where(*self._not_left(self.entry.c))
 
     def _in_turn(self, statement: Select[Any]) -> Select[Any]:
         """Let *statement* read ready entries from *start* on, lowest id first.
@@ -98,14 +112,15 @@ class Statements:
     @cached_property
     def claim_ready(self) -> Select[Any]:
         """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size."""
-        return self._in_turn(self._columns()).limit(SIZE).with_for_update(skip_locked=True, of=self.entry)
+        found = self._in_turn(self._columns()).where(*self._not_left(self.entry.c))
+        return found.limit(SIZE).with_for_update(skip_locked=True, of=self.entry)
 
     @cached_property
     def claim_due(self) -> Select[Any]:
         """Claim retries whose time has come. Parameters: listener, size."""
         return (
             self._claim()
-            .where(self._due())
+            .where(self._due(), *self._not_left(self.entry.c))
             .order_by(self.entry.c.due_at)
             .limit(SIZE)
             .with_for_update(skip_locked=True, of=self.entry)
@@ -146,7 +161,7 @@ class Statements:
         due = (
             self._claim()
             .with_only_columns(c.id)
-            .where(self._due(), c.id >= bindparam("passed_to", type_=BigInteger))
+            .where(self._due(), c.id >= bindparam("passed_to", type_=BigInteger), *self._not_left(c))
             .order_by(c.due_at)
             .limit(SIZE)
         )
@@ -167,6 +182,11 @@ class Statements:
         return delete(self.entry).where(self.entry.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
 
     @cached_property
+    def acknowledge_held(self) -> Delete:
+        """Delete what was handled in the transaction that claimed it. Parameter: ids."""
+        return self.acknowledge.where(HELD)
+
+    @cached_property
     def retry(self) -> Update:
         """Store a failed try. Parameters: b_id, b_attempt, b_delay, b_error."""
         return (
@@ -180,13 +200,29 @@ class Statements:
         )
 
     @cached_property
-    def bury(self) -> Insert:
-        """Move an entry to the dead letters. Parameters: b_id, b_attempt, b_reason, b_traceback."""
-        moved = [name for name in STORED_COLUMNS if name != "attempt"]
+    def retry_held(self) -> Update:
+        """Store a failed try in the transaction that claimed the entry. Parameters as for `retry`."""
+        return self.retry.where(HELD)
+
+    @cached_property
+    def bury(self) -> Select[Any]:
+        """Move an entry to the dead letters; return how many left the one table and came into the other.
+
+        Parameters: b_id, b_attempt, b_reason, b_traceback.
+        """
+        return self._moved(true())
+
+    @cached_property
+    def bury_held(self) -> Select[Any]:
+        """Move an entry that this transaction claimed to the dead letters, as `bury` does."""
+        return self._moved(HELD)
+
+    def _moved(self, condition: ColumnElement[bool]) -> Select[Any]:
+        kept = [name for name in STORED_COLUMNS if name != "attempt"]
         gone = (
             delete(self.entry)
-            .where(self.entry.c.id == bindparam("b_id", type_=BigInteger))
-            .returning(*(self.entry.c[name] for name in moved))
+            .where(self.entry.c.id == bindparam("b_id", type_=BigInteger), condition)
+            .returning(*(self.entry.c[name] for name in kept))
             .cte("gone")
         )
         values = [
@@ -194,12 +230,16 @@ class Statements:
             cast(bindparam("b_reason"), Text),
             cast(bindparam("b_traceback"), Text),
         ]
-        return insert(self.letter).from_select(
-            [*moved, "attempt", "reason", "traceback"],
-            select(*gone.c, *values),
+        arrived = (
+            insert(self.letter)
+            .from_select([*kept, "attempt", "reason", "traceback"], select(*gone.c, *values))
+            # A constant, because a listener need not be allowed to read dead letters.
+            .returning(literal_column("1").label("one"))
+            .cte("arrived")
         )
+        return select(*(select(func.count()).select_from(each).scalar_subquery() for each in (gone, arrived)))
 
-    def adopt(self, table: Table) -> Update:
+    def adopt(self, table: TableClause) -> Update:
         """Give entries or dead letters of earlier names to their listener. Parameters: listener, previous.
 
         What a worker that knows the listener by its earlier name has in hand is left to it.
@@ -271,12 +311,3 @@ class Statements:
 def _number(transaction: ColumnElement[Any]) -> ColumnElement[int]:
     """Return a transaction id as a number, for which there is no cast."""
     return cast(cast(transaction, Text), BigInteger)
-
-
-# Limits of a role or database would end a connection that a slow handler has, or that waits; the handler would
-# be called again without end. How long one may take is what timeout= says.
-UNLIMITED = text(
-    "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN "
-    "('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout') AND setting <> '0'"
-)
-"""Lift the limits on time that would end the connection."""

@@ -11,14 +11,17 @@ from collections.abc import Collection, MutableSequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 
-from sqlalchemy import MetaData
+from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.deliver.application import application_engine
 from sqla_pubsub.deliver.board import Board, boards
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connect import is_away, make_engine
 from sqla_pubsub.deliver.listener import Listener, chosen
+from sqla_pubsub.deliver.logs import log_to_stderr
 from sqla_pubsub.deliver.outcome import describe
+from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.settings import import_modules
 from sqla_pubsub.subscription import registries, registry_of
@@ -37,6 +40,8 @@ class Plan:
 
     modules: tuple[str, ...]
     url: str = field(repr=False)
+    application: str | None = None
+    """The name of the application's engine, which each worker imports for itself; None to use the URL."""
     listeners: tuple[str, ...] = ()
     concurrency: int = 1
     drain: bool = False
@@ -72,11 +77,12 @@ def find_metadata(modules: Collection[str], listeners: Collection[str]) -> MetaD
 
 def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     """Run one worker until it is stopped, its parent is gone, or everything is drained."""
-    stopped = threading.Event()
+    # Not an Event of threading: its lock is not reentrant, and one signal may interrupt the handler of another.
+    stopped = StopSignal()
     running: list[Listener] = []
 
     def stop(*_: object) -> None:
-        stopped.set()
+        stopped.raise_()
         for listener in running:
             listener.stop()
 
@@ -85,13 +91,13 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
-    logging.basicConfig(level=plan.log_level, format="%(asctime)s %(levelname)s %(process)d %(message)s")
+    log_to_stderr(plan.log_level)
     sys.path[:0] = [item for item in path if item not in sys.path]
     try:
         import_modules(plan.modules)
         metadata = find_metadata(plan.modules, plan.listeners)
         running.extend(_listeners(plan, metadata, boards(slots)))
-        if not stopped.is_set():
+        if not stopped():
             _run(running, drain=plan.drain)
     except ConfigurationError as error:
         logger.error("worker.refused: %s", error)
@@ -113,9 +119,13 @@ def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Board]) -> list[Li
     if plan.concurrency > 1 and outside:
         groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
     return [
-        Listener(make_engine(plan.url), metadata, plan.config, listeners=names, board=board)
+        Listener(_engine(plan), metadata, plan.config, listeners=names, board=board)
         for names, board in zip(groups, shown_on, strict=False)
     ]
+
+
+def _engine(plan: Plan) -> Engine:
+    return make_engine(plan.url) if plan.application is None else application_engine(plan.application)
 
 
 def _run(listeners: list[Listener], *, drain: bool) -> None:

@@ -99,14 +99,73 @@ def test_that_all_captures_would_be_dropped_is_a_warning(
     ]
 
 
-def test_a_named_module_without_listeners_is_no_warning(
+LOST = (
+    f"WARNI [{NAME}] capture.lost: {{}} is captured no more for {{}}, which no imported module declares for it. If a "
+    "module of listeners was only not imported, name it under listeners of [tool.sqla-pubsub] and begin again."
+)
+TAKEN = "    # Takes its capture from {}, which no imported module declares here."
+
+
+def test_a_capture_that_goes_away_is_a_warning_and_a_comment(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.option("shop.listeners")
     project.migrate()
     project.write("listeners.py", "from shop.models import *\n")
-    assert called(project.migrate(), "upgrade") == ["drop_pubsub_trigger comment"]
+    source = project.migrate()
+    assert called(source, "upgrade") == ["drop_pubsub_trigger comment"]
+    assert warnings(capsys) == [LOST.format("INSERT on table 'comment'", "'email_author'")]
+    upgrade, downgrade = source.split("def downgrade()")
+    assert TAKEN.format("'email_author'") in upgrade
+    assert "Takes its capture" not in downgrade
+
+
+def test_each_capture_of_a_forgotten_module_is_a_warning_and_a_comment(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deleting = "\n\n@after_delete(Comment)\ndef tidy(old): ...\n"
+    viewed = '\n\nclass Viewed(Message, metadata=Base.metadata, name="viewed"):\n    article: int\n'
+    project.models(COMMENT + viewed)
+    project.write("more.py", SECOND + deleting + "\n\n@on_message(Viewed)\ndef count(new): ...\n")
+    project.option("shop.listeners shop.more")
+    project.migrate()
+    project.ini.write_text(project.ini.read_text().replace(" shop.more", ""))
     assert warnings(capsys) == []
+    upgrade, downgrade = project.migrate().split("def downgrade()")
+    assert sorted(warnings(capsys)) == [
+        LOST.format("DELETE on table 'comment'", "'tidy'"),
+        LOST.format("INSERT on table 'comment'", "'audit'"),
+        LOST.format("messages by pubsub_publish()", "'count'"),
+    ]
+    for name in ("'tidy'", "'audit'", "'count'"):
+        assert TAKEN.format(name) in upgrade
+    assert "Takes its capture" not in downgrade
+    project.downgrade()
+    project.upgrade()
+    assert project.differences() == []
+
+
+def test_a_listener_with_another_name_loses_nothing(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.option("shop.listeners")
+    project.migrate()
+    renamed = LISTENERS.replace("email_author", "mail").replace(
+        "(Comment)", "(Comment, previous_names='email_author')"
+    )
+    project.write("listeners.py", renamed)
+    assert "Takes its capture" not in project.migrate()
+    assert warnings(capsys) == []
+
+
+@pytest.mark.parametrize("settings", ["toml", "ini"])
+def test_a_pattern_finds_the_modules_below_a_package(project: Project, settings: str) -> None:
+    if settings == "toml":
+        (project.folder / "pyproject.toml").write_text(TOML.format('["shop.*"]'))
+    else:
+        project.option("shop.*")
+    assert "listeners=['audit', 'email_author']" in project.migrate()
+    assert project.differences() == []
 
 
 @pytest.mark.parametrize("models", [COMMENT + INSERT_LISTENER, COMMENT.replace("PubSub, Base", "Base")])
@@ -214,3 +273,20 @@ def test_a_listener_that_cannot_be_captured_stops_autogenerate(project: Project)
     project.option("shop.listeners")
     with pytest.raises(CommandError, match="an ordered listener needs a primary key"):
         project.revision()
+
+
+def test_autogenerate_names_a_condition_that_no_row_changes(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python decided it; and a listener that is never called is noticed late."""
+    project.write(
+        "listeners.py",
+        "from shop.models import *\n\n@after_insert(Comment, when=lambda: 'content' == 'x')\ndef unheard(new): ...\n",
+    )
+    project.option("shop.listeners")
+    assert "'when': 'false'" in project.revision()
+    (warning,) = warnings(capsys)
+    assert (
+        "condition.constant: when= of listener 'unheard' on INSERT of table 'comment' is never true."
+        in warning
+    )

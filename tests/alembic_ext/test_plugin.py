@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from alembic_ext import plugin
+from sqla_pubsub import alembic_plugin
 from tests.alembic_ext.project import COMMENT, INSERT_LISTENER, Project
 
 FIRST = [
@@ -19,6 +22,7 @@ FIRST = [
     "alembic_ext.compare",
     "alembic_ext.plugin",
     "sqla_pubsub",
+    "sqla_pubsub.alembic_plugin",
 ]
 
 ONCE = f"""
@@ -31,9 +35,9 @@ print(callable(alembic.op.create_pubsub_trigger))
 """
 
 
-def python(code: str) -> str:
+def python(code: str, folder: Path | None = None) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, cwd=folder
     )
     return done.stdout + done.stderr
 
@@ -41,7 +45,7 @@ def python(code: str) -> str:
 @pytest.mark.parametrize("module", FIRST)
 def test_whatever_is_imported_first_the_plugin_is_set_up_once(module: str) -> None:
     code = f"import {module}\nimport alembic_ext\nalembic_ext.register()\nalembic_ext.register()\n{ONCE}"
-    assert python(code) == "['compare_triggers', 'import_listeners']\nTrue\n"
+    assert python(code) == "['compare_triggers', 'import_listeners', 'spare_captures']\nTrue\n"
 
 
 def test_without_the_entry_point_one_call_sets_the_plugin_up() -> None:
@@ -49,7 +53,7 @@ def test_without_the_entry_point_one_call_sets_the_plugin_up() -> None:
     missing = f"from alembic.runtime.plugins import _all_plugins\nprint({plugin.NAME!r} in _all_plugins)\n"
     call = "import alembic_ext\nalembic_ext.register()\nalembic_ext.register()\n"
     output = python(hidden + missing + call + ONCE)
-    assert output == "False\n['compare_triggers', 'import_listeners']\nTrue\n"
+    assert output == "False\n['compare_triggers', 'import_listeners', 'spare_captures']\nTrue\n"
 
 
 def test_importing_the_library_imports_no_alembic() -> None:
@@ -59,15 +63,46 @@ def test_importing_the_library_imports_no_alembic() -> None:
 
 def test_the_entry_point_has_a_name_that_alembic_compares_by_default() -> None:
     (found,) = [
-        point for point in entry_points(group="alembic.plugins") if point.value == "alembic_ext.plugin"
+        point
+        for point in entry_points(group="alembic.plugins")
+        if point.value == "sqla_pubsub.alembic_plugin"
     ]
     assert found.name == plugin.NAME == "alembic.autogenerate.sqla_pubsub"
 
 
-def test_the_plugin_is_a_module_and_a_list_of_itself() -> None:
+@pytest.mark.parametrize("module", [plugin, alembic_plugin])
+def test_the_plugin_is_a_module_and_a_list_of_itself(module: Iterable[ModuleType]) -> None:
     """Alembic 1.18.0 to 1.20.0 iterate over it, later ones take it as it is."""
-    assert isinstance(plugin, ModuleType)
-    assert list(plugin) == [plugin]  # type: ignore[arg-type]
+    assert isinstance(module, ModuleType)
+    assert list(module) == [module]
+
+
+HIDING = {
+    "a package": ("alembic_ext/__init__.py", ""),
+    "a package with a module of the name of ours": ("alembic_ext/plugin.py", "def setup(plugin): ..."),
+    "a package that fails": ("alembic_ext/__init__.py", "raise RuntimeError"),
+    "a module": ("alembic_ext.py", ""),
+}
+
+
+@pytest.mark.parametrize("case", HIDING)
+@pytest.mark.parametrize("module", ["alembic", "alembic.op", "alembic.config"])
+def test_a_package_of_the_project_that_hides_ours_is_named(tmp_path: Path, case: str, module: str) -> None:
+    """It would fail ``import alembic`` in every program, with words of Alembic's."""
+    name, source = HIDING[case]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    if "/" in name:
+        (tmp_path / "alembic_ext" / "__init__.py").touch()
+    (tmp_path / name).write_text(source)
+    output = python(f"import {module}", tmp_path)
+    hidden = Path(plugin.__file__).parent
+    assert f"ImportError: sqla-pubsub cannot add its operations to Alembic: {tmp_path}/" in output
+    assert f"hides its package 'alembic_ext', which is {hidden}. Rename the one that hides it" in output
+
+
+def test_a_folder_without_modules_of_python_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "alembic_ext").mkdir()
+    assert python(ONCE, tmp_path).endswith("True\n")
 
 
 @pytest.mark.one_driver

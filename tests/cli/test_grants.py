@@ -396,3 +396,20 @@ def test_what_is_printed_is_what_the_guide_shows(roles: Roles) -> None:
             printed = printed.replace(ours, shown)
         for line in printed.splitlines():
             assert f"    {line}\n" in guide
+
+
+def test_grants_and_check_name_a_schema_in_which_others_may_create(shop: Shop) -> None:
+    roles = Roles(shop)
+    roles.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    warning = "everybody may CREATE in schema public, which is on the search path of captures"
+    remedy = "Run: REVOKE CREATE ON SCHEMA public FROM PUBLIC;"
+    lines = roles.printed("monitor")
+    assert lines[0].startswith(f"-- {warning}")
+    assert lines[1] == f"-- {remedy}"
+    result = shop.run("check", "shop.listeners")
+    assert result.returncode == 1
+    assert warning in result.stdout
+    assert remedy in result.stdout
+    roles.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    assert not any(warning in line for line in roles.printed("monitor"))
+    assert shop.run("check", "shop.listeners").returncode == 0

@@ -274,3 +274,25 @@ def test_health_is_well_while_an_order_waits_for_its_retry(shop: Shop) -> None:
             )
         )
     assert shop.run("health", "shop.listeners").returncode == 0
+
+
+def test_check_names_a_condition_that_no_row_changes_and_exits_0(shop: Shop) -> None:
+    """It may be a switch that is off."""
+    shop.write(
+        "shop/listeners.py",
+        """
+        from sqla_pubsub import after_insert
+        from shop.models import Order
+
+        @after_insert(Order, when=lambda: False)
+        def ship(): ...
+
+        @after_insert(Order)
+        def count(): ...
+        """,
+    )
+    shop.install()
+    result = shop.run("check", "shop.listeners")
+    assert result.returncode == 0
+    assert "when= of listener 'ship' on INSERT of table 'order' is never true." in result.stdout
+    assert result.stdout.endswith("All declared triggers are installed.\n")

@@ -173,19 +173,21 @@ def test_only_the_named_listener_runs(shop: Shop) -> None:
     assert (shop.effects("count"), shop.effects("ship")) == (["one"], [])
 
 
-@pytest.mark.one_driver
-def test_listen_refuses_when_a_listener_has_no_capture(shop: Shop) -> None:
-    shop.write(
-        "late.py",
-        """
-        from shop.listeners import *
-        from sqla_pubsub import after_delete
+LATE = """
+    from sqlalchemy.orm import Session
+    from shop.listeners import *
+    from sqla_pubsub import after_delete
 
-        @after_delete(Order)
-        def restock(old): ...
-        """,
-    )
-    result = shop.run("listen", "late", "--drain")
+    @after_delete(Order)
+    def restock(old: Order, session: Session) -> None:
+        session.add(Effect(listener="restock", item=old.item, process=0))
+"""
+
+
+@pytest.mark.one_driver
+def test_listen_refuses_when_none_of_its_listeners_has_a_capture(shop: Shop) -> None:
+    shop.write("late.py", LATE)
+    result = shop.run("listen", "late", "--drain", "--listener", "restock")
     assert result.returncode == 2
     assert "'restock' is not installed" in result.stderr
     assert "alembic revision --autogenerate" in result.stderr
@@ -193,7 +195,60 @@ def test_listen_refuses_when_a_listener_has_no_capture(shop: Shop) -> None:
     result = shop.run("listen", "late", "--drain", "--listener", "ship")
     assert result.returncode == 0
     assert "WARNING" in result.stderr
+    assert "ERROR" not in result.stderr
     assert shop.run("listen", "late", "--drain", "--no-check").returncode == 0
+
+
+@pytest.mark.one_driver
+def test_a_listener_without_capture_does_not_take_the_others_with_it(shop: Shop) -> None:
+    shop.write("late.py", LATE)
+    shop.order("one")
+    result = shop.run("listen", "late", "--drain")
+    assert result.returncode == 0
+    [line] = [line for line in result.stderr.splitlines() if "ERROR" in line]
+    assert "capture.missing: trigger for listener 'restock' is not installed" in line
+    assert (shop.effects("ship"), shop.effects("count")) == (["one"], ["one"])
+
+
+@pytest.mark.one_driver
+def test_a_missing_capture_is_picked_up_when_the_migration_is_there(shop: Shop) -> None:
+    shop.write("late.py", LATE)
+    process = shop.start("listen", "late")
+    wait_until(lambda: "listener.started" in shop.log, DEADLINE, "the worker to start")
+    assert "capture.missing" in shop.log
+    shop.order("one")
+    wait_until(lambda: shop.effects("ship") == ["one"], DEADLINE, "the others to work")
+    shop.install("late")
+    with shop.engine.begin() as connection:
+        connection.execute(text('DELETE FROM "order"'))
+    wait_until(lambda: shop.effects("restock") == ["one"], DEADLINE, "the missing one to work")
+    wait_until(lambda: "capture.installed" in shop.log, DEADLINE, "the log to say so")
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+
+
+@pytest.mark.one_driver
+def test_a_worker_may_wait_for_its_migration(bare_shop: Shop) -> None:
+    """That of the outbox too; nothing is handled before."""
+    bare_shop.write("late.py", LATE)
+    process = bare_shop.start("listen", "late", "--wait-for-migration")
+    wait_until(lambda: "pubsub_outbox' does not exist" in bare_shop.log, DEADLINE, "the worker to wait")
+    bare_shop.install()
+    bare_shop.order("one")
+    wait_until(lambda: bare_shop.log.count("capture.waiting") > 1, DEADLINE, "it to say what is missing yet")
+    assert "listener.started" not in bare_shop.log
+    bare_shop.install("late")
+    wait_until(lambda: bare_shop.effects("ship") == ["one"], DEADLINE, "the worker to work")
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+
+
+@pytest.mark.one_driver
+def test_a_worker_that_waits_for_its_migration_can_be_stopped(bare_shop: Shop) -> None:
+    process = bare_shop.start("listen", "shop.listeners", "--wait-for-migration")
+    wait_until(lambda: "capture.waiting" in bare_shop.log, DEADLINE, "the worker to wait")
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
 
 
 @pytest.mark.one_driver

@@ -48,7 +48,7 @@ def test_the_context_holds_for_the_statements_after_it(tables: Engine) -> None:
 def test_pending_changes_of_a_scoped_session_go_out_before_it(tables: Engine) -> None:
     session = scoped_session(sessionmaker(tables, autoflush=False))
     session.add(Comment(id=1))
-    set_context(session, tenant="acme")  # type: ignore[arg-type]
+    set_context(session, tenant="acme")
     session.add(Comment(id=2))
     session.commit()
     session.remove()

@@ -197,7 +197,7 @@ DAMAGE = {
     "DROP TRIGGER pubsub_insert ON comment": "'a' is not installed",
     f"DROP FUNCTION {FUNCTION} CASCADE": "'a' is not installed",
     "ALTER TABLE comment DISABLE TRIGGER ALL": "it is disabled",
-    "ALTER TABLE comment ENABLE ALWAYS TRIGGER pubsub_insert": "or enabled for replicas only",
+    "ALTER TABLE comment ENABLE REPLICA TRIGGER pubsub_insert": "or enabled for replicas only",
     f"ALTER FUNCTION {FUNCTION} SECURITY INVOKER": "lost SECURITY DEFINER",
     f"ALTER FUNCTION {FUNCTION} RESET ALL": "lost its fixed search_path",
     f"ALTER FUNCTION {FUNCTION} SET search_path = public": "lost its fixed search_path",

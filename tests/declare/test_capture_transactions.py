@@ -5,7 +5,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_pubsub import PubSub, after_insert, outbox
+from sqla_pubsub import Message, PubSub, after_insert, on_message, outbox, publish
 from tests.declare.entries import entries, nothing, run
 
 pytestmark = pytest.mark.one_driver
@@ -123,3 +123,29 @@ def test_each_entry_has_a_fresh_identity_and_the_time_of_its_statement(tables: E
     assert {(entry.attempt, entry.crashes, entry.due_at, entry.last_error) for entry in found} == {
         (0, 0, None, None)
     }
+
+
+@pytest.mark.every_server
+def test_a_transaction_that_only_publishes_has_its_id_before_its_entries_have_theirs(engine: Engine) -> None:
+    """A listener takes what is written under an id that it has passed for what comes later."""
+
+    class Own(DeclarativeBase): ...
+
+    class Said(Message, metadata=Own.metadata, name="said"):
+        who: str
+
+    on_message(Said, name="plain")(nothing)
+    on_message(Said, name="ordered", ordered=True, ordered_by="who")(nothing)
+    Own.metadata.create_all(engine)
+    run(
+        engine,
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF "
+        "pg_current_xact_id_if_assigned() IS NULL THEN RAISE 'no transaction id yet'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER look BEFORE INSERT ON pubsub_outbox FOR EACH ROW EXECUTE FUNCTION look()",
+    )
+    # The sequence itself assigns one, but only every 32 values.
+    for _ in range(40):
+        with Session(engine) as session:
+            publish(session, Said(who="me"))
+            session.commit()
+    assert len(entries(engine, Own.metadata)) == 80

@@ -6,8 +6,7 @@ import pytest
 
 from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.spec import CapturedListener, Installed, TriggerSpec
-from sqla_pubsub.outbox import FORMAT
+from sqla_pubsub.declare.spec import CAPTURE_FORMAT, CapturedListener, Installed, TriggerSpec
 
 SPEC = TriggerSpec(table="comment", operation="INSERT", listeners=(CapturedListener(name="email_author"),))
 OTHER = replace(SPEC, listeners=(CapturedListener(name="audit"),))
@@ -93,10 +92,10 @@ def test_a_privilege_is_given_back_by_hand() -> None:
 
 
 def test_what_a_newer_release_installed_is_left_to_it() -> None:
-    difference = only([there(replace(OTHER, format=FORMAT + 1))], [SPEC])
+    difference = only([there(replace(OTHER, format=CAPTURE_FORMAT + 1))], [SPEC])
     assert (difference.kind, difference.captured) == ("changed", ("audit",))
     assert "Upgrade sqla-pubsub here" in str(difference)
-    newer = diff_fan_out(replace(FAN_OUT, format=FORMAT + 1), (), exists=True, declared=FAN_OUT)
+    newer = diff_fan_out(replace(FAN_OUT, format=CAPTURE_FORMAT + 1), (), exists=True, declared=FAN_OUT)
     assert newer is not None
     assert "Upgrade sqla-pubsub here" in str(newer)
 

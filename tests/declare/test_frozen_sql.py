@@ -2,9 +2,10 @@
 
 Installed functions are compared with what this release would install, so a changed letter is a
 migration in every project. SQL that was released never changes: a new one gets a new format, and with
-it new files. ``python -m tests.declare.test_frozen_sql`` writes them.
+it new files. ``python -m tests.declare.test_frozen_sql`` writes those of the present format.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from sqla_pubsub.declare.ddl import (
     DropTrigger,
 )
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
+from sqla_pubsub.declare.spec import CAPTURE_FORMAT, CapturedListener, TriggerSpec
 
 FOLDER = Path(__file__).parent / "frozen"
 
@@ -85,19 +86,23 @@ def statements(spec: TriggerSpec | FanOut) -> str:
     return "\n".join(f"{element.compile(dialect=dialect)};\n" for element in elements)
 
 
-def path(name: str) -> Path:
-    return FOLDER / f"{SPECS[name].format}_{name}.sql"
+FORMATS = range(1, CAPTURE_FORMAT + 1)
 
 
+def path(name: str, number: int) -> Path:
+    return FOLDER / f"{number}_{name}.sql"
+
+
+@pytest.mark.parametrize("number", FORMATS)
 @pytest.mark.parametrize("name", SPECS)
-def test_the_sql_is_as_it_was_released(name: str) -> None:
-    assert statements(SPECS[name]).encode() == path(name).read_bytes()
+def test_the_sql_is_as_it_was_released(name: str, number: int) -> None:
+    assert statements(replace(SPECS[name], format=number)).encode() == path(name, number).read_bytes()
 
 
 def test_every_frozen_file_is_compared() -> None:
-    assert sorted(FOLDER.glob("*.sql")) == sorted(path(name) for name in SPECS)
+    assert sorted(FOLDER.glob("*.sql")) == sorted(path(name, number) for name in SPECS for number in FORMATS)
 
 
 if __name__ == "__main__":
     for each, spec in SPECS.items():
-        path(each).write_bytes(statements(spec).encode())
+        path(each, CAPTURE_FORMAT).write_bytes(statements(spec).encode())

@@ -156,6 +156,21 @@ TRICKS = [
     "FUNCTION {0}.jsonb_build_array(jsonb) RETURNS jsonb",
     "FUNCTION {0}.json_object_agg(text, json) RETURNS json",
     "FUNCTION {0}.json_each(json) RETURNS json",
+    "FUNCTION {0}.json_populate_record(record, json) RETURNS record",
+    "FUNCTION {0}.json_populate_record(public.reading, json) RETURNS public.reading",
+    "FUNCTION {0}.record_image_ne(record, record) RETURNS boolean",
+    "FUNCTION {0}.replace(text, text, text) RETURNS text",
+    "FUNCTION {0}.pg_column_size(jsonb) RETURNS integer",
+    "FUNCTION {0}.sha256(bytea) RETURNS bytea",
+    "FUNCTION {0}.convert_to(text, name) RETURNS bytea",
+    "FUNCTION {0}.getdatabaseencoding() RETURNS name",
+    "FUNCTION {0}.encode(bytea, text) RETURNS text",
+    "FUNCTION {0}.num_nonnulls(text) RETURNS integer",
+    "FUNCTION {0}.concat(text) RETURNS text",
+    "FUNCTION {0}.to_json(text) RETURNS json",
+    "FUNCTION {0}.pg_typeof(text) RETURNS regtype",
+    "FUNCTION {0}.pg_current_xact_id() RETURNS xid8",
+    "FUNCTION {0}.trick(integer, integer) RETURNS boolean",
     "FUNCTION {0}.clock_timestamp() RETURNS timestamptz",
     "FUNCTION {0}.hashtextextended(text, integer) RETURNS bigint",
     "FUNCTION {0}.pg_try_advisory_xact_lock_shared(bigint) RETURNS boolean",
@@ -166,7 +181,7 @@ TRICKS = [
     "FUNCTION {0}.trick(record, record) RETURNS boolean",
 ]
 _TRICK = "CREATE {} LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'tricked: %', current_user; END $$"
-OPERATORS = {"text": ("=", "<>", "||"), "jsonb": ("=", "->"), "record": ("=", "*<>")}
+OPERATORS = {"text": ("=", "<>", "||"), "integer": (">",), "jsonb": ("=", "->"), "record": ("=", "*<>")}
 
 
 def set_traps(role: Connection, schema: str) -> None:

@@ -60,12 +60,17 @@ def test_the_attempt_that_failed_is_one_more_than_those_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [UnreadablePayload("LookupError: blue"), database_error("22P02"), database_error("42704")]
+    ("error", "said"),
+    [
+        (UnreadablePayload("LookupError: blue"), "LookupError: blue"),
+        (database_error("22P02"), "DBAPIError: (psycopg.errors.InvalidTextRepresentation) no"),
+        (database_error("42704"), "DBAPIError: (psycopg.errors.UndefinedObject) no"),
+    ],
 )
-def test_an_entry_that_cannot_be_read_is_a_dead_letter_that_names_it(error: Exception) -> None:
+def test_an_entry_that_cannot_be_read_is_a_dead_letter_that_names_it(error: Exception, said: str) -> None:
     outcome = policy().unreadable(entry(), error)
     assert isinstance(outcome, DeadLetter)
-    assert outcome.reason.startswith("outbox entry 7 for 'record' cannot be read: ")
+    assert outcome.reason == f"outbox entry 7 for 'record' cannot be read: {said}"
 
 
 @pytest.mark.parametrize("text", ["outbox entry 7 has format 9", "a sentence that begins in another way"])

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from sqla_pubsub import Insert, Listener, Reject, Update, after_insert, after_update
 from sqla_pubsub.deliver.maintenance import Letters, Maintenance
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.errors import ConfigurationError, NotSettled
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
@@ -114,3 +114,73 @@ def test_a_url_with_an_unknown_option_is_refused_and_not_waited_for(notes: Notes
     for act in (Listener.drain, Listener.run):
         with pytest.raises(ConfigurationError, match='invalid connection option "nonsense"'):
             act(Listener(create_engine(url), notes.metadata))
+
+
+@pytest.mark.parametrize("swallowed", ["INSERT ON pubsub_outbox", "DELETE ON pubsub_dead_letter"])
+def test_letters_that_cannot_be_put_back_stay_what_they_are(notes: Notes, swallowed: str) -> None:
+    """A trigger that swallows them raises no error, and they would be gone."""
+
+    @after_insert(notes.Note)
+    def handle() -> None:
+        raise Reject("not yet")
+
+    notes.write("a", "b")
+    notes.drain()
+    notes.execute(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
+    )
+    notes.execute(f"CREATE TRIGGER swallow BEFORE {swallowed} FOR EACH ROW EXECUTE FUNCTION swallow()")
+    maintenance = look_after(notes)
+    if swallowed.startswith("INSERT"):
+        with pytest.raises(NotSettled):
+            maintenance.revive(Letters())
+    else:
+        assert maintenance.revive(Letters()) == 0
+    assert len(notes.dead()) == 2
+    assert not notes.entries()
+
+
+def test_a_crash_that_the_outbox_does_not_take_is_counted_later(notes: Notes) -> None:
+    @after_insert(notes.Note)
+    def handle() -> None: ...
+
+    notes.write("a")
+    notes.execute("UPDATE pubsub_outbox SET crashes = 3")
+    notes.execute(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
+    )
+    notes.execute(
+        "CREATE TRIGGER swallow BEFORE INSERT ON pubsub_dead_letter FOR EACH ROW EXECUTE FUNCTION swallow()"
+    )
+    assert not look_after(notes).count_crash(1)
+    assert [entry.crashes for entry in notes.entries()] == [3]
+    notes.execute("DROP FUNCTION swallow CASCADE")
+    assert look_after(notes).count_crash(1)
+    assert [letter.id for letter in notes.dead()] == [1]
+
+
+def test_the_outbox_that_was_found_first_stays_the_one(notes: Notes) -> None:
+    """A later connection of the same engine may have another search path."""
+
+    @after_insert(notes.Note)
+    def handle() -> None:
+        raise Reject("not yet")
+
+    notes.write("a", "b")
+    notes.drain()
+    notes.execute("CREATE SCHEMA other")
+    for table in ("pubsub_outbox", "pubsub_dead_letter"):
+        notes.execute(f"CREATE TABLE other.{table} (LIKE {table} INCLUDING ALL)")
+    maintenance = look_after(notes)
+    assert maintenance.count_dead(Letters()) == 2
+    with notes.engine.connect() as connection:
+        connection.exec_driver_sql("SET search_path TO other")
+        connection.commit()
+    assert maintenance.count_dead(Letters()) == 2
+    assert maintenance.revive(Letters(), limit=1) == 1
+    assert maintenance.discard(Letters()) == 1
+    assert [status.ready for status in maintenance.status()] == [1]
+    with notes.engine.connect() as connection:
+        connection.exec_driver_sql("RESET search_path")
+        connection.commit()
+    assert len(notes.entries()) == 1

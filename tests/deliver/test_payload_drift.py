@@ -148,16 +148,14 @@ def test_an_entry_of_a_renamed_table_is_read(store: Store) -> None:
 
 
 POISON = {
-    "no object": ('"text"', {}),
-    "an array": ("[1, 2]", {}),
-    "an array of objects": ('[{"id": 1}, {"id": 2}]', {}),
-    "JSON null": ("null", {}),
-    "a word for a number": (GOOD.replace('"amount": 1', '"amount": "many"'), {}),
-    "a number too large": (GOOD.replace('"amount": 1', '"amount": 99999999999'), {}),
-    "an unknown enum value": (GOOD.replace("HIGH", "HIGHEST"), {}),
-    "what a TypeDecorator refuses": (GOOD.replace('"share": 1', '"share": 1000'), {}),
-    "an operation without a subscription": (None, {"operation": "TRUNCATE"}),
-    "an unknown operation": (GOOD, {"operation": "RENAME"}),
+    "no object": '"text"',
+    "an array": "[1, 2]",
+    "an array of objects": '[{"id": 1}, {"id": 2}]',
+    "JSON null": "null",
+    "a word for a number": GOOD.replace('"amount": 1', '"amount": "many"'),
+    "a number too large": GOOD.replace('"amount": 1', '"amount": 99999999999999999999'),
+    "an unknown enum value": GOOD.replace("HIGH", "HIGHEST"),
+    "what a TypeDecorator refuses": GOOD.replace('"share": 1', '"share": 1000'),
 }
 
 
@@ -165,16 +163,16 @@ POISON = {
 def test_an_unreadable_entry_is_a_dead_letter_and_its_neighbours_are_handled(
     store: Store, poison: str
 ) -> None:
-    new, rest = POISON[poison]
+    new = POISON[poison]
     store.put(GOOD)
-    store.put(new, **rest)
+    store.put(new)
     store.put(GOOD)
     assert store.drain() == 3
     assert store.rows == [GOOD_ROW, GOOD_ROW]
     (letter,) = store.dead()
     assert letter.reason.startswith("outbox entry 2 for 'collect' ")
     assert letter.attempt == 1
-    assert letter.new is not None or new is None or poison == "JSON null"
+    assert letter.new is not None or poison == "JSON null"
 
 
 def test_many_unreadable_entries_hold_nothing_up(store: Store) -> None:
@@ -198,7 +196,7 @@ def test_a_dead_letter_keeps_the_payload_as_it_was(store: Store) -> None:
     (letter,) = store.dead()
     assert letter.listener == "collect"
     assert letter.new == {"id": 1, "amount": "many", "n": 1.5}
-    assert "invalid input syntax for type integer" in letter.reason
+    assert "invalid input syntax for type bigint" in letter.reason
 
 
 def test_a_column_dropped_with_entries_waiting_reaches_the_handler_of_today(notes: Notes) -> None:

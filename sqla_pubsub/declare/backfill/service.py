@@ -30,7 +30,7 @@ from sqla_pubsub.declare.backfill.steps import (
     run,
     write_page,
 )
-from sqla_pubsub.declare.capture import literal
+from sqla_pubsub.declare.body import literal
 from sqla_pubsub.errors import ConfigurationError, sqlstate
 from sqla_pubsub.quoting import identifier
 from sqla_pubsub.sqlstates import CONTENDED, NO_TABLE
@@ -136,6 +136,7 @@ class Backfill:
             with self._engine.connect() as reader:
                 reader.execution_options(isolation_level="REPEATABLE READ")
                 self._with_lock(source.table, partial(draw, source, reader))
+                run(reader, f"SELECT pg_catalog.pg_advisory_xact_lock_shared({self._lock(3)})")
                 run(reader, source.lock())
                 measure = count_rows(reader, source)
                 if measure.changed and include_changed is None:
@@ -193,9 +194,12 @@ class Backfill:
     def _take(self) -> None:
         with self._begin() as connection:
             self._place = place_of(connection, self._entry)
-        lock = literal(f"{self._place}.{self._entry.name}{memory(self.listener)}")
-        query = f"SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended({lock}, 2))"
-        # The connection of one that was killed may need a moment to end.
+        # The connections of one that was killed may need a moment to end. They end one by one, so each has a
+        # lock: the second one may be committing the line that it has drawn.
+        query = (
+            f"SELECT pg_catalog.pg_try_advisory_lock({self._lock(2)})"
+            f" AND pg_catalog.pg_try_advisory_xact_lock({self._lock(3)})"
+        )
         for attempt in Retrying(
             retry=retry_if_exception_type(_Busy),
             wait=wait_random(0.1, 0.5),
@@ -207,6 +211,10 @@ class Backfill:
                     raise _Busy(
                         f"another backfill of listener {self.listener!r} is running. Wait for it, or stop it first."
                     )
+
+    def _lock(self, number: int) -> str:
+        name = literal(f"{self._place}.{self._entry.name}{memory(self.listener)}")
+        return f"pg_catalog.hashtextextended({name}, {number})"
 
     @contextmanager
     def _begin(self, source: Source | None = None) -> Iterator[Connection]:

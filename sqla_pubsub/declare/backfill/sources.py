@@ -11,17 +11,19 @@ from sqlalchemy import Connection, MetaData, Table, Text, bindparam, text
 
 from sqla_pubsub.declare.backfill.sql import Source
 from sqla_pubsub.declare.catalog import installed
+from sqla_pubsub.declare.columns import find_values
 from sqla_pubsub.declare.ddl import SINCE
-from sqla_pubsub.declare.declared import declared
+from sqla_pubsub.declare.relations import declared_in
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.quoting import identifier, qualified
+from sqla_pubsub.quoting import identifier, place, qualified
 from sqla_pubsub.subscription import ListenerSpec, registry_of
 
 _PLACES = text(
-    """
+    f"""
     SELECT quote_ident(cn.nspname) || '.' || quote_ident(c.relname) AS name, c.relkind = 'p' AS partitioned,
-           quote_ident(pn.nspname) AS place, p.proconfig, obj_description(p.oid, 'pg_proc') AS note
+           {place("pn.nspname")} AS place, CAST(c.oid AS bigint) AS number, p.proconfig,
+           obj_description(p.oid, 'pg_proc') AS note
     FROM pg_catalog.pg_trigger AS t
     JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
     JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
@@ -39,11 +41,11 @@ _TYPES = text(
 _PATH = text("SELECT current_setting('search_path')")
 _SET_PATH = text("SELECT set_config('search_path', :path, true)")
 _PLACE = text(
-    """
-    SELECT quote_ident(coalesce(
+    f"""
+    SELECT {place("p.name")} FROM (SELECT coalesce(
       (SELECT n.nspname FROM pg_catalog.pg_class AS c
        JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(:outbox)),
-      :schema, current_schema()))
+      :schema, current_schema())) AS p (name)
     """
 ).bindparams(bindparam("schema", type_=Text))
 _MAY_IDENTIFY = text("SELECT has_function_privilege('pg_control_system()', 'EXECUTE')")
@@ -70,7 +72,11 @@ def find_sources(connection: Connection, metadata: MetaData, listener: str) -> l
         raise ConfigurationError(
             f"listener {listener!r} is not declared. Declared are: {', '.join(sorted(registry.listeners))}."
         )
-    specs = [s for s in declared(metadata) if s.operation == "INSERT" and listener in s.listener_names]
+    specs = [
+        s
+        for s in declared_in(connection, metadata)
+        if s.operation == "INSERT" and listener in s.listener_names
+    ]
     if not specs:
         raise ConfigurationError(
             f"listener {listener!r} gets no inserts, so a row that is there already is no event for it. "
@@ -97,6 +103,8 @@ def _source(connection: Connection, metadata: MetaData, spec: TriggerSpec, liste
         names=(listener.name, *listener.previous_names),
         key=tuple((column, types[column]) for column in columns),
         table=row.name,
+        number=row.number,
+        values=find_values(connection, [(row.number, spec)])[0],
         partitioned=row.partitioned,
         place=row.place,
         letters=f"{row.place}.{identifier(registry_of(metadata).outbox.DeadLetter.__table__.name)}",

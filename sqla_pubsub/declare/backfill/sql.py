@@ -11,16 +11,10 @@ import json
 from dataclasses import dataclass
 
 from sqla_pubsub.declare.backfill.progress import Position
-from sqla_pubsub.declare.capture import (
-    MARK,
-    OUTBOX_LITERAL,
-    WAKE,
-    condition_of,
-    insert_from,
-    literal,
-    resolve,
-    row_key,
-)
+from sqla_pubsub.declare.body import MARK, OUTBOX_LITERAL, WAKE, literal, resolve
+from sqla_pubsub.declare.capture import condition_of, insert_from
+from sqla_pubsub.declare.cells import cell, cells, key_of, unveiled, veiled, veiled_name
+from sqla_pubsub.declare.columns import Values
 from sqla_pubsub.declare.ddl import FIXED
 from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.names import BACKFILL, CONTEXT_SETTING, backfill_function
@@ -58,6 +52,8 @@ class Source:
         names: The listener's name, then its previous ones.
         key: The columns of the primary key with their types, as SQL.
         table: Its qualified name.
+        number: Its oid.
+        values: What the types of its columns ask of the capture.
         partitioned: Whether its rows stand in partitions.
         place: The schema of the outbox, quoted.
         letters: The qualified name of the dead letters.
@@ -69,6 +65,8 @@ class Source:
     names: tuple[str, ...]
     key: tuple[tuple[str, str], ...]
     table: str
+    number: int
+    values: Values
     partitioned: bool
     place: str
     letters: str
@@ -104,8 +102,7 @@ class Source:
 
     @property
     def _key(self) -> str:
-        # What `row_key` returns, without turning the whole row into JSON.
-        return f"pg_catalog.jsonb_build_array({self._row})"
+        return key_of(self._columns)
 
     @property
     def _rows(self) -> str:
@@ -132,11 +129,8 @@ class Source:
             f" AND e.source = {literal(self.spec.source)} AND e.listener IN ({', '.join(map(literal, self.names))})"
             for table in (self.outbox, self.letters)
         )
-        values = ", ".join(
-            f"CAST(pg_catalog.json_extract_path_text(s.new, {literal(column)}) AS {kind})"
-            for column, kind in self.key
-        )
-        return f"SELECT DISTINCT pg_catalog.jsonb_build_array({values}) AS key FROM ({stored}) AS s"
+        values = [f"CAST({_text_in('s.new', column)} AS {kind})" for column, kind in self.key]
+        return f"SELECT DISTINCT {key_of(values)} AS key FROM ({stored}) AS s"
 
     def settings(self) -> list[tuple[str, str]]:
         """Return the settings of the session, so that values and conditions mean what they do in the capture."""
@@ -157,7 +151,9 @@ class Source:
     def marking(self) -> list[str]:
         """Return the statements that make every new row leave a mark; the last waits for the table's writers."""
         settings = "".join(f" SET {name} = '{value}'" for name, value in (*FIXED, ("TimeZone", "UTC")))
-        rows = "" if self.spec.per_row else " FROM new_rows AS new"
+        columns = [column for column, _ in self.key]
+        key = key_of([cell("new", column, columns) for column in columns])
+        rows = "(SELECT) AS pubsub_one" if self.spec.per_row else "new_rows AS new"
         # A downgrade may take the outbox away below it.
         body = resolve(
             f"""\
@@ -167,7 +163,9 @@ BEGIN
   IF pg_catalog.to_regclass({OUTBOX_LITERAL}) IS NOT NULL THEN
     INSERT INTO {self.outbox} (listener, operation, source, key, due_at)
     SELECT {literal(memory(self.names[0]))}, {literal(BACKFILL)}, {literal(self.spec.source)},
-      {row_key([column for column, _ in self.key], "new")}, {NEVER}{rows};
+      {key}, {NEVER}
+    FROM {rows} CROSS JOIN LATERAL {cells("new", columns)}
+    WHERE '{self.number}'::pg_catalog.regclass IS NOT NULL;
   END IF;
   RETURN NULL;
 END""",
@@ -184,7 +182,8 @@ END""",
             f"CREATE OR REPLACE TRIGGER {identifier(self.trigger)} AFTER INSERT ON {self.table}{level}"
             f" EXECUTE FUNCTION {self.function}()"
         )
-        return [create, self._keep(), trigger]
+        always = f"ALTER TABLE {self.table} ENABLE ALWAYS TRIGGER {identifier(self.trigger)}"
+        return [create, self._keep(), trigger, *([always] if self.spec.always else [])]
 
     def _keep(self) -> str:
         """Nobody else may attach the function to a table of their own; default privileges may have given it away."""
@@ -205,7 +204,7 @@ WITH known AS MATERIALIZED ({self._known} UNION {self._marks("key")})
 SELECT count(*) AS total,
   count(*) FILTER (WHERE holds AND known.key IS NULL AND NOT recent) AS old,
   count(*) FILTER (WHERE holds AND known.key IS NULL AND recent) AS changed
-FROM (SELECT {self._key} AS key, {self._recent} AS recent, {condition_of(self.spec.listeners[0])} AS holds
+FROM (SELECT {self._key} AS key, {self._recent} AS recent, {condition_of(self.spec.listeners[0], ())} AS holds
   FROM {self._rows}) AS present
 LEFT JOIN known ON known.key = present.key"""
 
@@ -224,13 +223,14 @@ FROM ({self._known}{recent}) AS known"""
 
     def page(self, after: Position | None, last: Position, size: int) -> str:
         """Return the query for how many rows the next page has and the position of its last."""
+        # Ordered by qualified names: a bare one would be the text that is returned, where '99' comes after '100'.
         names = [identifier(column) for column, _ in self.key]
         conditions = [f"({self._row}) <= {self._at(last)}", *self._after(after)]
         return f"""\
 WITH page AS (SELECT {self._row} FROM {self._rows} WHERE {" AND ".join(conditions)}
   ORDER BY {self._order("ASC")} LIMIT {size})
 SELECT (SELECT count(*) FROM page), {", ".join(f"{name}::text" for name in names)} FROM page
-ORDER BY {", ".join(f"{name} DESC" for name in names)} LIMIT 1"""
+ORDER BY {", ".join(f"page.{name} DESC" for name in names)} LIMIT 1"""
 
     def write(self, after: Position | None, until: Position, *, wait: bool) -> str:
         """Return the statement that writes the entries of one page and returns their number.
@@ -243,7 +243,7 @@ ORDER BY {", ".join(f"{name} DESC" for name in names)} LIMIT 1"""
             f"({self._row}) <= {self._at(until)}",
             f"NOT EXISTS ({self._marks('1')} AND mark.key = {self._key})",
         ]
-        insert = resolve(insert_from(self.spec, self._rows, conditions), self.outbox)
+        insert = resolve(insert_from(self.spec, self._rows, conditions), self.outbox, self.values)
         return f"""\
 WITH written AS (
 {insert}
@@ -295,3 +295,9 @@ SELECT count(*) FROM written"""
     def _at(self, position: Position) -> str:
         values = zip(position, self.key, strict=True)
         return f"({', '.join(f'CAST({literal(value)} AS {kind})' for value, (_, kind) in values)})"
+
+
+def _text_in(stored: str, column: str) -> str:
+    """Return the text of *column* in a stored row, whatever else the row holds."""
+    value = unveiled(f"pg_catalog.json_object_field({veiled(stored)}, {veiled_name(column)})")
+    return f"pg_catalog.json_extract_path_text({value}, VARIADIC ARRAY[]::text[])"

@@ -10,16 +10,17 @@ from sqlalchemy import Connection, Row
 
 from sqla_pubsub.declare.backfill.progress import Measure, Progress
 from sqla_pubsub.declare.backfill.sql import Source, function_mark
-from sqla_pubsub.declare.capture import literal
+from sqla_pubsub.declare.body import literal
+from sqla_pubsub.quoting import place as quoted_place
 
 
 def functions(listener: str, outbox: str, place: str) -> str:
     """Return the query for those functions in the schema *place*."""
-    mark = literal(f"{function_mark(listener, outbox)}\n")
+    mark, schema = literal(f"{function_mark(listener, outbox)}\n"), quoted_place("n.nspname")
     return (
         "SELECT pg_catalog.format('%I.%I()', n.nspname, p.proname) FROM pg_catalog.pg_proc AS p"
         " JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace"
-        f" WHERE pg_catalog.starts_with(p.prosrc, {mark}) AND pg_catalog.quote_ident(n.nspname) = {literal(place)}"
+        f" WHERE pg_catalog.starts_with(p.prosrc, {mark}) AND {schema} = {literal(place)}"
     )
 
 

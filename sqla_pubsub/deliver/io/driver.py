@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-IN_ERROR = 3
-"""libpq's PQTRANS_INERROR, which both drivers use.
+IDLE, IN_ERROR = 0, 3
+"""libpq's PQTRANS_IDLE and PQTRANS_INERROR, which both drivers use.
 
 Source: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
 """
@@ -39,6 +39,16 @@ class Driver:
         return bool(self._own.closed)
 
     @property
+    def idle(self) -> bool:
+        """Whether no transaction is open."""
+        return bool(self._own.info.transaction_status == IDLE)
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether each statement commits by itself."""
+        return bool(self._own.autocommit)
+
+    @property
     def in_error(self) -> bool:
         """Whether an error has aborted the transaction."""
         return bool(self._own.info.transaction_status == IN_ERROR)
@@ -52,6 +62,11 @@ class Driver:
     def server_encoding(self) -> str:
         """The encoding of the database."""
         return str(self._own.info.parameter_status("server_encoding"))
+
+    def prepare_nothing(self) -> None:
+        """Keep psycopg from preparing statements, which a pooler before PgBouncer 1.21 loses."""
+        if hasattr(self._own, "prepare_threshold"):
+            self._own.prepare_threshold = None
 
     def rollback(self) -> None:
         """End the driver's transaction, whatever SQLAlchemy takes it for."""

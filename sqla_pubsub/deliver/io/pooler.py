@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.own import is_pooled
 from sqla_pubsub.errors import ConfigurationError
 
 
@@ -15,8 +15,8 @@ def refuse_pooler(connection: Connection, name: str) -> None:
         ConfigurationError: The server process behind the connection is not the one it named.
     """
     with connection.begin():
-        server_process = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-    if Driver(connection).backend_pid != server_process:
+        pooled = is_pooled(connection)
+    if pooled:
         raise ConfigurationError(
             f"listener {name!r} is transactional=False, which needs its own server connection, but a connection "
             "pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."

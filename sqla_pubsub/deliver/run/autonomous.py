@@ -1,31 +1,30 @@
 """Autonomous work, ``transactional=False``: slow outside work without an open transaction.
 
-The claim is a session-level advisory lock on one entry, held on a connection of its own: it keeps
-others away as long as the connection lives and is gone with it. The entry is read again after the
-lock, because the one who had it before may have settled it. The acknowledgement runs on that same
-connection or not at all, so nobody acknowledges what another one took over.
+The claim is written in the entry and names the connection that has it: it keeps others away as long as
+that lives and is gone with it (see `hold`). The acknowledgement runs on that same connection or not at all,
+so nobody acknowledges what another one took over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.deliver.dispatch import Decoded
 from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.locks import LEAVE_ENTRY, TRY_ENTRY, lock_parameters
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, is_denied
+from sqla_pubsub.deliver.hold import Holds
+from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, is_denied, is_unreadable
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.unknown import Unknown
 from sqla_pubsub.deliver.watchdog import call_within
-from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
+from sqla_pubsub.errors import HandlerTimeout, NotSettled, UnreadableEntry
 
 CANDIDATES = 20
 """Entries looked at in one statement, of which the first free one is taken."""
@@ -38,6 +37,7 @@ class Autonomous:
         events: What calls the handler elsewhere; its spec, policy and scoreboard serve here too.
         claimer: Looks below the start of the cursor.
         cursor: Where to look for entries.
+        unknown: Leaves alone what this worker does not know.
         own: The connection of the handlers' sessions.
         time_box: Seconds of one turn, so that other lanes have theirs.
         stopping: Whether the listener is to stop.
@@ -49,6 +49,7 @@ class Autonomous:
         events: EventRunner,
         claimer: Claimer,
         cursor: Scan,
+        unknown: Unknown,
         own: OwnConnection,
         *,
         time_box: float,
@@ -59,6 +60,8 @@ class Autonomous:
         self._spec = events.spec
         self._claimer = claimer
         self._cursor = cursor
+        self._unknown = unknown
+        self._holds: tuple[Store, Holds] | None = None
         self._own = own
         self._time_box = time_box
         self._stopping = stopping
@@ -96,12 +99,13 @@ class Autonomous:
             floor=self._cursor.order_floor(began),
             passed_to=self._cursor.passed_to,
             size=CANDIDATES,
+            left=self._unknown.left,
         ):
             for entry_id in found:
                 self._cursor.passed(entry_id)
                 if self._stopping():
                     return False, False
-                entry = self._take(store, entry_id)
+                entry = self._take(store, entry_id, found)
                 if entry is None:
                     continue
                 self._found = True
@@ -122,42 +126,63 @@ class Autonomous:
         found, self._found = self._found, False
         return found
 
-    def _take(self, store: Store, entry_id: int) -> Entry | None:
-        connection, lock = store.connection, _lock(store, entry_id)
-        with connection.begin():
-            if not connection.scalar(TRY_ENTRY, lock):
-                return None
-            entry = store.claims.read_one(self._spec, entry_id)
-            if entry is None:
-                connection.execute(LEAVE_ENTRY, lock)
-        return entry
+    def _holds_of(self, store: Store) -> Holds:
+        if self._holds is None or self._holds[0] is not store:
+            self._holds = store, store.claims.holds(self._spec)
+        return self._holds[1]
+
+    def _take(self, store: Store, entry_id: int, among: list[int]) -> Entry | None:
+        holds = self._holds_of(store)
+        with store.connection.begin() as transaction:
+            row = holds.take(self._spec.name, entry_id, among)
+            entry = None if row is None else Entry(*row)
+            if entry is not None and self._unknown.is_mine(store.connection, entry):
+                return entry
+            transaction.rollback()
+        holds.leave(entry_id)
+        return None
 
     def _work(self, store: Store, entry: Entry) -> Outcome | Again:
+        holds = self._holds_of(store)
         outcome = self._decode_and_handle(store, entry)
-        if not isinstance(outcome, Again):
+        try:
             with store.begin():
-                store.settle([outcome])
-        # Not before that is committed: who took the claim meanwhile would still read the entry.
-        with store.connection.begin():
-            store.connection.execute(LEAVE_ENTRY, _lock(store, entry.id))
+                if isinstance(outcome, Again):
+                    holds.release(entry.id)
+                else:
+                    store.settle([outcome], held=False)
+        except NotSettled:
+            holds.leave(entry.id)
+            raise
+        holds.leave(entry.id)
         return outcome
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | Again:
         try:
-            with store.begin():
-                decoded = self._events.dispatcher.decode(store.connection, [entry])
+            decoded = self._decode(store, entry)
         except (UnreadableEntry, DBAPIError) as error:
             if store.lost or is_denied(error):
                 raise
             return self._events.policy.unreadable(entry, error)
         return self._call(entry, decoded)
 
+    def _decode(self, store: Store, entry: Entry) -> Decoded:
+        dispatcher = self._events.dispatcher
+        try:
+            with store.begin():
+                return dispatcher.decode(store.connection, [entry])
+        except (UnreadableEntry, DBAPIError) as error:
+            if store.lost or not is_unreadable(error):
+                raise
+        with store.begin():
+            return dispatcher.decode_alone(store.connection, entry)
+
     def _call(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
         # Outside of the try: a server that has no connection left is not the event's fault.
         own = self._own.connected()
         self._events.take(entry.id)
         try:
-            handle = partial(self._events.dispatcher.handle_outside, entry, decoded, own)
+            handle = partial(self._events.dispatcher.handle_outside, entry, decoded, own, self._own.context)
             call_within(self._spec.timeout, own, self._spec.name, handle)
         except BaseException as error:
             # Interrupted anywhere, or broken: not for another event.
@@ -166,7 +191,3 @@ class Autonomous:
         finally:
             self._events.put_down()
         return Acknowledge(id=entry.id)
-
-
-def _lock(store: Store, entry_id: int) -> dict[str, Any]:
-    return {"outbox": lock_parameters(store.statements.entry, store.connection)["outbox"], "id": entry_id}

@@ -15,6 +15,7 @@ from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Result, ids
 from sqla_pubsub.deliver.run.transaction import Undone, Worked, one_transaction
 from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.errors import TransactionEnded
 
 
 class Batched:
@@ -45,6 +46,13 @@ class Batched:
     def _hand_over(self, store: Store, entries: Sequence[Entry], decoded: Decoded) -> Worked | Undone:
         try:
             self._events.hand_over(store, entries, decoded)
+        except TransactionEnded as error:
+            store.close()
+            return Undone(
+                cause=error,
+                isolate=(),
+                unrecorded=tuple(self._events.policy.failed(entry, error) for entry in entries),
+            )
         except BaseException as error:
             return Undone(cause=error, isolate=ids(entries))
         return Worked(outcomes=tuple(Acknowledge(id=entry.id) for entry in entries))

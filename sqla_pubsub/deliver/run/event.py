@@ -16,7 +16,7 @@ from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import call_within
-from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
+from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry
 from sqla_pubsub.subscription import ListenerSpec
 
 
@@ -52,12 +52,20 @@ class EventRunner:
         return self.spec.batch is None and self.spec.effects != "database"
 
     def handle(self, store: Store, entry: Entry, decoded: Decoded) -> Handled:
-        """Call the handler for one event; what it raises is what became of the event."""
+        """Call the handler for one event; what it raises is what became of the event.
+
+        Raises:
+            TransactionEnded: An earlier event of the group ended the transaction.
+        """
         try:
             self.hand_over(store, [entry], decoded)
         except BaseException as error:
-            if store.lost:
-                # It counts: it may be the event that breaks the connection.
+            if store.spoilt:
+                raise TransactionEnded(ENDED) from error
+            if store.lost or isinstance(error, TransactionEnded):
+                # It counts: it may be the event that breaks the connection. And where it ended the transaction,
+                # nothing is known of the state of the connection.
+                store.close()
                 return Broken(self.policy.failed(entry, error), error)
             if not self.savepoints or not store.intact:
                 return ThrownBack(error)
@@ -74,16 +82,12 @@ class EventRunner:
         Raises:
             DBAPIError: The connection is lost, or a right is missing.
         """
-        savepoint = store.connection.begin_nested()
         try:
-            decoded = self.dispatcher.decode(store.connection, [entry])
+            return self.dispatcher.decode_alone(store.connection, entry)
         except (UnreadableEntry, DBAPIError) as error:
             if store.lost or is_denied(error):
                 raise
-            savepoint.rollback()
             return self.policy.unreadable(entry, error)
-        savepoint.commit()
-        return decoded
 
     def hand_over(self, store: Store, entries: Sequence[Entry], decoded: Decoded) -> None:
         """Call the handler within its time; what it raises comes out.

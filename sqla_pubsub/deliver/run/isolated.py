@@ -6,7 +6,7 @@ fails is the event's own failure here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,6 +15,8 @@ from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry,
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, Result, ThrownBack
 from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.unknown import Unknown
+from sqla_pubsub.errors import TransactionEnded
 
 
 class Isolated:
@@ -22,9 +24,11 @@ class Isolated:
 
     Args:
         events: Calls the handler.
+        unknown: Leaves alone what this worker does not know.
     """
 
-    def __init__(self, events: EventRunner) -> None:
+    def __init__(self, events: EventRunner, unknown: Unknown) -> None:
+        self._unknown = unknown
         self._events = events
         self._spec = events.spec
 
@@ -38,7 +42,7 @@ class Isolated:
         transaction = store.begin(savepoints=self._events.savepoints)
         try:
             entry = store.claims.one(self._spec, entry_id)
-            if entry is None:
+            if entry is None or not self._unknown.is_mine(store.connection, entry):
                 store.abandon()
                 return Result()
             taken()
@@ -47,6 +51,10 @@ class Isolated:
                 store.settle([handled])
             if not isinstance(handled, ThrownBack | Broken):
                 transaction.commit()
+        except TransactionEnded as error:
+            assert entry is not None
+            store.close()
+            handled = Broken(self._events.policy.failed(entry, error), error)
         except SQLAlchemyError as error:
             if store.lost or entry is None or is_denied(error):
                 raise
@@ -55,24 +63,27 @@ class Isolated:
             case Again():
                 return Result(isolate=(entry_id,), conflict=True)
             case Broken(outcome=outcome, cause=cause):
-                return Result(unrecorded=outcome, error=cause)
+                return Result(unrecorded=(outcome,), error=cause)
             case ThrownBack(cause=cause):
                 store.abandon()
                 return self._record_failure(store, entry, cause)
             case Acknowledge() | Retry() | DeadLetter():
                 return Result(outcomes=(handled,))
 
-    def record(self, store: Store, outcome: Outcome) -> Result:
-        """Write down a failure, unless somebody else has the entry now, or others of its row come first again.
+    def record(self, store: Store, outcomes: Sequence[Outcome]) -> Result:
+        """Write down failures, but for those that somebody else has now, or whose row has others first again.
 
         Raises:
-            SQLAlchemyError: It cannot be written.
+            SQLAlchemyError: One cannot be written.
         """
+        return Result(outcomes=tuple(outcome for outcome in outcomes if self._is_recorded(store, outcome)))
+
+    def _is_recorded(self, store: Store, outcome: Outcome) -> bool:
         with store.begin():
             if store.claims.one(self._spec, outcome.id) is None:
-                return Result()
+                return False
             store.settle([outcome])
-        return Result(outcomes=(outcome,))
+            return True
 
     def _handle(self, store: Store, entry: Entry) -> Handled:
         decoded = self._events.decode_one(store, entry)
@@ -88,4 +99,4 @@ class Isolated:
             case Again():
                 return Result(isolate=(entry.id,))
             case _:
-                return self.record(store, outcome)
+                return self.record(store, [outcome])

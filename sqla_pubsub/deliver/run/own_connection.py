@@ -5,7 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from sqla_pubsub.deliver.statements import UNLIMITED
+from sqla_pubsub.deliver.chain import ContextSetting
+from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.own import UNLIMITED, WATCHED, OwnSettings, is_pooled
 
 
 class OwnConnection:
@@ -17,6 +19,9 @@ class OwnConnection:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.context: ContextSetting
+        """The context of what handlers write on it."""
+        self._ping = ""
         self._connection: Connection | None = None
         self._marked = False
 
@@ -28,13 +33,14 @@ class OwnConnection:
             try:
                 if self._connection.in_transaction():
                     self._connection.rollback()
-                self._connection.exec_driver_sql("SELECT 1")
+                self._connection.exec_driver_sql(self._ping)
                 self._connection.rollback()
             except SQLAlchemyError:
                 self.let_go(broken=True)
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._connection.execute(UNLIMITED)
+            self._ping = _prepare(self._connection)
+            self.context = ContextSetting(self._connection, local=False)
             event.listen(self._connection, "set_connection_execution_options", self._mark)
         return self._connection
 
@@ -42,6 +48,13 @@ class OwnConnection:
         """Give the connection back, or end it where it is *broken*."""
         connection, self._connection, self._marked = self._connection, None, False
         if connection is not None:
+            try:
+                if not broken:
+                    # It may go back to a pool, from which others take it.
+                    self.context.be("")
+                    connection.exec_driver_sql(self._ping)
+            except SQLAlchemyError:
+                broken = True
             if broken and not connection.invalidated:
                 connection.invalidate()
             connection.close()
@@ -49,3 +62,15 @@ class OwnConnection:
     def _mark(self, *_: object) -> None:
         """A handler gave the connection options, a tenant's schema say: not for the next event."""
         self._marked = True
+
+
+def _prepare(connection: Connection) -> str:
+    """Set up a connection for handlers; return SQL that finds out if it answers and puts its settings back."""
+    driver = Driver(connection)
+    if is_pooled(connection):
+        # The next statement may run on another connection of the server, and this one serve another program.
+        driver.prepare_nothing()
+        return "SELECT 1"
+    connection.execute(UNLIMITED)
+    connection.execute(WATCHED, {"pid": driver.backend_pid})
+    return OwnSettings(connection, pooled=False).restore

@@ -14,7 +14,7 @@ from sqla_pubsub.deliver.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Turn:
     """What a turn tells the listener: how many events it settled, and whether more is likely to wait."""
 
     settled: int = 0
@@ -35,7 +35,7 @@ class ThrownBack:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The connection broke while the handler ran; *outcome* is what that means for the event."""
+    """The connection broke or was given up while the handler ran; *outcome* is what that means for the event."""
 
     outcome: Outcome
     cause: BaseException
@@ -62,7 +62,7 @@ class Result:
         outcomes: What was committed.
         claimed: The highest id that was claimed in a transaction which has ended, 0 without one.
         isolate: Ids to be handled next, each in a transaction of its own.
-        unrecorded: A failure that could not be written down, because the connection broke.
+        unrecorded: Failures that could not be written down, because the connection broke.
         replayed: Why a whole group was undone; its events are among *isolate*.
         error: What ended the turn early: the connection that broke, or a right that is missing. The lane
             raises it, after it has absorbed the rest.
@@ -76,7 +76,7 @@ class Result:
     outcomes: tuple[Outcome, ...] = ()
     claimed: int = 0
     isolate: tuple[int, ...] = ()
-    unrecorded: Outcome | None = None
+    unrecorded: tuple[Outcome, ...] = ()
     replayed: BaseException | None = None
     error: BaseException | None = None
     rewind: bool = False

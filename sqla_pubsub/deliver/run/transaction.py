@@ -18,7 +18,7 @@ from sqla_pubsub.deliver.run.claiming import Claimed, Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Result, Timing, ids
 from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.errors import TransactionEnded, UnreadableEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +43,12 @@ class Undone:
     Attributes:
         cause: Why.
         isolate: Ids of those that are to be handled in isolation; of the others nothing is known.
-        unrecorded: The outcome of the one that broke the connection.
+        unrecorded: The outcomes of those that broke the connection, or ended the transaction.
     """
 
     cause: BaseException
     isolate: tuple[int, ...]
-    unrecorded: Outcome | None = None
+    unrecorded: tuple[Outcome, ...] = ()
 
 
 Work = Callable[[Store, Sequence[Entry], Decoded], Worked | Undone]
@@ -82,13 +82,17 @@ def one_transaction(
     claimed = claimer.claim(store, size)
     if not claimed.entries:
         store.abandon()
-        return Result(isolate=claimed.crashed, exhausted=True)
+        return Result(isolate=claimed.isolate, exhausted=True)
     taken()
     try:
         done = _decoded_and_worked(store, events, claimed.entries, work)
         if isinstance(done, Worked):
             store.settle(done.outcomes)
             transaction.commit()
+    except TransactionEnded as error:
+        # One of them did it, and each by itself will show which.
+        store.close()
+        done = Undone(cause=error, isolate=ids(claimed.entries))
     except SQLAlchemyError as error:
         # A lost connection says nothing about these entries: they are free, and may go together again.
         done = Undone(cause=error, isolate=() if store.lost else ids(claimed.entries))
@@ -97,9 +101,9 @@ def one_transaction(
             return Result(
                 outcomes=done.outcomes,
                 claimed=max(ids(claimed.entries)),
-                isolate=(*claimed.crashed, *done.again),
+                isolate=(*claimed.isolate, *done.again),
                 conflict=bool(done.again),
-                exhausted=claimed.number < size,
+                exhausted=not claimed.full,
                 left=len(done.outcomes) < len(claimed.entries),
                 timing=done.timing,
             )
@@ -125,7 +129,7 @@ def _undo(store: Store, claimed: Claimed, undone: Undone, *, ordered: bool) -> R
         store.abandon()
     isolate = ids(claimed.entries) if ordered and undone.isolate else undone.isolate
     return Result(
-        isolate=(*claimed.crashed, *isolate),
+        isolate=(*claimed.isolate, *isolate),
         unrecorded=undone.unrecorded,
         replayed=undone.cause if isolate else None,
         error=undone.cause if lost else None,

@@ -14,7 +14,9 @@ from sqlalchemy import Connection, Engine, text
 from sqla_pubsub.deliver.instrument import Deaf, Instrument, Polling
 from sqla_pubsub.deliver.io.driver import Driver
 from sqla_pubsub.deliver.locks import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
-from sqla_pubsub.deliver.statements import UNLIMITED, Statements
+from sqla_pubsub.deliver.own import UNLIMITED, WATCHED
+from sqla_pubsub.deliver.place import find_place
+from sqla_pubsub.deliver.statements import Statements
 from sqla_pubsub.deliver.wake.idle_policy import Guard, Seen
 from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError
@@ -40,18 +42,15 @@ class ListeningConnection:
     ) -> None:
         self._instrument = instrument
         self._blind_poll = blind_poll
-        self._peek = Statements(outbox).peek
         self._connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._driver = Driver(self._connection)
         self._holding = self._deaf = False
         self.blind = silent
         """Whether no notification can be received."""
         try:
-            self._connection.execute(UNLIMITED)
             self._key, self._channel, self._pid = self._identify(outbox)
-            # A pooler between us and the server hands out a process id of its own.
-            if not silent and self._driver.backend_pid != self._pid:
-                self._go_blind()
+            self._peek = Statements(outbox, find_place(self._connection, outbox)).peek
+            self._set_up(silent=silent)
             if not self.blind:
                 self._driver.hear()
                 self._listen()
@@ -113,6 +112,16 @@ class ListeningConnection:
                 self._connection.invalidate()
         finally:
             self._connection.close()
+
+    def _set_up(self, *, silent: bool) -> None:
+        # A pooler between us and the server hands out a process id of its own.
+        if self._driver.backend_pid == self._pid:
+            self._connection.execute(UNLIMITED)
+            self._connection.execute(WATCHED, {"pid": self._pid})
+            return
+        self._driver.prepare_nothing()
+        if not silent:
+            self._go_blind()
 
     def _identify(self, outbox: Outbox) -> tuple[int, str, int]:
         table = outbox.Entry.__table__

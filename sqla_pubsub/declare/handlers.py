@@ -1,0 +1,88 @@
+"""What may be decorated: a function that is called and runs.
+
+Calling some objects only makes something that would have to be run by somebody else: a coroutine, a
+generator, an instance. The event of such a handler would be acknowledged and nothing done. So the
+objects that a handler is wrapped in are looked through here; what cannot be seen before the call is
+refused after it, by the delivering side.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial, partialmethod
+from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType, WrapperDescriptorType
+from typing import Any
+
+from sqla_pubsub.errors import ConfigurationError
+
+PARAMETERS = ("event", "old", "new", "session", "context")
+BATCH_PARAMETERS = ("events", "session")
+ASYNC_REMEDY = (
+    "Make it a plain function. asyncio.run() inside it works, with an AsyncEngine that is made and disposed of inside "
+    "that coroutine: the pool of the application's own belongs to another event loop, and fails from the second event on"
+)
+_MOST_LAYERS = 100
+_IN_C = (BuiltinFunctionType, MethodWrapperType, WrapperDescriptorType)
+_WRAPPER = ". Where a wrapper runs it to its end itself, make the wrapper without functools.wraps"
+
+
+def parameters_of(handler: Callable[..., Any], name: str, batch: int | None) -> frozenset[str]:
+    """Return the names of the parameters that are to be filled.
+
+    Raises:
+        ConfigurationError: Calling the handler would not run it, or a parameter has a name that nothing fills.
+    """
+    _refuse_what_does_not_run(handler, name)
+    allowed = PARAMETERS if batch is None else BATCH_PARAMETERS
+    names = []
+    for parameter in inspect.signature(handler).parameters.values():
+        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if not by_name or parameter.name not in allowed:
+            raise ConfigurationError(
+                f"listener {name!r} has a parameter {str(parameter)!r}, which nothing fills. "
+                f"Allowed are any of: {', '.join(allowed)}."
+            )
+        names.append(parameter.name)
+    return frozenset(names)
+
+
+def _refuse_what_does_not_run(handler: object, name: str) -> None:
+    for depth, layer in enumerate(_layers(handler)):
+        wrapped = _WRAPPER if depth else ""
+        if isinstance(layer, type):
+            raise ConfigurationError(
+                f"listener {name!r} is the class {layer.__qualname__}, and calling it only makes an instance. "
+                "Decorate a function, or an instance that has __call__."
+            )
+        if inspect.iscoroutinefunction(layer) or inspect.isasyncgenfunction(layer):
+            raise ConfigurationError(
+                f"listener {name!r} is an async function, which is not supported yet. {ASYNC_REMEDY}{wrapped}."
+            )
+        if inspect.isgeneratorfunction(layer):
+            raise ConfigurationError(
+                f"listener {name!r} is a generator function: calling it runs nothing of it. "
+                f"Take out the 'yield'{wrapped}."
+            )
+
+
+def _layers(handler: object) -> Iterator[object]:
+    """Yield *handler* and all that is called when it is called, as far as that can be seen."""
+    waiting, seen = [handler], set[int]()
+    # An object may have an endless chain of attributes that it makes up.
+    while waiting and len(seen) < _MOST_LAYERS:
+        layer = waiting.pop(0)
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        yield layer
+        if isinstance(layer, type):
+            continue
+        inner = [getattr(layer, "__wrapped__", None)]
+        if isinstance(layer, partial | partialmethod):
+            inner.append(layer.func)
+        elif isinstance(layer, MethodType):
+            inner.append(layer.__func__)
+        elif not isinstance(layer, FunctionType | BuiltinFunctionType):
+            inner.append(getattr(type(layer), "__call__", None))  # noqa: B004
+        waiting += [each for each in inner if callable(each) and not isinstance(each, _IN_C)]

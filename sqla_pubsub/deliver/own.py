@@ -1,0 +1,135 @@
+"""What a connection of the listener is set to, and how it becomes that again after a handler.
+
+A handler may take on another role, search path or time limit for its own statements, by itself or in a
+function that it calls. The next event, the acknowledgement and the next claim are to know nothing of it. So
+the listener's settings are put back with each savepoint that moves on or ends, in the same round trip.
+
+Behind a transaction pooler the server's connection belongs to another program next: nothing is set there
+that outlives the transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+
+from sqla_pubsub.deliver.io.driver import Driver
+
+_NAMES = (
+    "search_path",
+    "row_security",
+    "session_replication_role",
+    "statement_timeout",
+    "lock_timeout",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "DateStyle",
+    "IntervalStyle",
+    "TimeZone",
+)
+"""Settings on which our statements, or those of the next handler, depend."""
+
+_PRESENT = text(
+    "SELECT name, current_setting(name) AS value, source = 'session' AS changed FROM pg_catalog.pg_settings"
+    " WHERE name = ANY(CAST(:names AS text[])) AND (context = 'user' OR has_parameter_privilege(name, 'SET'))"
+    " ORDER BY name"
+)
+_IDENTITY = text(
+    "SELECT pg_backend_pid() AS pid, CAST(session_user AS text) AS login, current_setting('role') AS role"
+)
+# Limits of a role or database would end a connection that a slow handler has, or that waits; the handler would
+# be called again without end. How long one may take is what timeout= says.
+_LIMITED = (
+    "FROM pg_catalog.pg_settings WHERE name IN"
+    " ('idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout') AND setting <> '0'"
+)
+UNLIMITED = text(f"SELECT set_config(name, '0', false) {_LIMITED}")
+"""Lift the limits on time that would end the connection."""
+LIMITS = text(f"SELECT name {_LIMITED}")
+"""Name the limits that `UNLIMITED` lifts."""
+# A host that loses its power or its network says no word, and the server would keep its claims for as long as the
+# system's keepalive takes, two hours by default.
+WATCHED = text(
+    "SELECT set_config(v.name, v.value, false) FROM (VALUES ('tcp_keepalives_idle', '5'),"
+    " ('tcp_keepalives_interval', '2'), ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '8000'),"
+    " ('client_connection_check_interval', '5000')) AS v (name, value) WHERE pg_backend_pid() = :pid"
+)
+"""Let the server notice within 15 s that this client went away without a word. Parameter: pid, as the driver knows it."""
+_RELEASE = "RELEASE SAVEPOINT"
+_PLAIN = re.compile(
+    r'\s*(?:INSERT\s+INTO\s+[\w".]+\s*\([^()]*\)|(?:SELECT|INSERT|UPDATE|DELETE)\b)', re.IGNORECASE
+)
+_CALL = re.compile(
+    r'\b(?!(?:VALUES|IN|AND|OR|NOT|ANY|ALL|EXISTS|ON|AS|FROM|WHERE)\b)\w+"?\s*\(', re.IGNORECASE
+)
+
+
+class OwnSettings:
+    """The settings of a connection as they are now.
+
+    Args:
+        connection: In a transaction.
+        pooled: Whether a transaction pooler stands before the server.
+    """
+
+    def __init__(self, connection: Connection, *, pooled: bool) -> None:
+        self._pooled = pooled
+        self.restore = "; ".join(self._statements(connection))
+        """SQL that puts them back. A percent sign in it stands twice, as drivers want it."""
+        self._joins = False
+        event.listen(connection, "before_cursor_execute", self._join, retval=True)
+
+    def join_release(self) -> None:
+        """Put the settings back together with the next savepoint that is released."""
+        self._joins = True
+
+    def forget_join(self) -> None:
+        """The savepoint that `join_release` meant was not released."""
+        self._joins = False
+
+    def _join(self, _c: Any, _r: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+        if self._joins and statement.startswith(_RELEASE):
+            self._joins = False
+            statement = f"{statement}; {self.restore}"
+        return statement, parameters
+
+    def _statements(self, connection: Connection) -> Iterator[str]:
+        set_ = "SET LOCAL" if self._pooled else "SET"
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        login, role = connection.execute(_IDENTITY).one()[1:]
+        yield f"{set_} SESSION AUTHORIZATION {quote(login)}"
+        yield f"{set_} ROLE {'NONE' if role == 'none' else quote(role)}"
+        for name, value, changed in connection.execute(_PRESENT, {"names": list(_NAMES)}):
+            if not changed and not self._pooled:
+                # Not by its value: it goes on following the configuration of the server.
+                yield f"RESET {name}"
+            elif name == "search_path":
+                local = str(self._pooled).lower()
+                yield f"SELECT pg_catalog.set_config('{name}', {_literal(value)}, {local})"
+            else:
+                yield f"{set_} {name} TO {_literal(value)}"
+
+
+@lru_cache(maxsize=1_000)
+def may_set(statement: str) -> bool:
+    """Whether a statement may change settings: what neither reads nor writes rows, and what calls a function.
+
+    >>> may_set('INSERT INTO "effect" (what) VALUES (%s) RETURNING id'), may_set("SELECT wander()")
+    (False, True)
+    """
+    plain = _PLAIN.match(statement)
+    return plain is None or _CALL.search(statement, plain.end()) is not None
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Whether a pooler stands before the server: it hands out a process id of its own."""
+    return bool(connection.execute(_IDENTITY).one().pid != Driver(connection).backend_pid)
+
+
+def _literal(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "''").replace("%", "%%")
+    return f"E'{escaped}'"
