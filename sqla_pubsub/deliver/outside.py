@@ -20,7 +20,7 @@ from sqla_pubsub.deliver.entry import Entry
 from sqla_pubsub.deliver.hold import Holds
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, describe, is_denied, is_unreadable
-from sqla_pubsub.deliver.own import UNLIMITED, OwnSettings, is_pooled, prepare_nothing
+from sqla_pubsub.deliver.own import UNLIMITED, WATCHED, OwnSettings, is_pooled, prepare_nothing
 from sqla_pubsub.deliver.step import ConnectionLost, Step
 from sqla_pubsub.deliver.store import Store
 from sqla_pubsub.deliver.watchdog import call_within
@@ -225,6 +225,8 @@ def _prepare(connection: Connection) -> str:
         prepare_nothing(connection)
         return "SELECT 1"
     connection.execute(UNLIMITED)
+    driver: Any = connection.connection.driver_connection
+    connection.execute(WATCHED, {"pid": driver.info.backend_pid})
     return OwnSettings(connection, pooled=False).restore
 
 
