@@ -54,6 +54,7 @@ engine = create_engine(os.environ["WORKER_URL"])
 if sys.argv[1] == "install":
     Base.metadata.create_all(engine)
 else:
+    print("ready", flush=True)
     Listener(engine, Base.metadata, listeners=[sys.argv[1]]).run()
 """
 
@@ -114,6 +115,11 @@ def reachable(network: Network) -> Iterator[Server]:
     server.close()
 
 
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
 @pytest.mark.parametrize("listener", ["inside", "outside"])
 def test_another_worker_has_the_events_of_a_host_that_vanished(
     network: Network, reachable: Server, tmp_path: Path, listener: str
@@ -140,10 +146,11 @@ def test_another_worker_has_the_events_of_a_host_that_vanished(
         before=("ip", "netns", "exec", network.name), url=url.replace("127.0.0.1", network.ours),
     )]  # fmt: skip
     try:
-        assert workers[0].stdout is not None
-        assert workers[0].stdout.readline() == "in hand\n"
-        network.vanish()
+        assert said(workers[0]) == "ready"
+        assert said(workers[0]) == "in hand"
         workers.append(start(listener))
+        assert said(workers[1]) == "ready"
+        network.vanish()
 
         def handled() -> bool:
             with engine.connect() as connection:
