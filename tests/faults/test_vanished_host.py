@@ -18,6 +18,7 @@ from tests.waiting import wait_until
 
 DEADLINE = 60.0
 _numbers = itertools.count()
+SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%pg_listening%' AND client_addr = '127.0.0.1'"
 PROGRAM = """
 import os, sys, time
 from sqlalchemy import create_engine
@@ -54,7 +55,6 @@ engine = create_engine(os.environ["WORKER_URL"])
 if sys.argv[1] == "install":
     Base.metadata.create_all(engine)
 else:
-    print("ready", flush=True)
     Listener(engine, Base.metadata, listeners=[sys.argv[1]]).run()
 """
 
@@ -115,11 +115,6 @@ def reachable(network: Network) -> Iterator[Server]:
     server.close()
 
 
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
 @pytest.mark.parametrize("listener", ["inside", "outside"])
 def test_another_worker_has_the_events_of_a_host_that_vanished(
     network: Network, reachable: Server, tmp_path: Path, listener: str
@@ -136,6 +131,10 @@ def test_another_worker_has_the_events_of_a_host_that_vanished(
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
+    def found(statement: str) -> bool:
+        with engine.connect() as connection:
+            return bool(connection.scalar(text(statement)))
+
     installed = start("install")
     installed.communicate(timeout=DEADLINE)
     assert installed.returncode == 0
@@ -146,17 +145,12 @@ def test_another_worker_has_the_events_of_a_host_that_vanished(
         before=("ip", "netns", "exec", network.name), url=url.replace("127.0.0.1", network.ours),
     )]  # fmt: skip
     try:
-        assert said(workers[0]) == "ready"
-        assert said(workers[0]) == "in hand"
+        assert workers[0].stdout is not None
+        assert workers[0].stdout.readline() == "in hand\n"
         workers.append(start(listener))
-        assert said(workers[1]) == "ready"
+        wait_until(lambda: found(SLEEPING), DEADLINE, "the other worker to look for events")
         network.vanish()
-
-        def handled() -> bool:
-            with engine.connect() as connection:
-                return bool(connection.scalar(text("SELECT count(*) FROM effect")))
-
-        wait_until(handled, 30.0, "the other worker to have the event")
+        wait_until(lambda: found("SELECT count(*) FROM effect"), 30.0, "the other worker to have the event")
     finally:
         for worker in workers:
             worker.kill()
