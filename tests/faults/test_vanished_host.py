@@ -18,7 +18,10 @@ from tests.waiting import wait_until
 
 DEADLINE = 60.0
 _numbers = itertools.count()
-SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%pg_listening%' AND client_addr = '127.0.0.1'"
+SLEEPING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%pg_listening%'"
+    " AND client_addr = '127.0.0.1'"
+)
 PROGRAM = """
 import os, sys, time
 from sqlalchemy import create_engine
