@@ -23,7 +23,7 @@ from benchmarks.harness.harness import Harness, Refused, chosen
 from benchmarks.harness.results import Results
 from benchmarks.harness.revisions import VARIABLE, commit_of
 from benchmarks.harness.running import Plan
-from benchmarks.harness.servers import Postgres, postgres
+from benchmarks.harness.servers import Postgres, end_in_order, postgres
 from benchmarks.own import FULL, Measured, Sizes, measure
 from benchmarks.report import page
 from sqla_pubsub.errors import ConfigurationError
@@ -37,6 +37,7 @@ FULL_SCALE, FULL_LATENCY = 1.0, 20.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print the tables and write the file; return the exit code."""
     options = _parser().parse_args(arguments)
+    end_in_order()
     scale: float = options.scale or (FULL_SCALE if options.full else SHORT_SCALE)
     began, results = time.monotonic(), Results()
     try:

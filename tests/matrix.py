@@ -116,6 +116,8 @@ def _prepared(url: str) -> str:
     with engine.begin() as connection:
         connection.execute(text("CREATE SCHEMA test_schema"))
         connection.execute(text("CREATE SCHEMA test_schema_2"))
+        # A name that the suite uses, and of which servers without locales know nothing.
+        connection.execute(text('CREATE COLLATION IF NOT EXISTS "en_US" FROM "C"'))
         for extension in ("citext", "hstore"):
             if connection.scalar(
                 text("SELECT count(*) FROM pg_available_extensions WHERE name = :name"), {"name": extension}

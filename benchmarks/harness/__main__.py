@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.harness.harness import Harness, Refused, chosen
 from benchmarks.harness.results import Results, Series
 from benchmarks.harness.running import Plan
-from benchmarks.harness.servers import postgres
+from benchmarks.harness.servers import end_in_order, postgres
 from benchmarks.harness.tables import tables
 from benchmarks.workloads import BY_NAME
 from sqla_pubsub.errors import ConfigurationError
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = options.table.read_text(encoding="utf-8").splitlines()
         print(tables([run for line in lines if "workload" in (run := json.loads(line))]))
         return 0
+    end_in_order()
     try:
         results = _measure(options)
     except (Refused, ConfigurationError) as refusal:

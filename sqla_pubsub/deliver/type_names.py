@@ -1,7 +1,8 @@
 """Types of columns that only the database knows: those of reflected tables, of extensions, of one's own.
 
 What a composite or an array of them looks like in a driver's hands is not to be had from its JSON form. So
-such a column is read as the type that it has in the table now, where that is within the listener's rights.
+such a column is read as the type that it has in the table now. A missing right on that is the role's fault
+and not the event's.
 """
 
 from __future__ import annotations
@@ -20,22 +21,19 @@ SELECT a.attname, n.nspname, item.typname, item.oid <> own.oid AS is_array
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-JOIN pg_catalog.pg_type AS declared ON declared.oid = a.atttypid
-JOIN pg_catalog.pg_type AS own
-  ON own.oid = CASE declared.typtype WHEN 'd' THEN declared.typbasetype ELSE declared.oid END
+JOIN pg_catalog.pg_type AS own ON own.oid = a.atttypid
 JOIN pg_catalog.pg_type AS item
-  ON item.oid = CASE WHEN own.typcategory = 'A' AND own.typelem <> 0 THEN own.typelem ELSE own.oid END
+  ON item.oid = CASE WHEN own.typcategory = 'A' AND own.typtype = 'b' THEN own.typelem ELSE own.oid END
 JOIN pg_catalog.pg_namespace AS n ON n.oid = item.typnamespace
 WHERE c.relname = :table AND a.attname = ANY(:columns)
   AND CASE WHEN CAST(:schema AS text) IS NULL
     THEN pg_catalog.pg_table_is_visible(c.oid) ELSE s.nspname = CAST(:schema AS text) END
-  AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_type_privilege(item.oid, 'USAGE')
 """
 ).bindparams(bindparam("columns", type_=types.ARRAY(types.Text)))
 
 
 def named_types(connection: Connection, table: Table, columns: Collection[str]) -> dict[str, NamedType]:
-    """Return the types of *columns* that may be used here, by the column's name."""
+    """Return the types of *columns*, by the column's name; nothing for a column that is not there."""
     if not columns:
         return {}
     preparer = connection.dialect.identifier_preparer

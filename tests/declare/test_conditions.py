@@ -34,17 +34,26 @@ def compiled(when: Any, model: type[Any] = Comment, operation: str = "UPDATE") -
 @pytest.mark.parametrize(
     ("when", "sql"),
     [
-        (lambda old, new: old.id != new.id, "old.id != new.id"),
-        (lambda new: new.title == "50%", """new."Title 100%" = '50%'"""),
-        (lambda new: new.kind.in_(["it's", "b\\c"]), r"""new.kind IN ('it''s', 'b\c')"""),
-        (lambda new: new.data["a"].as_integer() == 5, "CAST((new.data ->> 'a') AS INTEGER) = 5"),
-        (lambda new: func.length(new.kind) > 3, "length(new.kind) > 3"),
-        (lambda new: new.title.like("a%"), """new."Title 100%" LIKE 'a%'"""),
+        (lambda old, new: old.id != new.id, "old.id OPERATOR(pg_catalog.<>) new.id"),
+        (lambda new: new.title == "50%", """new."Title 100%" OPERATOR(pg_catalog.=) '50%'"""),
+        (
+            lambda new: new.kind.in_(["it's", "b\\c"]),
+            r"(new.kind OPERATOR(pg_catalog.=) 'it''s' OR new.kind OPERATOR(pg_catalog.=) 'b\c')",
+        ),
+        (
+            lambda new: new.data["a"].as_integer() == 5,
+            "CAST(new.data OPERATOR(pg_catalog.->>) 'a' AS INTEGER) OPERATOR(pg_catalog.=) 5",
+        ),
+        (lambda new: func.length(new.kind) > 3, "pg_catalog.length(new.kind) OPERATOR(pg_catalog.>) 3"),
+        (lambda new: new.title.like("a%"), """new."Title 100%" OPERATOR(pg_catalog.~~) 'a%'"""),
         (lambda new: new.id.is_(None), "new.id IS NULL"),
         (lambda: True, "true"),
         (lambda: False, "false"),
         ("new.id > 0 -- a comment", "new.id > 0 -- a comment"),
-        (lambda new: new.id.in_([number for number in (1, 0, 2) if number]), "new.id IN (1, 2)"),
+        (
+            lambda new: new.id.in_([number for number in (1, 0, 2) if number]),
+            "(new.id OPERATOR(pg_catalog.=) 1 OR new.id OPERATOR(pg_catalog.=) 2)",
+        ),
     ],
 )
 def test_a_condition_becomes_sql_with_its_values_in_it(when: Callable[..., Any] | str, sql: str) -> None:
@@ -56,10 +65,11 @@ def test_without_a_condition_there_is_none() -> None:
 
 
 def test_a_listener_on_a_subclass_of_one_table_hears_its_rows_only() -> None:
-    assert compiled(None, Review) == "new.kind IN ('review')"
-    assert compiled("new.id > 0", Review) == "(new.id > 0) AND (new.kind IN ('review'))"
-    assert compiled(lambda new: new.id > 0, Review) == "new.kind IN ('review') AND new.id > 0"
-    assert compiled(None, Review, "DELETE") == "old.kind IN ('review')"
+    kind = "new.kind OPERATOR(pg_catalog.=) 'review'"
+    assert compiled(None, Review) == kind
+    assert compiled("new.id > 0", Review) == f"(new.id > 0) AND ({kind})"
+    assert compiled(lambda new: new.id > 0, Review) == f"{kind} AND new.id OPERATOR(pg_catalog.>) 0"
+    assert compiled(None, Review, "DELETE") == kind.replace("new", "old")
 
 
 @pytest.mark.parametrize(

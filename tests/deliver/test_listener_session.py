@@ -149,7 +149,7 @@ def test_a_savepoint_that_the_handler_leaves_open_is_kept(notes: Notes) -> None:
 
 
 def test_a_raw_commit_is_an_error_of_that_event(notes: Notes) -> None:
-    """It cannot be undone any more, but it is not taken for success, and the next events are handled."""
+    """It is not sent, so nothing of the event is left, and the next events are handled."""
 
     @after_insert(notes.Note, retry=ONCE)
     def handle(new: Any, session: Session) -> None:

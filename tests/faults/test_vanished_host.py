@@ -18,6 +18,10 @@ from tests.waiting import wait_until
 
 DEADLINE = 60.0
 _numbers = itertools.count()
+SLEEPING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%pg_listening%'"
+    " AND client_addr = '127.0.0.1'"
+)
 PROGRAM = """
 import os, sys, time
 from sqlalchemy import create_engine
@@ -130,6 +134,10 @@ def test_another_worker_has_the_events_of_a_host_that_vanished(
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
+    def found(statement: str) -> bool:
+        with engine.connect() as connection:
+            return bool(connection.scalar(text(statement)))
+
     installed = start("install")
     installed.communicate(timeout=DEADLINE)
     assert installed.returncode == 0
@@ -142,14 +150,10 @@ def test_another_worker_has_the_events_of_a_host_that_vanished(
     try:
         assert workers[0].stdout is not None
         assert workers[0].stdout.readline() == "in hand\n"
-        network.vanish()
         workers.append(start(listener))
-
-        def handled() -> bool:
-            with engine.connect() as connection:
-                return bool(connection.scalar(text("SELECT count(*) FROM effect")))
-
-        wait_until(handled, 30.0, "the other worker to have the event")
+        wait_until(lambda: found(SLEEPING), DEADLINE, "the other worker to look for events")
+        network.vanish()
+        wait_until(lambda: found("SELECT count(*) FROM effect"), 30.0, "the other worker to have the event")
     finally:
         for worker in workers:
             worker.kill()
