@@ -101,4 +101,5 @@ def _named(entry: Entry, listener: str, error: BaseException) -> BaseException:
     if state is not None and not is_of_values(state):
         # Not the payload's fault, nor that of a type which is gone: it may go better later.
         return error
-    return UnreadableEntry(f"outbox entry {entry.id} for {listener!r} cannot be read: {describe(error)}")
+    said = describe(error).removeprefix(f"{UnreadablePayload.__name__}: ")
+    return UnreadableEntry(f"outbox entry {entry.id} for {listener!r} cannot be read: {said}")
