@@ -9,6 +9,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, obje
 
 from sqla_pubsub import Listener, PubSub, RetryPolicy, after_update
 
+pytestmark = pytest.mark.one_driver
+
+
 ONCE = RetryPolicy(max_attempts=1)
 
 

@@ -24,6 +24,9 @@ from sqla_pubsub.deliver import unknown
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.one_driver
+
+
 ENTRY = (
     "INSERT INTO pubsub_outbox (listener, operation, source, key, new, format, due_at)"
     " VALUES ('handle', :operation, :source, CAST(:key AS jsonb), :new, :format, :due)"

@@ -19,6 +19,9 @@ from sqla_pubsub import (
 )
 from sqla_pubsub.errors import UnreadableEntry
 
+pytestmark = pytest.mark.one_driver
+
+
 GOOD = '{"id": 1, "size": 1}'
 POISON = {
     "no object": '"text"',
