@@ -19,6 +19,7 @@ from alembic_ext.listeners import listener_modules, say_unheard
 from alembic_ext.names import NAME
 from alembic_ext.others import spare
 from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
+from sqla_pubsub.contract.names import Operation, publish_function
 from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
 from sqla_pubsub.declare.declared import constant_conditions
 from sqla_pubsub.declare.diff import Difference, diff
@@ -26,9 +27,8 @@ from sqla_pubsub.declare.install import compare_fan_out, originals
 from sqla_pubsub.declare.relations import declared_in, refuse_views, refused, strays
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import Operation, publish_function
+from sqla_pubsub.registry import registry_of
 from sqla_pubsub.settings import import_modules
-from sqla_pubsub.subscription import registry_of
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext

@@ -15,11 +15,11 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import ExecutableDDLElement
 
+from sqla_pubsub.contract.names import Operation
 from sqla_pubsub.declare.ddl import CreateCapture, CreateTrigger, DropCapture, DropTrigger, creation
 from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.errors import sqlstate
-from sqla_pubsub.names import Operation
-from sqla_pubsub.subscription import Capture
+from sqla_pubsub.registry import Capture
 
 WRONG_OBJECT_TYPE = "42809"
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sqla_pubsub.context import set_context
+from sqla_pubsub.contract.tables import DeadLetter, OutboxEntry
 from sqla_pubsub.declare.decorators import (
     after_delete,
     after_insert,
@@ -29,9 +30,8 @@ from sqla_pubsub.errors import (
 )
 from sqla_pubsub.event import Delete, Event, Insert, MessageEvent, Truncate, Update
 from sqla_pubsub.message import Message, publish
-from sqla_pubsub.outbox import DeadLetter, OutboxEntry
+from sqla_pubsub.registry import Publish, configure, outbox
 from sqla_pubsub.retry import RetryPolicy
-from sqla_pubsub.subscription import Publish, configure, outbox
 
 if TYPE_CHECKING:
     from sqla_pubsub.deliver.config import ListenerConfig

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session, scoped_session
 
 from sqla_pubsub.caller import transaction_of
+from sqla_pubsub.contract.names import CONTEXT_SETTING
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.fidelity import difference, unwritable
-from sqla_pubsub.names import CONTEXT_SETTING
 
 # Merged by the server, so that a rolled-back savepoint takes its values with it. Bound as text: of a
 # parameter of type jsonb, the driver may make what a codec of the application says.

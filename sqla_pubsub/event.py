@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from sqla_pubsub.names import MESSAGE
+from sqla_pubsub.contract.names import MESSAGE
 
 M = TypeVar("M")
 _Loader = Callable[[str], Any]

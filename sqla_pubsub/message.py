@@ -16,11 +16,11 @@ from sqlalchemy import Connection, MetaData, TextClause, text
 from sqlalchemy.orm import Session, scoped_session
 
 from sqla_pubsub.caller import transaction_of
+from sqla_pubsub.contract.names import MAX_BYTES, publish_function
+from sqla_pubsub.contract.quoting import qualified
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.fidelity import difference, unwritable
-from sqla_pubsub.names import MAX_BYTES, publish_function
-from sqla_pubsub.quoting import qualified
-from sqla_pubsub.subscription import registry_of
+from sqla_pubsub.registry import registry_of
 
 
 @dataclass_transform()

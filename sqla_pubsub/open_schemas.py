@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, MetaData, text
 
-from sqla_pubsub.privileges import homes
-from sqla_pubsub.quoting import quoted
-from sqla_pubsub.subscription import registry_of
+from sqla_pubsub.contract.quoting import quoted
+from sqla_pubsub.registry import registry_of
+from sqla_pubsub.rights import homes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
-from sqla_pubsub.declare.backfill.progress import Progress as Done
-from sqla_pubsub.declare.backfill.service import Backfill
-from sqla_pubsub.deliver.outcome import describe
+from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, sqlstate
+from sqla_pubsub.operate.backfill.progress import Progress as Done
+from sqla_pubsub.operate.backfill.service import Backfill
 from sqla_pubsub.sqlstates import DENIED
 
 _AGAIN = "Run the same command again to go on where it stopped, or with --abandon to give it up."

@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from tenacity import nap
 
 from sqla_pubsub.cli.difference import sentence
+from sqla_pubsub.contract.names import MESSAGE
 from sqla_pubsub.declare.diff import Difference
-from sqla_pubsub.deliver.outcome import describe
+from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, PubSubError
-from sqla_pubsub.names import MESSAGE
-from sqla_pubsub.subscription import ListenerSpec
+from sqla_pubsub.registry import ListenerSpec
 
 WAIT = 1.0
 """Seconds between two looks for a migration that is waited for."""

@@ -17,8 +17,8 @@ from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.inspect import json_option
 from sqla_pubsub.cli.phrases import counted, print_table
 from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
-from sqla_pubsub.deliver.maintenance import Letters, Maintenance
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.operate.maintenance import Letters, Maintenance
 
 
 @click.group()

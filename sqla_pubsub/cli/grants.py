@@ -10,12 +10,12 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.project import failed, modules_argument, open_projects, url_option
+from sqla_pubsub.contract.quoting import quoted
+from sqla_pubsub.contract.tables import absence
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.open_schemas import open_schemas
-from sqla_pubsub.outbox import absence
-from sqla_pubsub.privileges import DUTIES, Duty, needed, statements
-from sqla_pubsub.quoting import quoted
-from sqla_pubsub.subscription import outbox
+from sqla_pubsub.registry import outbox
+from sqla_pubsub.rights import DUTIES, Duty, needed, statements
 
 
 @click.command()

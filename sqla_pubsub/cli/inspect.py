@@ -16,9 +16,9 @@ from sqla_pubsub.cli.difference import sentence
 from sqla_pubsub.cli.phrases import counted, lasting, print_table
 from sqla_pubsub.cli.project import failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.install import check
-from sqla_pubsub.deliver.maintenance import ListenerStatus, Maintenance
-from sqla_pubsub.privileges import refuse_without_rights
-from sqla_pubsub.subscription import registry_of
+from sqla_pubsub.operate.maintenance import ListenerStatus, Maintenance
+from sqla_pubsub.registry import registry_of
+from sqla_pubsub.rights import refuse_without_rights
 from sqla_pubsub.values import harmless
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")

@@ -24,16 +24,16 @@ from sqla_pubsub.cli.phrases import counted
 from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
-from sqla_pubsub.deliver.connect import Outage, is_away
-from sqla_pubsub.deliver.health import HealthServer
 from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.reconnect import Outage, is_away
 from sqla_pubsub.deliver.listener import chosen
-from sqla_pubsub.deliver.logs import log_to_stderr
-from sqla_pubsub.deliver.maintenance import Maintenance
-from sqla_pubsub.deliver.supervisor import Counts, Supervisor
-from sqla_pubsub.deliver.worker import Plan
-from sqla_pubsub.privileges import refuse_without_rights
-from sqla_pubsub.subscription import registry_of
+from sqla_pubsub.operate.maintenance import Maintenance
+from sqla_pubsub.process.logs import log_to_stderr
+from sqla_pubsub.process.probes import HealthServer
+from sqla_pubsub.process.supervisor import Counts, Supervisor
+from sqla_pubsub.process.worker import Plan
+from sqla_pubsub.registry import registry_of
+from sqla_pubsub.rights import refuse_without_rights
 
 
 @click.command()

@@ -13,15 +13,15 @@ import click
 from sqlalchemy import Engine, MetaData, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from sqla_pubsub.deliver.application import DRIVERS, application_engine
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.connect import denial, is_away, make_engine, refusal
-from sqla_pubsub.deliver.outcome import describe
-from sqla_pubsub.deliver.worker import find_metadata
+from sqla_pubsub.deliver.io.reconnect import denial, is_away, make_engine, refusal
+from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, PubSubError, sqlstate
-from sqla_pubsub.privileges import Duty
+from sqla_pubsub.process.application import DRIVERS, application_engine
+from sqla_pubsub.process.worker import find_metadata
+from sqla_pubsub.registry import registries
+from sqla_pubsub.rights import Duty
 from sqla_pubsub.settings import ProjectSettings, import_modules, load_settings
-from sqla_pubsub.subscription import registries
 
 URL_VARIABLE = "SQLA_PUBSUB_URL"
 _SECRETS = ("password", "sslpassword", "passfile", "sslkey")

@@ -14,15 +14,15 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
-from sqla_pubsub.declare.body import read_mark, read_publish_mark, resolve
-from sqla_pubsub.declare.capture import body
-from sqla_pubsub.declare.columns import Values, find_values
+from sqla_pubsub.contract.names import OPERATIONS, Operation, capture_trigger, outbox_table
+from sqla_pubsub.contract.quoting import identifier, place, qualified
+from sqla_pubsub.declare.capture.body import read_mark, read_publish_mark, resolve
+from sqla_pubsub.declare.capture.columns import Values, find_values
+from sqla_pubsub.declare.capture.function import body
+from sqla_pubsub.declare.capture.messages import publish_body
 from sqla_pubsub.declare.ddl import FIXED
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.messages import publish_body
 from sqla_pubsub.declare.spec import CAPTURE_FORMAT, Installed, TriggerSpec
-from sqla_pubsub.names import OPERATIONS, Operation, capture_trigger, outbox_table
-from sqla_pubsub.quoting import identifier, place, qualified
 
 _BITS: dict[Operation, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 

@@ -13,13 +13,13 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
-from sqla_pubsub.declare.body import CLOSE, OPEN, OUTBOX, OUTBOX_LITERAL, VALUES, literal
-from sqla_pubsub.declare.capture import body, looked_at
-from sqla_pubsub.declare.columns import values_query
+from sqla_pubsub.contract.quoting import identifier, place, qualified
+from sqla_pubsub.declare.capture.body import CLOSE, OPEN, OUTBOX, OUTBOX_LITERAL, VALUES, literal
+from sqla_pubsub.declare.capture.columns import values_query
+from sqla_pubsub.declare.capture.function import body, looked_at
+from sqla_pubsub.declare.capture.messages import publish_body
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.messages import publish_body
 from sqla_pubsub.declare.spec import TriggerSpec
-from sqla_pubsub.quoting import identifier, place, qualified
 
 PUBLISH_ARGUMENTS = "name text, payload json"
 SINCE = "sqla-pubsub since "

@@ -11,15 +11,15 @@ from sqlalchemy import MetaData, Table
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper
 
-from sqla_pubsub.attributes import column_names, local_table
-from sqla_pubsub.declare.capture import UPDATE_ROWS
-from sqla_pubsub.declare.conditions import compile_condition, unvarying
+from sqla_pubsub.contract.attributes import column_names, local_table
+from sqla_pubsub.contract.names import MESSAGE, Operation
+from sqla_pubsub.declare.capture.function import UPDATE_ROWS
+from sqla_pubsub.declare.conditions.compiling import compile_condition, unvarying
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import MESSAGE, Operation
-from sqla_pubsub.subscription import Capture, ListenerSpec, Registry, Subscription, registry_of
+from sqla_pubsub.registry import Capture, ListenerSpec, Registry, Subscription, registry_of
 
 _NO_CONDITION = "It looks at no column: compare columns, such as new.state == 'paid', or leave it out"
 _NO_HEARING = "It gets no event at all: compare columns, such as new.state == 'paid', or remove the listener"

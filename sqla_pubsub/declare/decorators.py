@@ -16,16 +16,16 @@ from sqlalchemy import ColumnElement, MetaData
 from sqlalchemy.exc import ArgumentError, InvalidRequestError
 from sqlalchemy.orm import Mapper, QueryableAttribute, class_mapper
 
-from sqla_pubsub.attributes import column_names, local_table
-from sqla_pubsub.declare.conditions import check_condition, compile_condition
+from sqla_pubsub.contract.attributes import column_names, local_table
+from sqla_pubsub.contract.names import MESSAGE, Operation
+from sqla_pubsub.declare.conditions.compiling import check_condition, compile_condition
 from sqla_pubsub.declare.handlers import parameters_of
 from sqla_pubsub.declare.mixin import PubSub
 from sqla_pubsub.declare.options import check_keywords, check_together, names_of
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.message import Message, decoder
-from sqla_pubsub.names import MESSAGE, Operation
+from sqla_pubsub.registry import Condition, ListenerSpec, Subscription, registry_of
 from sqla_pubsub.retry import RetryPolicy
-from sqla_pubsub.subscription import Condition, ListenerSpec, Subscription, registry_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 

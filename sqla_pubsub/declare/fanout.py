@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sqla_pubsub.contract.names import DEFAULT_PREFIX, outbox_table, publish_function
 from sqla_pubsub.declare.spec import CAPTURE_FORMAT
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import DEFAULT_PREFIX, outbox_table, publish_function
 
 _FIRST_FORMAT = 1
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table, event
 
+from sqla_pubsub.contract.names import publish_function
 from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
 from sqla_pubsub.declare.ddl import (
     CreateCapture,
@@ -26,9 +27,8 @@ from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
 from sqla_pubsub.declare.relations import declared_in, refused, strays
 from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import publish_function
 from sqla_pubsub.open_schemas import open_schemas
-from sqla_pubsub.subscription import in_use, registry_of
+from sqla_pubsub.registry import in_use, registry_of
 
 
 def attach(metadata: MetaData) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from sqla_pubsub.declare.body import MARK
+from sqla_pubsub.declare.capture.body import MARK
 
 _MARKED = text(
     """

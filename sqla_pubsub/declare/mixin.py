@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from sqlalchemy import event
 from sqlalchemy.orm import Mapper
 
-from sqla_pubsub.attributes import column_names, local_table
+from sqla_pubsub.contract.attributes import column_names, local_table
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.subscription import Publish, registry_of
+from sqla_pubsub.registry import Publish, registry_of
 
 
 class PubSub:

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import NoReturn
 
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.registry import ListenerSpec
 from sqla_pubsub.retry import RetryPolicy
-from sqla_pubsub.subscription import ListenerSpec
 from sqla_pubsub.values import Kind, instead, nearest, shown
 
 MAX_BATCH = 10_000

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, MetaData, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
-from sqla_pubsub.declare.capture import read_mark
+from sqla_pubsub.declare.capture.function import read_mark
 from sqla_pubsub.declare.catalog import Names, character, located
 from sqla_pubsub.declare.declared import declared
 from sqla_pubsub.declare.diff import Difference

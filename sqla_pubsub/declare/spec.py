@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.names import (
+from sqla_pubsub.contract.names import (
     DEFAULT_PREFIX,
     OPERATIONS,
     Operation,
@@ -19,7 +18,8 @@ from sqla_pubsub.names import (
     capture_trigger,
     outbox_table,
 )
-from sqla_pubsub.subscription import Capture
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.registry import Capture
 
 CAPTURE_FORMAT = 2
 """Version of the SQL of captures and of the publish function. What it writes has a number of its own."""

@@ -8,24 +8,24 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
-from sqla_pubsub.deliver.board import Board
+from sqla_pubsub.deliver.claim.batch_size import Pace
+from sqla_pubsub.deliver.claim.claiming import Claimer
+from sqla_pubsub.deliver.claim.cursor import Scan
+from sqla_pubsub.deliver.claim.unknown import Unknown
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.dispatch import Dispatcher
+from sqla_pubsub.deliver.handle.invocation import Dispatcher
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.lane import Lane, Runner
 from sqla_pubsub.deliver.limits import Limits
-from sqla_pubsub.deliver.pace import Pace
 from sqla_pubsub.deliver.run.autonomous import Autonomous
 from sqla_pubsub.deliver.run.batched import Batched
-from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.grouped import Grouped
 from sqla_pubsub.deliver.run.isolated import Isolated
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
-from sqla_pubsub.deliver.scan import Scan
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
-from sqla_pubsub.deliver.unknown import Unknown
-from sqla_pubsub.subscription import ListenerSpec, Registry
+from sqla_pubsub.process.scoreboard import Board
+from sqla_pubsub.registry import ListenerSpec, Registry
 
 
 def lane_of(

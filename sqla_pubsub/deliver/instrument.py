@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry, describe
 from sqla_pubsub.values import shown
 
 logger = logging.getLogger(__name__)

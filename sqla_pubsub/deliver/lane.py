@@ -12,17 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from sqla_pubsub.deliver.claim.batch_size import Pace
+from sqla_pubsub.deliver.claim.cursor import Scan
 from sqla_pubsub.deliver.instrument import Instrument, Replayed, Settled
-from sqla_pubsub.deliver.outcome import Outcome, Retry, describe
-from sqla_pubsub.deliver.pace import Pace
-from sqla_pubsub.deliver.refusal import Refusal
 from sqla_pubsub.deliver.run.isolated import Isolated
 from sqla_pubsub.deliver.run.result import Result, Turn
-from sqla_pubsub.deliver.scan import Scan
+from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
-from sqla_pubsub.deliver.store import ConnectionLost, Store
+from sqla_pubsub.deliver.settle.outcome import Outcome, Retry, describe
+from sqla_pubsub.deliver.settle.refusal import Refusal
 from sqla_pubsub.errors import NotSettled
-from sqla_pubsub.subscription import ListenerSpec
+from sqla_pubsub.registry import ListenerSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqla_pubsub.deliver.outcome import FailureLimits
-from sqla_pubsub.deliver.pace import PaceLimits
-from sqla_pubsub.deliver.scan import ScanLimits
+from sqla_pubsub.deliver.claim.batch_size import PaceLimits
+from sqla_pubsub.deliver.claim.cursor import ScanLimits
+from sqla_pubsub.deliver.settle.outcome import FailureLimits
 from sqla_pubsub.deliver.wake.idle_policy import PollLimits
 
 

@@ -15,21 +15,21 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import configure_mappers
 
 from sqla_pubsub.deliver.assembly import lane_of
-from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.connect import Outage, make_engine
 from sqla_pubsub.deliver.instrument import Instrument, Observer, Refused, Started, Stopped
 from sqla_pubsub.deliver.io.pooler import refuse_pooler
+from sqla_pubsub.deliver.io.reconnect import Outage, make_engine
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.deliver.run.result import Turn
-from sqla_pubsub.deliver.store import ConnectionLost, Store
+from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
 from sqla_pubsub.deliver.wake.sleeper import Sleeper
 from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError, NotSettled
-from sqla_pubsub.subscription import ListenerSpec, registry_of
+from sqla_pubsub.process.scoreboard import Board
+from sqla_pubsub.registry import ListenerSpec, registry_of
 
 Progress = Callable[[int], None]
 

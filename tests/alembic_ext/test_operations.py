@@ -22,7 +22,7 @@ from sqla_pubsub import ConfigurationError
 from sqla_pubsub.declare.catalog import installed
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
-from sqla_pubsub.subscription import Registry
+from sqla_pubsub.registry import Registry
 
 SPEC = TriggerSpec(table="comment", operation="INSERT", listeners=(CapturedListener(name="email_author"),))
 OTHER = TriggerSpec(table="comment", operation="INSERT", listeners=(CapturedListener(name="audit"),))

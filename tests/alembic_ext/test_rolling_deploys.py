@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from sqla_pubsub.outbox import FORMAT
+from sqla_pubsub.contract.tables import FORMAT
 from tests.alembic_ext.project import MODELS, Project
 
 pytestmark = pytest.mark.one_driver

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from sqla_pubsub.deliver.application import application_engine
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.process.application import application_engine
 from tests.cli.project import Shop
 
 pytestmark = pytest.mark.one_driver

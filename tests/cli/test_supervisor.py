@@ -35,9 +35,9 @@ RUN = """
     from datetime import timedelta
     import sqlalchemy
     from sqla_pubsub import ListenerConfig
-    from sqla_pubsub.deliver.maintenance import Maintenance
-    from sqla_pubsub.deliver.supervisor import Supervisor
-    from sqla_pubsub.deliver.worker import Plan
+    from sqla_pubsub.operate.maintenance import Maintenance
+    from sqla_pubsub.process.supervisor import Supervisor
+    from sqla_pubsub.process.worker import Plan
 
     if __name__ == "__main__":
         sys.path.insert(0, os.getcwd())

@@ -2,9 +2,9 @@
 
 from hypothesis import strategies as st
 
+from sqla_pubsub.contract.names import OPERATIONS
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
-from sqla_pubsub.names import OPERATIONS
 
 # PostgreSQL's text knows no NUL and no surrogates.
 _characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

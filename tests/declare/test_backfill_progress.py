@@ -11,7 +11,7 @@ from sqlalchemy import Engine, Numeric, insert, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqla_pubsub import ConfigurationError, PubSub, after_insert, outbox
-from sqla_pubsub.declare.backfill.service import Backfill
+from sqla_pubsub.operate.backfill.service import Backfill
 from tests.declare.entries import entries, nothing
 from tests.waiting import wait_until
 

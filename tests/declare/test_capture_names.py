@@ -243,7 +243,7 @@ def test_a_table_name_of_63_bytes_publishes_under_a_shortened_function(
 ) -> None:
     odd = model(name, name)
     metadata = odd.__table__.metadata
-    with caplog.at_level(logging.WARNING, "sqla_pubsub.names"):
+    with caplog.at_level(logging.WARNING, "sqla_pubsub.contract.names"):
         metadata.create_all(engine)
     assert f"pubsub_{name}_insert" in caplog.text
     with engine.connect() as connection:

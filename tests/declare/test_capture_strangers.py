@@ -18,7 +18,7 @@ from sqla_pubsub import (
     check,
     on_message,
 )
-from sqla_pubsub.declare.cells import LONGEST_KEY
+from sqla_pubsub.declare.capture.cells import LONGEST_KEY
 from tests.declare.entries import entries, nothing, run
 
 pytestmark = pytest.mark.one_driver

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, MetaData, text
 
 import tests.declare.strategies as some
+from sqla_pubsub.contract.quoting import identifier
 from sqla_pubsub.declare.catalog import existing, installed, installed_publish
 from sqla_pubsub.declare.ddl import CreatePublish, create
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import TriggerSpec
-from sqla_pubsub.quoting import identifier
-from sqla_pubsub.subscription import Registry, Settings
+from sqla_pubsub.registry import Registry, Settings
 
 tables = some.names.filter(lambda name: len(name.encode()) <= 63)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sqla_pubsub.declare.condition_fields import bare, fields
+from sqla_pubsub.declare.conditions.fields import bare, fields
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from sqlalchemy import JSON, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, class_mapper, mapped_column
 
 from sqla_pubsub import ConfigurationError
-from sqla_pubsub.declare.conditions import check_condition, compile_condition
+from sqla_pubsub.declare.conditions.compiling import check_condition, compile_condition
 
 
 class Base(DeclarativeBase): ...

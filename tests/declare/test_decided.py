@@ -9,8 +9,8 @@ from sqlalchemy import Engine, and_, false, func, or_, true
 from sqlalchemy.orm import DeclarativeBase, Mapped, class_mapper, mapped_column
 
 from sqla_pubsub import ConfigurationError, PubSub, after_insert, after_update, check
-from sqla_pubsub.declare.condition_fields import constant
-from sqla_pubsub.declare.conditions import compile_condition
+from sqla_pubsub.declare.conditions.compiling import compile_condition
+from sqla_pubsub.declare.conditions.fields import constant
 from tests.declare.entries import nothing
 
 STATES = ("paid", "sent")

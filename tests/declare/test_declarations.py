@@ -23,7 +23,7 @@ from sqla_pubsub import (
 )
 from sqla_pubsub.declare.declared import declared
 from sqla_pubsub.declare.spec import CapturedListener
-from sqla_pubsub.subscription import registry_of
+from sqla_pubsub.registry import registry_of
 
 
 class Models:
@@ -265,7 +265,7 @@ def test_an_ordered_listener_needs_a_primary_key() -> None:
 def test_names_over_63_bytes_are_shortened_and_said(caplog: pytest.LogCaptureFixture) -> None:
     models = Models(table="t" * 60)
     after_insert(models.Comment)(handler)
-    with caplog.at_level(logging.WARNING, "sqla_pubsub.names"):
+    with caplog.at_level(logging.WARNING, "sqla_pubsub.contract.names"):
         (spec,) = declared(models.metadata)
         assert len(spec.function.encode()) == 63
     assert "PostgreSQL keeps 63" in caplog.text

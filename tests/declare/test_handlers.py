@@ -9,7 +9,7 @@ import pytest
 
 from sqla_pubsub import ConfigurationError, after_insert, on_message
 from sqla_pubsub.message import Message
-from sqla_pubsub.subscription import registry_of
+from sqla_pubsub.registry import registry_of
 from tests.declare.test_declarations import Models
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 import tests.declare.strategies as some
-from sqla_pubsub.names import MAX_BYTES, OPERATIONS, bounded, capture_function, capture_trigger
+from sqla_pubsub.contract.names import MAX_BYTES, OPERATIONS, bounded, capture_function, capture_trigger
 
 LONG = "a_table_whose_name_has_as_many_letters_as_postgresql_ever_keeps"
 
@@ -28,7 +28,7 @@ def test_names_that_differ_at_the_end_stay_apart() -> None:
 
 
 def test_a_shortened_name_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "sqla_pubsub.names"):
+    with caplog.at_level(logging.WARNING, "sqla_pubsub.contract.names"):
         short = bounded("x" * 64)
     assert f"has 64 bytes, PostgreSQL keeps 63; it is called {short!r} instead" in caplog.text
 

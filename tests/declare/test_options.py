@@ -21,7 +21,7 @@ from sqla_pubsub import (
 )
 from sqla_pubsub.declare.declared import declared
 from sqla_pubsub.declare.decorators import Options
-from sqla_pubsub.subscription import ListenerSpec, registry_of
+from sqla_pubsub.registry import ListenerSpec, registry_of
 
 COMMON = ", ".join(Options.__annotations__)
 

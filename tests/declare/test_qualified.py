@@ -60,8 +60,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, class_mapper, mapped_column
 
 from sqla_pubsub import PubSub, after_insert, check
-from sqla_pubsub.declare.builtin import FUNCTIONS, OPERATORS
-from sqla_pubsub.declare.conditions import compile_condition
+from sqla_pubsub.declare.conditions.builtin import FUNCTIONS, OPERATORS
+from sqla_pubsub.declare.conditions.compiling import compile_condition
 from tests.declare.entries import entries, nothing, run
 
 ROLE = "pubsub_trickster"

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 
 import tests.declare.strategies as some
 from sqla_pubsub import ConfigurationError
-from sqla_pubsub.declare.capture import body, publish_body, read_mark, read_publish_mark
+from sqla_pubsub.declare.capture.function import body, publish_body, read_mark, read_publish_mark
 from sqla_pubsub.declare.ddl import CreateCapture, CreatePublish
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CAPTURE_FORMAT, CapturedListener, TriggerSpec

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_pubsub import DeadLetter, Listener, ListenerConfig, OutboxEntry, PubSub, outbox
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
-from sqla_pubsub.subscription import registry_of
+from sqla_pubsub.registry import registry_of
 
 DEADLINE = 15.0
 """Seconds that anything awaited may take on a busy machine."""

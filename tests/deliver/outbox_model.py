@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sqla_pubsub.deliver.scan import Look, Scan, ScanLimits
+from sqla_pubsub.deliver.claim.cursor import Look, Scan, ScanLimits
 
 TRUSTING = ScanLimits(from_zero=1e9)
 """Nothing mends a low-water mark that is too high."""

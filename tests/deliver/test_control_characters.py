@@ -10,7 +10,7 @@ import pytest
 from sqla_pubsub import Reject, RetryPolicy, after_insert
 from sqla_pubsub.cli.dead import _as_json
 from sqla_pubsub.cli.phrases import print_table
-from sqla_pubsub.deliver.logs import OneLine
+from sqla_pubsub.process.logs import OneLine
 from sqla_pubsub.values import harmless, one_line
 from tests.deliver.notes import Notes
 

@@ -17,10 +17,10 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import ListenerConfig, after_insert, after_update, outbox
-from sqla_pubsub.deliver.in_order import OrderedStatements
+from sqla_pubsub.deliver.claim.cursor import ScanLimits
+from sqla_pubsub.deliver.claim.ordered import OrderedStatements
+from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.limits import Limits
-from sqla_pubsub.deliver.scan import ScanLimits
-from sqla_pubsub.deliver.statements import Statements
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub import RetryPolicy
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import DeadLetter, FailureLimits, Retry
+from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
+from sqla_pubsub.deliver.settle.outcome import DeadLetter, FailureLimits, Retry
 from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
 
 

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import RetryLater, after_insert, after_update
+from sqla_pubsub.deliver.claim.cursor import ScanLimits
 from sqla_pubsub.deliver.limits import Limits
-from sqla_pubsub.deliver.scan import ScanLimits
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.deliver.test_notifications import CHANNEL
 from tests.waiting import wait_until

@@ -7,7 +7,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from sqla_pubsub.deliver.health import MOST_PROBES, HealthServer
+from sqla_pubsub.process.probes import MOST_PROBES, HealthServer
 from tests.waiting import wait_until
 
 DEADLINE = 15.0

@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from sqlalchemy import Engine, make_url, text
 
 from sqla_pubsub import Listener, ListenerConfig
-from sqla_pubsub.deliver.connect import make_engine
+from sqla_pubsub.deliver.io.reconnect import make_engine
 from tests.cli.project import Shop
 from tests.cli.test_listen import children
 from tests.deliver.history import DOOMED, FATES, MODELS, Happened, Table, Transaction

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import RetryPolicy, after_insert, outbox
-from sqla_pubsub.deliver.hold import Holds
+from sqla_pubsub.deliver.claim.hold import Holds
+from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.statements import Statements
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Insert, RetryPolicy, after_insert
-from sqla_pubsub.deliver.watchdog import call_within
+from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.errors import HandlerTimeout
 from tests.deliver.notes import Notes
 

@@ -7,8 +7,8 @@ from sqlalchemy import Engine, MetaData, event, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqla_pubsub import PubSub, after_insert, check, configure, outbox
-from sqla_pubsub.deliver.locks import LOCK_KEY, WAKE, lock_parameters
-from sqla_pubsub.quoting import qualified
+from sqla_pubsub.contract.quoting import qualified
+from sqla_pubsub.contract.wakeup import LOCK_KEY, WAKE, lock_parameters
 
 pytestmark = [pytest.mark.one_driver, pytest.mark.every_server]
 

@@ -10,8 +10,8 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Insert, Listener, Reject, Update, after_insert, after_update
-from sqla_pubsub.deliver.maintenance import Letters, Maintenance
 from sqla_pubsub.errors import ConfigurationError, NotSettled
+from sqla_pubsub.operate.maintenance import Letters, Maintenance
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 

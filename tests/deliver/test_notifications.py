@@ -15,7 +15,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Listener, ListenerConfig, after_insert
-from sqla_pubsub.names import CHANNEL_PREFIX
+from sqla_pubsub.contract.names import CHANNEL_PREFIX
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub import Reject, RetryLater, RetryPolicy
-from sqla_pubsub.deliver.outcome import (
+from sqla_pubsub.deliver.settle.outcome import (
     DeadLetter,
     FailureLimits,
     Retry,

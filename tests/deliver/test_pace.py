@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqla_pubsub.deliver.pace import Pace, PaceLimits
+from sqla_pubsub.deliver.claim.batch_size import Pace, PaceLimits
 
 seconds = st.floats(0, 1e4)
 groups = st.lists(st.tuples(seconds, st.integers(0, 500)), max_size=30)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sqla_pubsub import after_insert, outbox
-from sqla_pubsub.deliver.in_order import OrderedStatements
-from sqla_pubsub.deliver.statements import Statements
+from sqla_pubsub.deliver.claim.ordered import OrderedStatements
+from sqla_pubsub.deliver.claim.statements import Statements
 from tests.deliver.notes import Notes
 
 BACKLOG = (

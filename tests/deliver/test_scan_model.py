@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqla_pubsub.deliver.scan import Look, Scan, ScanLimits
+from sqla_pubsub.deliver.claim.cursor import Look, Scan, ScanLimits
 from tests.deliver.outbox_model import TRUSTING, Forgotten, History
 from tests.lengths import length
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqla_pubsub.deliver.board import Board
 from sqla_pubsub.deliver.instrument import Settled
-from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.process.scoreboard import Board
 
 ends: list[Callable[[int], Outcome]] = [
     lambda number: Acknowledge(id=number),

@@ -30,7 +30,7 @@ from sqla_pubsub import (
     publish,
     set_context,
 )
-from sqla_pubsub.deliver.maintenance import Letters, Maintenance
+from sqla_pubsub.operate.maintenance import Letters, Maintenance
 from tests.deliver.notes import DEADLINE, running
 from tests.waiting import wait_until
 

@@ -6,8 +6,8 @@ import textwrap
 
 PROGRAM = """
 import signal, sys
-from sqla_pubsub.deliver.board import SLOTS
-from sqla_pubsub.deliver.worker import Plan, work
+from sqla_pubsub.process.scoreboard import SLOTS
+from sqla_pubsub.process.worker import Plan, work
 
 depth = 0
 

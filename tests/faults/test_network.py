@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from sqlalchemy import MetaData, Table, make_url, text
 
-from sqla_pubsub.deliver.locks import LOCK_KEY, lock_parameters
+from sqla_pubsub.contract.wakeup import LOCK_KEY, lock_parameters
 from tests.cli.project import Shop
 from tests.faults.oracle import DEADLINE, check_exactly_once, doorman_asleep
 from tests.waiting import wait_until

@@ -17,7 +17,7 @@ from sqlalchemy import MetaData, Table, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from sqla_pubsub.deliver.locks import LOCK_KEY, lock_parameters
+from sqla_pubsub.contract.wakeup import LOCK_KEY, lock_parameters
 from tests.cli.project import Shop
 from tests.cli.test_listen import alive, children
 from tests.faults.oracle import DEADLINE, DOORMEN, compare_effects, terminate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from sqla_pubsub.deliver.own import is_pooled
+from sqla_pubsub.deliver.io.own_settings import is_pooled
 from sqla_pubsub.errors import ConfigurationError
 
 

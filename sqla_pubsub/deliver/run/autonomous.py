@@ -12,18 +12,18 @@ from functools import partial
 
 from sqlalchemy.exc import DBAPIError
 
-from sqla_pubsub.deliver.dispatch import Decoded
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.hold import Holds
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, is_denied, is_unreadable
-from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.claim.claiming import Claimer
+from sqla_pubsub.deliver.claim.cursor import Scan
+from sqla_pubsub.deliver.claim.hold import Holds
+from sqla_pubsub.deliver.claim.unknown import Unknown
+from sqla_pubsub.deliver.handle.deadline import call_within
+from sqla_pubsub.deliver.handle.invocation import Decoded
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
-from sqla_pubsub.deliver.scan import Scan
-from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.deliver.unknown import Unknown
-from sqla_pubsub.deliver.watchdog import call_within
+from sqla_pubsub.deliver.run.store import Store
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome, is_denied, is_unreadable
 from sqla_pubsub.errors import HandlerTimeout, NotSettled, UnreadableEntry
 
 CANDIDATES = 20

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqla_pubsub.deliver.dispatch import Decoded
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Acknowledge
-from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.claim.claiming import Claimer
+from sqla_pubsub.deliver.handle.invocation import Decoded
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Result, ids
+from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.run.transaction import Undone, Worked, one_transaction
-from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.settle.outcome import Acknowledge
 from sqla_pubsub.errors import TransactionEnded
 
 

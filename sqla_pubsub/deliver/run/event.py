@@ -8,16 +8,16 @@ from functools import partial
 
 from sqlalchemy.exc import DBAPIError
 
-from sqla_pubsub.deliver.board import Board
-from sqla_pubsub.deliver.dispatch import Decoded, Dispatcher
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Acknowledge, Outcome, is_denied
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.handle.deadline import call_within
+from sqla_pubsub.deliver.handle.invocation import Decoded, Dispatcher
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack
+from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
-from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.deliver.watchdog import call_within
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome, is_denied
 from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry
-from sqla_pubsub.subscription import ListenerSpec
+from sqla_pubsub.process.scoreboard import Board
+from sqla_pubsub.registry import ListenerSpec
 
 
 class EventRunner:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import DBAPIError
 
-from sqla_pubsub.deliver.dispatch import Decoded
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry
-from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.claim.claiming import Claimer
+from sqla_pubsub.deliver.handle.invocation import Decoded
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Again, Broken, Result, ThrownBack, Timing, ids
+from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.run.transaction import Undone, Worked, one_transaction
-from sqla_pubsub.deliver.store import Store
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
 
 
 class Grouped:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Acknowledge, DeadLetter, Outcome, Retry, is_denied
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.claim.unknown import Unknown
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, Result, ThrownBack
-from sqla_pubsub.deliver.store import Store
-from sqla_pubsub.deliver.unknown import Unknown
+from sqla_pubsub.deliver.run.store import Store
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry, is_denied
 from sqla_pubsub.errors import TransactionEnded
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from sqla_pubsub.deliver.chain import ContextSetting
+from sqla_pubsub.deliver.handle.chain import ContextSetting
 from sqla_pubsub.deliver.io.driver import Driver
-from sqla_pubsub.deliver.own import UNLIMITED, WATCHED, OwnSettings, is_pooled
+from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED, OwnSettings, is_pooled
 
 
 class OwnConnection:

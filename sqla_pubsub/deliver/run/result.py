@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import Outcome
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.settle.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

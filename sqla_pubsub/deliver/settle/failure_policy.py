@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from sqla_pubsub.deliver.entry import Entry
-from sqla_pubsub.deliver.outcome import (
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.settle.outcome import (
     DeadLetter,
     FailureLimits,
     Outcome,

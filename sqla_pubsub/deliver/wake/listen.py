@@ -11,16 +11,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from sqla_pubsub.contract.tables import Outbox, absence
+from sqla_pubsub.contract.wakeup import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
+from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.instrument import Deaf, Instrument, Polling
 from sqla_pubsub.deliver.io.driver import Driver
-from sqla_pubsub.deliver.locks import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
-from sqla_pubsub.deliver.own import UNLIMITED, WATCHED
-from sqla_pubsub.deliver.place import find_place
-from sqla_pubsub.deliver.statements import Statements
+from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED
+from sqla_pubsub.deliver.io.place import find_place
 from sqla_pubsub.deliver.wake.idle_policy import Guard, Seen
 from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.outbox import Outbox, absence
 
 
 class ListeningConnection:

@@ -1,0 +1,1 @@
+"""The SQL of captures: the functions that triggers call."""

@@ -1,0 +1,95 @@
+"""Which entries the next group works: the due ones now and then, else the next ready ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.claim.cursor import Scan
+from sqla_pubsub.deliver.claim.unknown import Unknown
+from sqla_pubsub.deliver.run.result import ids
+from sqla_pubsub.deliver.run.store import Store
+from sqla_pubsub.registry import ListenerSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """What was claimed.
+
+    Attributes:
+        entries: What is to be worked together.
+        isolate: Ids of what is to be worked in isolation.
+        full: Whether as many were found as were asked for, so that there may be more.
+    """
+
+    entries: tuple[Entry, ...]
+    isolate: tuple[int, ...]
+    full: bool
+
+
+class Claimer:
+    """Claims the entries of one listener, and keeps its cursor where they begin.
+
+    Args:
+        spec: The listener.
+        cursor: Where its next claim starts.
+        unknown: Leaves alone what this worker does not know.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, spec: ListenerSpec, cursor: Scan, unknown: Unknown, clock: Callable[[], float]
+    ) -> None:
+        self._spec = spec
+        self._unknown = unknown
+        self._cursor = cursor
+        self._clock = clock
+        self._due_last = False
+        """Whether the last claim was of due entries: a storm of retries leaves new events their share."""
+
+    def claim(self, store: Store, size: int) -> Claimed:
+        """Claim up to *size* entries in the open transaction of *store*: due ones and new ones in turn.
+
+        What this worker does not know is no reason to stop: its kind is left out, and the claim tried again.
+        """
+        while True:
+            first, second = (self._new, self._due) if self._due_last else (self._due, self._new)
+            found = first(store, size) or second(store, size)
+            known, expired = self._unknown.sift(store.connection, found)
+            if known or expired or not found:
+                return _apart(known, expired, full=len(found) == size)
+
+    def _due(self, store: Store, size: int) -> list[Entry]:
+        now = self._clock()
+        if not self._cursor.is_due(now):
+            return []
+        due = store.claims.due(self._spec, size=size, left=self._unknown.left)
+        # In order, those that are handled now may hold back others that are due too.
+        if len(due) < size and not (due and self._spec.ordered):
+            self._cursor.no_more_due(now)
+        self._due_last = bool(due)
+        return due
+
+    def _new(self, store: Store, size: int) -> list[Entry]:
+        self._due_last = False
+        now = self._clock()
+        if self._cursor.is_look_back(now):
+            self.look_back(store)
+        start, floor = self._cursor.start(now), self._cursor.order_floor(now)
+        return store.claims.ready(self._spec, start=start, floor=floor, size=size, left=self._unknown.left)
+
+    def look_back(self, store: Store) -> None:
+        """Look for what is left below the start: late commits, and what others gave back."""
+        began = self._clock()
+        look = store.claims.look(self._spec, start=self._cursor.floor(began), bind=self._cursor.is_unbound)
+        self._cursor.looked(began, self._clock(), look)
+
+
+def _apart(known: list[Entry], expired: list[Entry], *, full: bool) -> Claimed:
+    """An entry that killed a process before runs in isolation, so that only it pays if it does again."""
+    return Claimed(
+        entries=tuple(entry for entry in known if not entry.crashes),
+        isolate=ids([*expired, *(entry for entry in known if entry.crashes)]),
+        full=full,
+    )

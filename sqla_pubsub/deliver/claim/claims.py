@@ -1,0 +1,180 @@
+"""Claiming: which entries a worker takes in hand, on the connection that keeps them for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sqla_pubsub.contract.envelope import Entry, EntryKind
+from sqla_pubsub.contract.tables import Outbox
+from sqla_pubsub.deliver.claim.cursor import Look
+from sqla_pubsub.deliver.claim.hold import Holds
+from sqla_pubsub.deliver.claim.ordered import OrderedStatements
+from sqla_pubsub.deliver.claim.statements import Statements
+from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.place import Place
+from sqla_pubsub.registry import ListenerSpec
+
+WINDOW = 200
+"""Ready entries at which an ordered listener looks besides as many as it may take: others may have those."""
+WIDEN = 4
+"""How much further it looks each time that it finds none."""
+
+
+class Claims:
+    """Finds and claims entries of any listener; what it claims is free again when the transaction ends.
+
+    Args:
+        connection: Where the claims are held.
+        outbox: The tables.
+        place: Where they are.
+        instrument: Is told of claims that are ignored.
+    """
+
+    def __init__(self, connection: Connection, outbox: Outbox, place: Place, instrument: Instrument) -> None:
+        self._instrument = instrument
+        self._connection = connection
+        self._outbox = outbox
+        self._place = place
+        self._statements: dict[tuple[bool, tuple[str, ...], bool], Statements] = {}
+
+    def ready(
+        self, spec: ListenerSpec, *, start: int, floor: int, size: int, left: Sequence[EntryKind] = ()
+    ) -> list[Entry]:
+        """Claim up to *size* ready entries from id *start* on, lowest first, and none of the kinds in *left*.
+
+        In order: only those that wait for no other one of their row, whose id would be *floor* at least.
+        """
+        statements = self._of(spec, left)
+        if not isinstance(statements, OrderedStatements):
+            parameters = {"listener": spec.name, "start": start, "size": size, **_left(left)}
+            return self._entries(statements.claim_ready, parameters)
+        for stretch in self._stretches(spec, statements, start, floor, size, left):
+            firsts = self._connection.scalars(statements.firsts, stretch).all()
+            if heads := self._take(statements, firsts, size):
+                return sorted(
+                    [*heads, *self._followers(statements, heads, stretch, size - len(heads))],
+                    key=attrgetter("id"),
+                )
+        return []
+
+    def due(self, spec: ListenerSpec, *, size: int, left: Sequence[EntryKind] = ()) -> list[Entry]:
+        """Claim up to *size* retries whose time has come, and none of the kinds in *left*."""
+        parameters = {"listener": spec.name, "size": size, **_left(left)}
+        return self._entries(self._of(spec, left).claim_due, parameters)
+
+    def one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
+        """Claim one entry, or None when it is settled, in other hands, or not to be handled now."""
+        found = self._entries(self._of(spec).claim_one, {"listener": spec.name, "id": entry_id})
+        return found[0] if found else None
+
+    def look(self, spec: ListenerSpec, *, start: int, bind: bool) -> Look:
+        """Look for ready entries from id *start* on, also for those that others have in hand."""
+        parameters = {"listener": spec.name, "start": start, "bind": bind}
+        return Look(**self._connection.execute(self._of(spec).look, parameters).mappings().one())
+
+    def candidates(
+        self,
+        spec: ListenerSpec,
+        *,
+        start: int,
+        floor: int,
+        passed_to: int,
+        size: int,
+        left: Sequence[EntryKind] = (),
+    ) -> Iterator[list[int]]:
+        """Find ids of up to *size* entries to be handled now, none of the kinds in *left*, and claim none.
+
+        Ready ones from id *start* on, retries from id *passed_to* on. An ordered listener finds more of them
+        each time that it asks, in transactions of their own.
+        """
+        statements = self._of(spec, left)
+        stretches = self._stretches(spec, statements, start, floor, size, left)
+        while True:
+            with self._connection.begin():
+                stretch = next(stretches, None)
+                if stretch is None:
+                    return
+                found = list(
+                    self._connection.scalars(statements.candidates, {**stretch, "passed_to": passed_to})
+                )
+            yield found
+
+    def holds(self, spec: ListenerSpec) -> Holds:
+        """Return the claims of a listener that outlive transactions."""
+        return Holds(self._connection, self._of(spec), self._instrument)
+
+    def _of(self, spec: ListenerSpec, left: Sequence[EntryKind] = ()) -> Statements:
+        key = spec.ordered, spec.previous_names if spec.ordered else (), bool(left)
+        if key not in self._statements:
+            self._statements[key] = (
+                OrderedStatements(self._outbox, key[1], self._place, leaving=key[2])
+                if spec.ordered
+                else Statements(self._outbox, self._place, leaving=key[2])
+            )
+        return self._statements[key]
+
+    def _stretches(
+        self,
+        spec: ListenerSpec,
+        statements: Statements,
+        start: int,
+        floor: int,
+        size: int,
+        left: Sequence[EntryKind],
+    ) -> Iterator[dict[str, Any]]:
+        """Yield where to look for ready entries: one stretch after the other, until there are no more.
+
+        An ordered listener looks at more entries than it takes. Behind a row that changes often, or waits for a
+        retry, there may be a million that are not free, and no claim must read them all where the next are.
+        """
+        parameters = {"listener": spec.name, "start": start, "size": size, **_left(left)}
+        if not isinstance(statements, OrderedStatements):
+            yield parameters
+            return
+        parameters["floor"] = floor
+        window, end = WINDOW + size, start - 1
+        while end is not None:
+            stretch = {**parameters, "start": end + 1, "window": window}
+            yield stretch
+            end, window = self._connection.scalar(statements.window_end, stretch), WIDEN * window
+
+    def _take(self, statements: OrderedStatements, ids: Sequence[int], size: int) -> list[Entry]:
+        if not ids:
+            return []
+        found = self._connection.execute(statements.take, {"ids": ids, "size": size})
+        return [Entry(*columns) for *columns, ready in found if ready]
+
+    def _followers(
+        self, statements: OrderedStatements, heads: list[Entry], stretch: dict[str, Any], room: int
+    ) -> list[Entry]:
+        """Claim up to *room* entries that come next in the rows of *heads*, as many of each row."""
+        # One that killed a process before is handled alone, and those behind it later.
+        rows = [head.id for head in heads if not head.crashes]
+        if not room or not rows:
+            return []
+        each = -(-room // len(rows))
+        parameters = {**stretch, "heads": rows, "each": each}
+        found = self._connection.execute(statements.followers, parameters).all()[:room]
+        taken = {
+            entry.id: entry for entry in self._take(statements, [entry_id for entry_id, _ in found], room)
+        }
+        followers, broken = [], set[int]()
+        for entry_id, row in found:
+            # Where one is missing, somebody else has it or had it, and those behind it must wait.
+            if entry_id not in taken or taken[entry_id].crashes:
+                broken.add(row)
+            elif row not in broken:
+                followers.append(replace(taken[entry_id], row=row))
+        return followers
+
+    def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
+        return [Entry(*row) for row in self._connection.execute(statement, parameters)]
+
+
+def _left(kinds: Sequence[EntryKind]) -> dict[str, Any]:
+    return {"left": list(kinds)} if kinds else {}

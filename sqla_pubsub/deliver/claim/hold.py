@@ -1,0 +1,218 @@
+"""Claims that outlive transactions: written in the entry, and good for as long as the connection lives.
+
+The claim is the first line of ``last_error``. It names the server process of the claiming connection, its
+role and its start, which nobody can fake, and only who may settle entries can write it. An entry is free where
+the process that it names is not there any more. One connection holds any number of claims, and all end with it;
+none needs an open transaction or shared memory of the server.
+
+An advisory lock on the id is taken beside it, because workers of earlier releases know no other claim. Its key
+can be guessed, so it counts only where it is held by somebody who may settle entries.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Text,
+    Update,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    update,
+)
+
+from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRY, TRY_ENTRY, lock_parameters
+from sqla_pubsub.deliver.claim.statements import Statements
+from sqla_pubsub.deliver.instrument import ForeignClaim, Instrument
+
+ASK_EVERY, SHARE = 0.1, 0.1
+"""Fewest seconds between two questions who has the locks, and most of the time that these may take."""
+_PREFIX = "in hand: server process "
+
+# Without a right to look at other roles' sessions their start is not shown; neither is one's own after SET ROLE.
+_OF_SESSION = f"'{_PREFIX}' || a.pid || ' of role ' || a.usesysid || ', connected at '"
+_STARTED = "coalesce(CAST(extract(epoch FROM a.backend_start) AS text), '')"
+MARK = text(
+    f"SELECT {_OF_SESSION} || {_STARTED} || E'\\n' FROM pg_catalog.pg_stat_activity AS a"
+    " WHERE a.pid = pg_backend_pid()"
+)
+"""The first line of what this connection claims."""
+
+_FOREIGN = text(
+    f"""
+    WITH held AS (
+      SELECT (CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint) AS key,
+        min(CAST(a.usename AS text)) AS role
+      FROM pg_catalog.pg_locks AS l
+      LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+      WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
+      GROUP BY 1
+      HAVING bool_and(CASE
+        WHEN l.pid IS NULL THEN true
+        WHEN a.pid IS NULL THEN false
+        ELSE NOT EXISTS (
+          SELECT FROM pg_catalog.pg_roles AS r
+          WHERE has_table_privilege(r.oid, CAST(to_regclass(:outbox) AS oid), 'DELETE')
+            AND pg_has_role(a.usesysid, r.oid, 'MEMBER'))
+        END)
+    )
+    SELECT e.id, held.role FROM unnest(:ids) AS e (id) JOIN held ON held.key = {ENTRY_KEY.replace(":id", "e.id")}
+    """
+).bindparams(bindparam("ids", type_=ARRAY(BigInteger)))
+"""Entries whose advisory lock is held by nobody who may settle them, and by whom. Parameters: outbox, ids."""
+
+
+class Holds:
+    """The claims of one connection, of which it works one at a time.
+
+    Args:
+        connection: Where they are held.
+        statements: Those of the listener whose entries they are.
+        instrument: Is told of claims that are ignored.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        statements: Statements,
+        instrument: Instrument,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._instrument = instrument
+        self._statements = statements
+        # Locked as it is read, so that it is still as free when the claim is written.
+        self._find = statements.claim_one.where(~_held(statements.entry.c.last_error))
+        self._claim = _claim(statements)
+        self._release = _release(statements)
+        self._mark: str | None = None
+        self._clock = clock
+        self._locked = False
+        self._ask_at = 0.0
+        self._foreign: dict[int, str | None] = {}
+        self._warned = set[str | None]()
+
+    def take(self, name: str, entry_id: int, among: Sequence[int]) -> Any | None:
+        """Claim an entry of listener *name* in the open transaction, and return its columns; None where it is not free.
+
+        The transaction has to be committed for it, or to be rolled back and `leave` called.
+
+        Args:
+            name: The listener.
+            entry_id: The entry.
+            among: Entries that are tried too, to ask once for all who has them.
+        """
+        connection = self._connection
+        self._locked = bool(connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": entry_id}))
+        if not self._locked and not self._is_foreign(entry_id, among):
+            return None
+        row = connection.execute(self._find, {"listener": name, "id": entry_id}).one_or_none()
+        if row is not None:
+            if self._mark is None:
+                self._mark = connection.scalar(MARK)
+            connection.execute(self._claim, {"b_id": entry_id, "b_mark": self._mark})
+        return row
+
+    def release(self, entry_id: int) -> None:
+        """Give back an entry of which nothing is settled, in the open transaction."""
+        self._connection.execute(self._release, {"b_id": entry_id, "b_mark": self._mark})
+
+    def leave(self, entry_id: int) -> None:
+        """Give up the lock, in a transaction of its own, after what was done is committed.
+
+        Not before: who took it meanwhile would still read the entry.
+        """
+        if self._locked:
+            self._locked = False
+            with self._connection.begin():
+                self._connection.execute(LEAVE_ENTRY, {"outbox": self._outbox, "id": entry_id})
+
+    def _is_foreign(self, entry_id: int, among: Sequence[int]) -> bool:
+        began = self._clock()
+        if began >= self._ask_at:
+            parameters = {"outbox": self._outbox, "ids": list(among)}
+            self._foreign = dict(self._connection.execute(_FOREIGN, parameters).all())
+            ended = self._clock()
+            self._ask_at = ended + max(ASK_EVERY, (ended - began) / SHARE)
+        if entry_id not in self._foreign:
+            return False
+        role = self._foreign[entry_id]
+        if role not in self._warned:
+            self._warned.add(role)
+            self._instrument(ForeignClaim(role=role, entry=entry_id))
+        return True
+
+    @property
+    def _outbox(self) -> str:
+        return lock_parameters(self._statements.entry, self._connection)["outbox"]
+
+
+def _claim(statements: Statements) -> Update:
+    """Write the claim. Parameters: b_id, b_mark."""
+    c = statements.entry.c
+    # A crash of the server ends all that could hold a claim, so this commit need not wait for the disk.
+    lazily = func.set_config("synchronous_commit", "off", literal_column("true"))
+    return (
+        update(statements.entry)
+        .where(c.id == bindparam("b_id", type_=BigInteger))
+        .values(last_error=bindparam("b_mark", type_=Text) + func.coalesce(_unmarked(c.last_error), ""))
+        .returning(lazily)
+    )
+
+
+def _release(statements: Statements) -> Update:
+    """Take the claim out again. Parameters: b_id, b_mark."""
+    c = statements.entry.c
+    return (
+        update(statements.entry)
+        .where(
+            c.id == bindparam("b_id", type_=BigInteger),
+            func.starts_with(c.last_error, bindparam("b_mark", type_=Text)),
+        )
+        .values(last_error=func.nullif(_unmarked(c.last_error), ""))
+    )
+
+
+def _marked(error: ColumnElement[Any]) -> ColumnElement[bool]:
+    return func.coalesce(func.starts_with(error, cast(_PREFIX, Text)), literal_column("false"))
+
+
+def _unmarked(error: ColumnElement[Any]) -> ColumnElement[Any]:
+    without = func.substr(error, func.strpos(error, literal_column("E'\\n'")) + 1)
+    return case((_marked(error), without), else_=error)
+
+
+def _held(error: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether another process that is there has the entry in hand."""
+    session: ColumnElement[str] = literal_column(_OF_SESSION, Text)
+    started: ColumnElement[str] = literal_column(_STARTED, Text)
+    newline: ColumnElement[str] = literal_column("E'\\n'", Text)
+    alive = (
+        select(literal_column("1"))
+        .select_from(text("pg_catalog.pg_stat_activity AS a"))
+        .where(
+            text("a.pid <> pg_backend_pid()"),
+            func.starts_with(error, session),
+            or_(
+                text("a.backend_start IS NULL"),
+                func.starts_with(error, session + newline),
+                func.starts_with(error, session + started + newline),
+            ),
+        )
+        .exists()
+    )
+    return _marked(error) & alive

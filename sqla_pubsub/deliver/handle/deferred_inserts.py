@@ -1,0 +1,104 @@
+"""What handlers only added to their session, written together at the end of the group.
+
+A flush for each event costs more than all the rest of its delivery, and SQLAlchemy writes many rows in
+one statement. So an event whose handler has added objects and asked the database nothing leaves them
+here. They are written before anybody looks: ahead of the next statement of a later handler, at the latest
+ahead of the acknowledgement, in the same transaction. Where that fails, halves are tried, and halves of
+halves, so that the event to blame is found without calling a handler twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
+
+from sqla_pubsub.deliver.handle.chain import ContextSetting
+from sqla_pubsub.deliver.io.own_settings import OwnSettings
+
+_Left = tuple[int, tuple[tuple[object, dict[str, Any]], ...], str]
+
+
+class Pending:
+    """Objects by the entry whose handler added them.
+
+    Args:
+        connection: The work connection, in the transaction of the group.
+        context: That of the transaction.
+        own: Its settings: triggers on the users' tables may change them.
+    """
+
+    def __init__(self, connection: Connection, context: ContextSetting, own: OwnSettings) -> None:
+        self._connection = connection
+        self._context = context
+        self._own = own
+        self._left: list[_Left] = []
+        self.failed: dict[int, Exception] = {}
+        """Entries whose objects could not be written, with the reason; nothing of them is left."""
+
+    def keep(self, entry_id: int, instances: Iterable[object], context: str) -> None:
+        """Take over objects that belong to no session any more, to be written in this *context*."""
+        kept = tuple((each, dict(instance_state(each).dict)) for each in instances)
+        self._left.append((entry_id, kept, context))
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._left)
+
+    def write(self) -> None:
+        """Write all objects, and note in `failed` which entries' cannot be.
+
+        Raises:
+            DBAPIError: The connection is lost.
+        """
+        left, self._left = self._left, []
+        for context, together in groupby(left, key=itemgetter(2)):
+            self._context.be(context)
+            self._write(list(together))
+
+    def _write(self, left: Sequence[_Left]) -> None:
+        try:
+            with (
+                Session(
+                    self._connection, join_transaction_mode="create_savepoint", expire_on_commit=False
+                ) as session,
+                session.begin(),
+            ):
+                session.add_all([instance for _, instances, _ in left for instance, _ in instances])
+                session.flush()
+                self._own.join_release()
+        except Exception as error:
+            if self._connection.closed or self._connection.invalidated:
+                raise
+            for _, instances, _ in left:
+                _forget_generated(instances)
+            if len(left) == 1:
+                self.failed[left[0][0]] = error
+                return
+            middle = len(left) // 2
+            self._write(left[:middle])
+            self._write(left[middle:])
+
+
+def may_wait(session: Session) -> bool:
+    """Whether all that *session* would write are new rows which refer to no other object."""
+    return bool(session.new) and not session.dirty and not session.deleted and all(map(_alone, session.new))
+
+
+def _alone(instance: object) -> bool:
+    state = instance_state(instance)
+    return not state.dict.keys() & state.mapper.relationships.keys()
+
+
+def _forget_generated(instances: Iterable[tuple[object, dict[str, Any]]]) -> None:
+    """A failed write leaves in the objects what the server and hooks gave them, which is void."""
+    for instance, own in instances:
+        values = instance_state(instance).dict
+        values.clear()
+        values.update(own)

@@ -1,0 +1,329 @@
+"""One event, one call of the handler, one outcome.
+
+Parameters are filled by name. The session is made when the handler asks for it, and opens its
+savepoint when it is first used, so that a handler which never touches the database pays for neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub.contract.attributes import local_table
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.contract.tables import FORMAT
+from sqla_pubsub.deliver.handle.chain import Chain, ContextSetting, context_of, deepest
+from sqla_pubsub.deliver.handle.decoding import RowDecoder, Values
+from sqla_pubsub.deliver.handle.mapped import top_of
+from sqla_pubsub.deliver.handle.not_run import refuse_not_run
+from sqla_pubsub.deliver.handle.rows import RowSession
+from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
+from sqla_pubsub.deliver.instrument import Chained, Instrument
+from sqla_pubsub.deliver.run.store import Store
+from sqla_pubsub.deliver.settle.outcome import describe, is_unreadable
+from sqla_pubsub.errors import Reject, UnreadableEntry, UnreadablePayload
+from sqla_pubsub.event import EVENT_TYPES, Event
+from sqla_pubsub.message import decoder
+from sqla_pubsub.registry import ListenerSpec, Registry, Subscription
+
+WARN_AT = 10
+"""Handlers in a chain from which on the log says so, and again at ten times as many."""
+
+Decoded = dict[tuple[int, str], Values | UnreadableEntry]
+"""(entry id, side) -> values of the row, or why it has none."""
+
+
+class Dispatcher:
+    """Calls the handler of one listener.
+
+    Args:
+        spec: The listener.
+        registry: Where it is declared.
+        instrument: Is told of long chains.
+        max_depth: Handlers in a chain at most; None for any number.
+    """
+
+    def __init__(
+        self, spec: ListenerSpec, registry: Registry, instrument: Instrument, max_depth: int | None
+    ) -> None:
+        self._instrument = instrument
+        self._spec = spec
+        self._max_depth = max_depth
+        self._warned_at = 0
+        self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder | None]] = {}
+        self.renamed = set[tuple[str, str]]()
+        """Operations and sources that are not declared, and mean the one subscription to their operation."""
+        for subscription in spec.subscriptions:
+            if subscription.mapper is None:
+                self._routes[subscription.operation, subscription.source] = (subscription, None)
+            else:
+                top = top_of(subscription.mapper)
+                decoder = RowDecoder(top, registry.published[local_table(top)])
+                self._routes[subscription.operation, subscription.source] = (subscription, decoder)
+        asked = spec.parameters
+        both = "event" in asked or "events" in asked
+        self._sides = tuple(side for side in ("old", "new") if both or side in asked)
+
+    def decode(self, connection: Connection, entries: Sequence[Entry]) -> Decoded:
+        """Turn the payloads of a group into values, with one statement per class.
+
+        Raises:
+            UnreadableEntry: An entry of an operation or a table that this listener does not know.
+            DBAPIError: A payload cannot be read; the transaction is aborted then.
+        """
+        decoded: Decoded = {}
+        wanted: dict[RowDecoder, list[tuple[tuple[int, str], str]]] = {}
+        for entry in entries:
+            rows = self.decoder(entry)
+            if rows is None:
+                # A message is read when the handler looks.
+                continue
+            for side in self._sides:
+                payload: str | None = getattr(entry, side)
+                if payload is not None:
+                    wanted.setdefault(rows, []).append(((entry.id, side), payload))
+        for row_decoder, items in wanted.items():
+            values = row_decoder.decode(connection, [payload for _, payload in items])
+            if len(values) != len(items):
+                raise UnreadablePayload(
+                    f"{len(items)} payloads gave {len(values)} rows: one of them is no JSON object."
+                )
+            decoded.update(zip((key for key, _ in items), values, strict=True))
+        return decoded
+
+    def decode_alone(self, connection: Connection, entry: Entry) -> Decoded:
+        """Turn the payloads of one entry into values; what cannot be read is an error when the handler looks.
+
+        Raises:
+            UnreadableEntry: The entry is of an operation or a table that this listener does not know.
+            DBAPIError: The failure is not the payload's.
+        """
+        rows, decoded = self.decoder(entry), Decoded()
+        for side in self._sides if rows is not None else ():
+            payload: str | None = getattr(entry, side)
+            if payload is not None:
+                assert rows is not None
+                decoded[entry.id, side] = self._read(connection, entry, rows, payload)
+        return decoded
+
+    def _read(
+        self, connection: Connection, entry: Entry, rows: RowDecoder, payload: str
+    ) -> Values | UnreadableEntry:
+        for plain in (False, True):
+            try:
+                with connection.begin_nested():
+                    values = rows.decode(connection, [payload], plain=plain)
+                if len(values) == 1:
+                    return values[0]
+                error: Exception = UnreadablePayload(
+                    f"a payload gave {len(values)} rows: it is no JSON object."
+                )
+            except (UnreadableEntry, DBAPIError) as raised:
+                if connection.closed or connection.invalidated or not is_unreadable(raised):
+                    raise
+                error = raised
+        return self.unreadable(entry, error)
+
+    def unreadable(self, entry: Entry, error: Exception) -> UnreadableEntry:
+        """Return what a handler gets that looks at what cannot be read."""
+        reason = describe(error).removeprefix(f"{UnreadablePayload.__name__}: ")
+        return UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {reason}")
+
+    def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store) -> None:
+        """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
+        chain = self._chain_after(entries)
+
+        def session() -> HandlerSession:
+            session = store.session()
+            session.chain = chain.setting
+            return session
+
+        call = _Call(self, entries, decoded, session)
+        try:
+            arguments = call.arguments(self._spec.parameters)
+            store.guarded = True
+            try:
+                refuse_not_run(self._spec.handler(**arguments), self._spec.name)
+            finally:
+                store.guarded = False
+            store.finish_event(entries[0].id)
+        except BaseException:
+            store.undo_event()
+            raise
+
+    def handle_outside(
+        self, entry: Entry, decoded: Decoded, connection: Connection, context: ContextSetting
+    ) -> None:
+        """Call the handler with a session on *connection*, which commits by itself and has this *context*."""
+        context.be(self._chain_after([entry]).setting)
+        session = OutsideSession(bind=connection, expire_on_commit=False)
+        try:
+            arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
+            refuse_not_run(self._spec.handler(**arguments), self._spec.name)
+            session.finish()
+        except BaseException:
+            session.undo()
+            raise
+
+    def _chain_after(self, entries: Sequence[Entry]) -> Chain:
+        """Return the chain of what the handler will write.
+
+        Raises:
+            Reject: That of an event is longer than allowed.
+        """
+        chain = deepest(entries)
+        name, names = self._spec.name, ", ".join(map(repr, chain.names))
+        if self._max_depth is not None and chain.depth > self._max_depth:
+            raise Reject(
+                f"the event came about by a chain of {chain.depth} handlers, and max_depth is {self._max_depth}: "
+                f"{names}, and now {name!r}. A listener that changes what it listens to calls itself: "
+                "let it change only what is not right yet, or narrow it with of= or when=."
+            )
+        if chain.depth >= max(WARN_AT, 10 * self._warned_at):
+            self._warned_at = chain.depth
+            self._instrument(
+                Chained(listener=name, entry=entries[0].id, depth=chain.depth, names=chain.names)
+            )
+        return chain.then(name)
+
+    def event(self, entry: Entry, load: Callable[[str], Any]) -> Event[Any]:
+        """Build the event of *entry*; *load* hydrates its rows when they are looked at."""
+        return EVENT_TYPES[entry.operation](
+            id=entry.id,
+            listener=self._spec.name,
+            occurred_at=entry.occurred_at,
+            context=context_of(entry),
+            attempt=entry.attempt + 1,
+            load=load,
+        )
+
+    def decoder(self, entry: Entry) -> RowDecoder | None:
+        """Return the decoder of an entry's rows, None for a message."""
+        return self._route(entry)[1]
+
+    def message(self, entry: Entry) -> Any:
+        """Return the message of an entry.
+
+        Raises:
+            UnreadableEntry: The stored payload does not have the fields of the class.
+        """
+        return read_message(entry, self._route(entry)[0])
+
+    def knows(self, entry: Entry) -> bool:
+        """Whether *entry* can be routed."""
+        kind = (entry.operation, entry.source)
+        return entry.format <= FORMAT and (kind in self._routes or kind in self.renamed)
+
+    def may_be_renamed(self, entry: Entry) -> bool:
+        """Whether there is no doubt what the entry means, if what it comes from is there no more."""
+        return entry.format <= FORMAT and len(self._candidates(entry)) == 1
+
+    def _candidates(self, entry: Entry) -> list[tuple[Subscription, RowDecoder | None]]:
+        return [route for (operation, _), route in self._routes.items() if operation == entry.operation]
+
+    def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder | None]:
+        if entry.format > FORMAT:
+            raise UnreadableEntry(
+                f"outbox entry {entry.id} for {self._spec.name!r} has format {entry.format}, and this release reads "
+                f"up to {FORMAT}. Upgrade sqla-pubsub where listeners run, then retry the dead letter."
+            )
+        kind = (entry.operation, entry.source)
+        if kind in self._routes:
+            return self._routes[kind]
+        if kind in self.renamed:
+            return self._candidates(entry)[0]
+        raise UnreadableEntry(
+            f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
+            "to which the listener does not subscribe. It was written for another version of it: retry the dead "
+            "letter where that one runs, or discard it."
+        )
+
+
+class _Call:
+    """One call of a handler: what it may ask for, made when it asks."""
+
+    __slots__ = ("_decoded", "_dispatcher", "_entries", "_session")
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        entries: Sequence[Entry],
+        decoded: Decoded,
+        session: Callable[[], RowSession],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._entries = entries
+        self._decoded = decoded
+        self._session = session
+
+    def arguments(self, parameters: frozenset[str]) -> dict[str, Any]:
+        """Fill the handler's parameters by name."""
+        filled: dict[str, Any] = {}
+        entry = self._entries[0]
+        load = self._loader(entry)
+        if "event" in parameters or "context" in parameters:
+            event = self._dispatcher.event(entry, load)
+            load = event.__getattribute__
+        for name in parameters:
+            match name:
+                case "event":
+                    filled[name] = event
+                case "events":
+                    filled[name] = [
+                        self._dispatcher.event(each, self._loader(each)) for each in self._entries
+                    ]
+                case "session":
+                    filled[name] = self._session()
+                case _:
+                    filled[name] = load(name)
+        return filled
+
+    def _loader(self, entry: Entry) -> Callable[[str], Any]:
+        def load(name: str) -> Any:
+            rows = self._dispatcher.decoder(entry)
+            if name == "changed":
+                return self._changed(entry, rows)
+            payload: str | None = getattr(entry, name)
+            if payload is None:
+                return None
+            if rows is None:
+                return self._dispatcher.message(entry)
+            values = self._decoded[entry.id, name]
+            if isinstance(values, UnreadableEntry):
+                raise values
+            try:
+                instance = rows.hydrate(values, payload)
+            except UnreadableEntry as error:
+                raise self._dispatcher.unreadable(entry, error) from error
+            if name == "new" or entry.operation == "DELETE":
+                return self._session().show(instance)
+            return instance
+
+        return load
+
+    def _changed(self, entry: Entry, rows: RowDecoder | None) -> tuple[str, ...]:
+        if rows is None or entry.old is None or entry.new is None:
+            return ()
+        values = self._decoded[entry.id, "new"]
+        try:
+            return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
+        except UnreadableEntry as error:
+            raise self._dispatcher.unreadable(entry, error) from error
+
+
+def read_message(entry: Entry, subscription: Subscription) -> Any:
+    """Return the message of *entry*.
+
+    Raises:
+        UnreadableEntry: The stored payload does not have the fields of the class.
+    """
+    assert subscription.message is not None
+    try:
+        return decoder(subscription.message).decode(entry.new or "null")
+    except Exception as error:
+        raise UnreadableEntry(
+            f"outbox entry {entry.id} is no readable message {subscription.source!r}: {type(error).__name__}: {error}."
+        ) from error

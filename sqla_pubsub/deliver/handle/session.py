@@ -1,0 +1,238 @@
+"""The sessions that handlers work in.
+
+One session serves all events of a group, emptied between them: making one costs more than many a
+handler. Its savepoint is the event's: opened when the handler first uses the session, moved on to the
+next event in one round trip. A handler that never touches the database opens none, nor does one that only
+adds objects: they are `Pending` until somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import SessionTransaction
+
+from sqla_pubsub.contract.names import CONTEXT_SETTING
+from sqla_pubsub.deliver.handle.chain import ContextSetting
+from sqla_pubsub.deliver.handle.deferred_inserts import Pending, may_wait
+from sqla_pubsub.deliver.handle.rows import RowSession
+from sqla_pubsub.deliver.io.own_settings import OwnSettings
+from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded, sqlstate
+
+_NO_SAVEPOINT = ("3B001", "25P01")
+
+
+class HandlerSession(RowSession):
+    """A session inside the listener's transaction; how it ends belongs to the listener.
+
+    Args:
+        connection: The work connection, in the transaction of the group.
+        savepoints: Whether each event has one; without, an undone event undoes the group.
+        pending: Where objects may wait for the end of the group, None to write them event by event.
+        context: That of the transaction.
+        own: The settings of the connection, which are put back after each event that may have changed them.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        savepoints: bool,
+        pending: Pending | None,
+        context: ContextSetting,
+        own: OwnSettings,
+    ) -> None:
+        super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False)
+        self._connection = connection
+        self._savepoints = savepoints
+        self._pending = pending
+        self._context = context
+        self.chain = ""
+        """The context in which the handler of the event in hand writes."""
+        self._own = own
+        self._touched = False
+        """Whether an event has used the connection since its settings were put back."""
+        self.settings_changed = False
+        """Whether one may have changed settings, as far as its statements show."""
+        self._nested: NestedTransaction | None = None
+        self._renew = ""
+        self._entered = False
+        self._violated: SessionOwnershipError | None = None
+        self.spoilt = False
+        """Whether an event has ended the transaction, and a later one found out."""
+        self.opened = 0
+        """Savepoints opened so far: each is a subtransaction of the server."""
+
+    def get_bind(self, *_: Any, **__: Any) -> Connection:
+        """Return the work connection, at the savepoint of the event in hand."""
+        if not self._entered:
+            self._enter()
+        return self._connection
+
+    @property
+    def bind(self) -> Connection:
+        """The work connection at the savepoint, for who does not ask `get_bind`."""
+        return self.get_bind()
+
+    @bind.setter
+    def bind(self, _: object) -> None: ...
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """Open a savepoint; anything else is refused, because the listener has begun."""
+        if not nested:
+            raise self._refuse("begin")
+        return super().begin(nested=True)
+
+    def commit(self) -> None:
+        """Refuse: the listener commits."""
+        raise self._refuse("commit")
+
+    def rollback(self) -> None:
+        """Refuse: the listener rolls back."""
+        raise self._refuse("rollback")
+
+    def close(self) -> None:
+        """Refuse: the listener closes."""
+        raise self._refuse("close")
+
+    def finish(self, entry_id: int) -> None:
+        """End one event: take over what its handler left, and forget its objects.
+
+        Raises:
+            SessionOwnershipError: The handler tried to end the session, and swallowed the error.
+            PendingRollbackError: It swallowed the error of a flush.
+        """
+        if self._violated is not None:
+            raise self._violated
+        if not self.is_active:
+            self.connection()
+        while (nested := self.get_nested_transaction()) is not None:
+            nested.commit()
+        self._write_displaced()
+        if self._pending is not None and not self._entered and not self.info and may_wait(self):
+            self._pending.keep(entry_id, self.new, self.chain)
+        else:
+            self.flush()
+        for own in self._left_open():
+            own.commit()
+        if self.info.pop(CONTEXT_SETTING, False) | self._connection.info.pop(CONTEXT_SETTING, False):
+            # The next event is handled in the same transaction, and knows nothing of this context.
+            self._context.forget()
+        if self._entered:
+            # It leaves the savepoint too: a rollback in the next event would go to it.
+            super().close()
+        else:
+            self.expunge_all()
+        self._forget_rows()
+        self._entered = False
+
+    def undo(self) -> None:
+        """Go back to where the event began, whatever state the handler left."""
+        self._violated = None
+        self._forget_rows()
+        self.info.pop(CONTEXT_SETTING, None)
+        self._connection.info.pop(CONTEXT_SETTING, None)
+        if self._savepoints and not self._entered:
+            # It wrote nothing, and the savepoint is still that of an earlier event, whose work stays.
+            super().close()
+            return
+        for own in self._left_open():
+            own.rollback()
+        nested, self._nested, self._entered = self._nested, None, False
+        try:
+            super().rollback()
+            if nested is not None and nested.is_active:
+                nested.rollback()
+        finally:
+            super().close()
+
+    def write_pending(self) -> None:
+        """Write what earlier events only added, under the listener's own settings."""
+        if self._pending is not None and self._pending.waits:
+            if self._touched:
+                self._put_settings_back()
+            self._pending.write()
+
+    def release(self) -> None:
+        """End the group: what its events did belongs to the outer transaction now."""
+        if self._nested is not None:
+            self._own.join_release()
+            with self._showing_end():
+                self._nested.commit()
+        elif self._touched:
+            self._put_settings_back()
+        self._touched = False
+        super().close()
+
+    def _left_open(self) -> Iterator[NestedTransaction]:
+        """Yield the savepoints inside that of the event, the innermost first, each to be ended at once."""
+        while (inner := self._connection.get_nested_transaction()) not in (None, self._nested):
+            assert inner is not None
+            yield inner
+
+    def _enter(self) -> None:
+        self._entered = True
+        self.write_pending()
+        # Before its savepoint, so that it is still there when the event is undone.
+        self._context.be(self.chain)
+        if not self._savepoints and self.settings_changed:
+            self._put_settings_back()
+        self._touched = True
+        if not self._savepoints:
+            return
+        self.opened += 1
+        if self._nested is None:
+            self._nested, self._renew = _begin(self._connection, self._own.restore)
+        else:
+            with self._showing_end():
+                self._connection.exec_driver_sql(self._renew)
+
+    @contextmanager
+    def _showing_end(self) -> Iterator[None]:
+        """A savepoint that is gone tells of an event that ended the transaction, in hand or before."""
+        try:
+            yield
+        except DBAPIError as error:
+            if sqlstate(error) not in _NO_SAVEPOINT:
+                raise
+            self.spoilt = True
+            raise TransactionEnded(ENDED) from error
+
+    def _put_settings_back(self) -> None:
+        self._connection.exec_driver_sql(self._own.restore)
+        self._touched = self.settings_changed = False
+
+    def _refuse(self, what: str) -> SessionOwnershipError:
+        self._violated = SessionOwnershipError(
+            f"session.{what}() in a handler. The listener ends the session together with the acknowledgement: "
+            f"leave {what}() out; raise to undo."
+        )
+        return self._violated
+
+
+class OutsideSession(RowSession):
+    """The session of a ``transactional=False`` handler: it commits by itself, statement by statement."""
+
+    def finish(self) -> None:
+        """Write what the handler left."""
+        self._write_displaced()
+        self.commit()
+        self.close()
+
+    def undo(self) -> None:
+        """Forget what is pending; what was written stays."""
+        self.close()
+
+
+def _begin(connection: Connection, restore: str) -> tuple[NestedTransaction, str]:
+    """Open a savepoint, and return with it the SQL that puts the settings back and moves it to the present.
+
+    The session keeps rolling back to the savepoint's name, so the name is kept.
+    """
+    nested = connection.begin_nested()
+    name = connection.dialect.identifier_preparer.quote(nested._savepoint)
+    return nested, f"RELEASE SAVEPOINT {name}; {restore}; SAVEPOINT {name}"

@@ -1,0 +1,90 @@
+"""The engine of the application, for a program that only knows its name: ``myapp.db:engine``.
+
+What an application gives to `create_engine` (connection arguments, a pool, listeners of events, types
+that its drivers have to learn) is then true of what handlers do as well.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.settings import import_modules
+
+DRIVERS = ("psycopg2", "psycopg")
+
+
+@cache
+def application_engine(name: str) -> Engine:
+    """Return the Engine that *name* stands for, or that the function of that name returns; one per process.
+
+    Raises:
+        ConfigurationError: There is none, or one that listeners cannot work with.
+    """
+    module, _, attributes = name.partition(":")
+    if not module or not attributes:
+        raise ConfigurationError(
+            f"engine {name!r} of the settings is no name. Give a module and what it calls its engine, "
+            "such as 'myapp.db:engine'."
+        )
+    import_modules([module])
+    found: Any = import_module(module)
+    for attribute in attributes.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError as error:
+            raise ConfigurationError(
+                f"engine {name!r} of the settings: {getattr(found, '__name__', type(found).__name__)!r} has no "
+                f"{attribute!r}. Give a module and what it calls its engine, such as 'myapp.db:engine'."
+            ) from error
+    if callable(found) and not isinstance(found, Engine) and not hasattr(found, "sync_engine"):
+        found = _made(name, found)
+    engine = _checked(name, found)
+    event.listen(engine, "do_connect", _keep_alive)
+    return engine
+
+
+def _made(name: str, factory: Any) -> Any:
+    try:
+        found = factory()
+    except Exception as error:
+        raise ConfigurationError(
+            f"engine {name!r} of the settings: the call failed with {type(error).__name__}: {error}. "
+            "Name an Engine, or a function without parameters that returns one."
+        ) from error
+    if hasattr(found, "__await__"):
+        found.close()
+        raise ConfigurationError(
+            f"engine {name!r} of the settings is an async function. Name one that returns an Engine."
+        )
+    return found
+
+
+def _checked(name: str, found: object) -> Engine:
+    kind = type(found).__name__
+    if hasattr(found, "sync_engine") or (isinstance(found, Engine) and found.dialect.is_async):
+        raise ConfigurationError(
+            f"engine {name!r} of the settings works asynchronously, and listeners do not. Name a function that "
+            "returns create_engine(...) with the same options and a URL of postgresql+psycopg:// or +psycopg2://."
+        )
+    if not isinstance(found, Engine):
+        raise ConfigurationError(
+            f"engine {name!r} of the settings gives {'None' if found is None else f'an object of type {kind}'}. "
+            "Name an Engine, or a function without parameters that returns one."
+        )
+    if found.dialect.name != "postgresql" or found.driver not in DRIVERS:
+        raise ConfigurationError(
+            f"engine {name!r} of the settings is one of {found.dialect.name!r} with driver {found.driver!r}. "
+            f"Give one of PostgreSQL with {' or '.join(DRIVERS)}."
+        )
+    return found
+
+
+def _keep_alive(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
+    for option, value in KEEPALIVE.items():
+        parameters.setdefault(option, value)

@@ -1,0 +1,166 @@
+"""One worker process: what the supervisor starts."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Collection, MutableSequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+
+from sqlalchemy import Engine, MetaData
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.io.reconnect import is_away, make_engine
+from sqla_pubsub.deliver.listener import Listener, chosen
+from sqla_pubsub.deliver.settle.outcome import describe
+from sqla_pubsub.deliver.wake.stop import StopSignal
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.process.application import application_engine
+from sqla_pubsub.process.logs import log_to_stderr
+from sqla_pubsub.process.scoreboard import Board, boards
+from sqla_pubsub.registry import registries, registry_of
+from sqla_pubsub.settings import import_modules
+
+logger = logging.getLogger(__name__)
+
+EXIT_LOST = 1
+"""A worker that drains does not wait for a server that went away."""
+EXIT_REFUSED = 2
+"""A worker that cannot work as it is configured; starting it again would change nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What every worker of a supervisor does. It travels through a pipe, so a URL is in no process list."""
+
+    modules: tuple[str, ...]
+    url: str = field(repr=False)
+    application: str | None = None
+    """The name of the application's engine, which each worker imports for itself; None to use the URL."""
+    listeners: tuple[str, ...] = ()
+    concurrency: int = 1
+    drain: bool = False
+    config: ListenerConfig = field(default_factory=ListenerConfig)
+    log_level: int = logging.INFO
+
+
+def find_metadata(modules: Collection[str], listeners: Collection[str]) -> MetaData:
+    """Return the one metadata whose listeners are to run, after the modules were imported.
+
+    Raises:
+        ConfigurationError: The modules declare no listener, or listeners of several metadata.
+    """
+    wanted = set(listeners)
+    found = [r for r in registries() if r.listeners and (not wanted or wanted & set(r.listeners))]
+    if not found:
+        known = sorted(name for r in registries() for name in r.listeners)
+        if known:
+            raise ConfigurationError(
+                f"listener {min(wanted)!r} is not declared. Declared are: {', '.join(known)}."
+            )
+        raise ConfigurationError(
+            f"no listener is declared in {', '.join(modules)}. Decorate a function with @after_insert(Model), for example."
+        )
+    if len(found) > 1:
+        raise ConfigurationError(
+            "the listeners belong to several metadata, which have an outbox each. "
+            "Choose one of them: name only its modules, or, with 'listen', its listeners by --listener."
+        )
+    chosen(found[0].listeners, wanted)
+    return found[0].metadata
+
+
+def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
+    """Run one worker until it is stopped, its parent is gone, or everything is drained."""
+    # Not an Event of threading: its lock is not reentrant, and one signal may interrupt the handler of another.
+    stopped = StopSignal()
+    running: list[Listener] = []
+
+    def stop(*_: object) -> None:
+        stopped.raise_()
+        for listener in running:
+            listener.stop()
+
+    # Ctrl-C goes to the whole process group; only the supervisor acts on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    log_to_stderr(plan.log_level)
+    sys.path[:0] = [item for item in path if item not in sys.path]
+    try:
+        import_modules(plan.modules)
+        metadata = find_metadata(plan.modules, plan.listeners)
+        running.extend(_listeners(plan, metadata, boards(slots)))
+        if not stopped():
+            _run(running, drain=plan.drain)
+    except ConfigurationError as error:
+        logger.error("worker.refused: %s", error)
+        sys.exit(EXIT_REFUSED)
+    except DBAPIError as error:
+        if is_away(error):
+            logger.error("connection.lost: %s", describe(error))
+            sys.exit(EXIT_LOST)
+        logger.error("worker.refused: %s", describe(error))
+        sys.exit(EXIT_REFUSED)
+
+
+def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Board]) -> list[Listener]:
+    """The main one first; the others are threads for the ``transactional=False`` listeners."""
+    specs = chosen(registry_of(metadata).listeners, plan.listeners)
+    outside = [spec.name for spec in specs if not spec.transactional]
+    inside = [spec.name for spec in specs if spec.transactional]
+    groups = [[spec.name for spec in specs]]
+    if plan.concurrency > 1 and outside:
+        groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
+    return [
+        Listener(_engine(plan), metadata, plan.config, listeners=names, board=board)
+        for names, board in zip(groups, shown_on, strict=False)
+    ]
+
+
+def _engine(plan: Plan) -> Engine:
+    return make_engine(plan.url) if plan.application is None else application_engine(plan.application)
+
+
+def _run(listeners: list[Listener], *, drain: bool) -> None:
+    failed: list[BaseException] = []
+
+    def run(listener: Listener) -> None:
+        try:
+            if drain:
+                listener.drain()
+            else:
+                listener.run()
+        except BaseException as error:
+            failed.append(error)
+            stop()
+
+    def stop() -> None:
+        for listener in listeners:
+            listener.stop()
+
+    threads = [threading.Thread(target=run, args=(listener,)) for listener in listeners[1:]]
+    for thread in threads:
+        thread.start()
+    run(listeners[0])
+    if not drain:
+        stop()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _watch_parent(stop: object) -> None:
+    """No orphans: without its supervisor a worker finishes the event in hand and ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        assert callable(stop)
+        stop()
