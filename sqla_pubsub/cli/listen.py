@@ -24,9 +24,9 @@ from sqla_pubsub.cli.phrases import counted
 from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
+from sqla_pubsub.deliver.arguments import chosen
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.reconnect import Outage, is_away
-from sqla_pubsub.deliver.listener import chosen
 from sqla_pubsub.operate.maintenance import Maintenance
 from sqla_pubsub.process.logs import log_to_stderr
 from sqla_pubsub.process.probes import HealthServer

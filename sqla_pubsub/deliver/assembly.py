@@ -8,23 +8,23 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
-from sqla_pubsub.deliver.claim.batch_size import Pace
-from sqla_pubsub.deliver.claim.claiming import Claimer
-from sqla_pubsub.deliver.claim.cursor import Scan
-from sqla_pubsub.deliver.claim.unknown import Unknown
+from sqla_pubsub.deliver.claim.batch_size import BatchSize
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.handle.invocation import Dispatcher
+from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.lane import Lane, Runner
 from sqla_pubsub.deliver.limits import Limits
 from sqla_pubsub.deliver.run.autonomous import Autonomous
 from sqla_pubsub.deliver.run.batched import Batched
+from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.grouped import Grouped
 from sqla_pubsub.deliver.run.isolated import Isolated
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
+from sqla_pubsub.deliver.scoreboard import Scoreboard
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
-from sqla_pubsub.process.scoreboard import Board
 from sqla_pubsub.registry import ListenerSpec, Registry
 
 
@@ -35,7 +35,7 @@ def lane_of(
     config: ListenerConfig,
     *,
     limits: Limits,
-    board: Board,
+    scoreboard: Scoreboard,
     instrument: Instrument,
     stopping: Callable[[], bool],
     taken: Callable[[], None],
@@ -49,7 +49,7 @@ def lane_of(
         engine: Where sessions of autonomous handlers connect.
         config: Settings.
         limits: Timings and bounds that are no settings.
-        board: Where the supervisor sees which entry is in hand.
+        scoreboard: Where the supervisor sees which entry is in hand.
         instrument: Is told what happens.
         stopping: Whether the listener is to stop.
         taken: Wakes a neighbour.
@@ -57,11 +57,11 @@ def lane_of(
     """
     policy = FailurePolicy(spec.name, spec.retry, random.Random(), limits.failure)
     # What is adopted from an earlier name may have any id.
-    cursor = Scan(floored=not spec.previous_names, limits=limits.scan)
+    cursor = ClaimCursor(has_low_water=not spec.previous_names, limits=limits.cursor)
     dispatcher = Dispatcher(spec, registry, instrument, config.max_depth)
     unknown = Unknown(spec, registry, dispatcher, config.unknown_grace, instrument, clock)
     claimer = Claimer(spec, cursor, unknown, clock)
-    events = EventRunner(spec, dispatcher, policy, board, grace=config.grace)
+    events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
     turn = config.commit_every.total_seconds()
     time_box = 0.0 if spec.timeout is not None else turn
     runner: Runner
@@ -74,7 +74,7 @@ def lane_of(
         runner = Batched(events, claimer)
     else:
         runner = Grouped(
-            events, claimer, time_box=time_box, max_savepoints=limits.pace.max_savepoints,
+            events, claimer, time_box=time_box, max_savepoints=limits.batch_size.max_savepoints,
             stopping=stopping, clock=clock,
         )  # fmt: skip
     return Lane(
@@ -82,7 +82,7 @@ def lane_of(
         runner,
         Isolated(events, unknown),
         cursor=cursor,
-        size=Pace(time_box, config.claim_size, limits.pace),
+        size=BatchSize(time_box, config.claim_size, limits.batch_size),
         policy=policy,
         instrument=instrument,
         taken=taken,

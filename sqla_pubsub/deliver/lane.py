@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sqla_pubsub.deliver.claim.batch_size import Pace
-from sqla_pubsub.deliver.claim.cursor import Scan
-from sqla_pubsub.deliver.instrument import Instrument, Replayed, Settled
+from sqla_pubsub.deliver.claim.batch_size import BatchSize
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor
+from sqla_pubsub.deliver.happenings import Replayed, Settled
+from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.run.isolated import Isolated
 from sqla_pubsub.deliver.run.result import Result, Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
@@ -82,8 +83,8 @@ class Lane:
         runner: Runner,
         isolated: Isolated,
         *,
-        cursor: Scan,
-        size: Pace,
+        cursor: ClaimCursor,
+        size: BatchSize,
         policy: FailurePolicy,
         instrument: Instrument,
         taken: Callable[[], None],
@@ -107,9 +108,12 @@ class Lane:
 
         Raises:
             ConnectionLost: The connection broke; what was not committed did not happen.
+            NotSettled: The outbox does not take what was written to it; nothing of the turn happened.
         """
         try:
             plan = self._plan()
+            if not isinstance(plan, Record) and not self._refusal.is_over(store):
+                return Turn()
             turn = self._absorb(plan, result := self._carry_out(plan, store))
             if result.error is not None:
                 raise result.error
@@ -133,9 +137,9 @@ class Lane:
         if due:
             self._cursor.due(0.0)
 
-    def peek_floor(self) -> int:
+    def peek_low_water(self) -> int:
         """Return an id below which a sleeper need not look."""
-        return self._cursor.peek_floor(self._clock())
+        return self._cursor.peek_low_water(self._clock())
 
     def close(self, open_store: Callable[[], Store]) -> None:
         """Write down the failure that a broken connection kept from being written, and give up what is kept."""
@@ -175,7 +179,7 @@ class Lane:
         self._unrecorded = result.unrecorded
         self._queue.extend(entry_id for entry_id in result.isolate if entry_id not in self._queue)
         self._tell(result)
-        self._move_cursor(result)
+        self._move_cursor(plan, result)
         if result.conflict:
             self._size.conflict()
         if result.timing is not None:
@@ -193,8 +197,9 @@ class Lane:
             self._policy.settled(result.outcomes)
             self._instrument(Settled(listener=self.spec.name, outcomes=result.outcomes))
 
-    def _move_cursor(self, result: Result) -> None:
-        for outcome in result.outcomes:
+    def _move_cursor(self, plan: Plan, result: Result) -> None:
+        # What was handled in isolation says nothing of those before it.
+        for outcome in result.outcomes if isinstance(plan, Claim) else ():
             self._cursor.passed(outcome.id)
         if result.claimed:
             self._cursor.claimed(result.claimed)

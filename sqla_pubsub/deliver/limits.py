@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqla_pubsub.deliver.claim.batch_size import PaceLimits
-from sqla_pubsub.deliver.claim.cursor import ScanLimits
+from sqla_pubsub.deliver.claim.batch_size import BatchSizeLimits
+from sqla_pubsub.deliver.claim.cursor import CursorLimits
 from sqla_pubsub.deliver.settle.outcome import FailureLimits
 from sqla_pubsub.deliver.wake.idle_policy import PollLimits
 
@@ -14,8 +14,8 @@ from sqla_pubsub.deliver.wake.idle_policy import PollLimits
 class Limits:
     """All of them, by what they bound."""
 
-    scan: ScanLimits = field(default_factory=ScanLimits)
-    pace: PaceLimits = field(default_factory=PaceLimits)
+    cursor: CursorLimits = field(default_factory=CursorLimits)
+    batch_size: BatchSizeLimits = field(default_factory=BatchSizeLimits)
     poll: PollLimits = field(default_factory=PollLimits)
     failure: FailureLimits = field(default_factory=FailureLimits)
 

@@ -14,21 +14,23 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import configure_mappers
 
+from sqla_pubsub.deliver.arguments import chosen, refuse_wrong_kinds
 from sqla_pubsub.deliver.assembly import lane_of
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.instrument import Instrument, Observer, Refused, Started, Stopped
+from sqla_pubsub.deliver.happenings import Refused, Started, Stopped
+from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.pooler import refuse_pooler
 from sqla_pubsub.deliver.io.reconnect import Outage, make_engine
+from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
+from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
 from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
 from sqla_pubsub.deliver.wake.sleeper import Sleeper
-from sqla_pubsub.deliver.wake.stop import StopSignal
-from sqla_pubsub.errors import ConfigurationError, NotSettled
-from sqla_pubsub.process.scoreboard import Board
+from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
 Progress = Callable[[int], None]
@@ -62,25 +64,16 @@ class Listener:
         *,
         listeners: Collection[str] | None = None,
         observers: Iterable[Observer] = (),
-        board: Board | None = None,
+        scoreboard: Scoreboard | None = None,
         limits: Limits = DEFAULTS,
     ) -> None:
-        _refuse_wrong_kinds(engine, config, listeners)
-        if engine.dialect.name != "postgresql":
-            raise ConfigurationError(
-                f"engine speaks {engine.dialect.name!r}, but events come from PostgreSQL. Give a postgresql:// URL."
-            )
-        if engine.dialect.is_async:
-            raise ConfigurationError(
-                f"driver {engine.dialect.driver!r} is asynchronous. Give a postgresql+psycopg2:// or "
-                "postgresql+psycopg:// engine."
-            )
+        refuse_wrong_kinds(engine, config, listeners)
         self._engine = engine
         self._config = config or ListenerConfig()
         self._registry = registry_of(metadata)
         self._specs = chosen(self._registry.listeners, listeners)
-        self._board = board or Board()
-        self._instrument = Instrument([self._board.observe, *observers])
+        self._scoreboard = scoreboard or NoScoreboard()
+        self._instrument = Instrument([self._scoreboard.observe, *observers])
         self._outage = Outage(engine, metadata, self._instrument)
         self._limits = limits
         self._stop = StopSignal()
@@ -88,6 +81,8 @@ class Listener:
         self._direct_store: Store | None = None
         self._sleeper: Sleeper | None = None
         self._lanes: deque[Lane] = deque()
+        self._settled = 0
+        self._more = False
 
     def stop(self) -> None:
         """End `run` or `drain` after the event in hand; safe in signal handlers and from other threads."""
@@ -106,13 +101,14 @@ class Listener:
             ConfigurationError: The role lacks a right, the outbox is not installed, or it does not take what is
                 written to it.
         """
-        settled = 0
+        self._settled = 0
         try:
             self._open_lanes()
             while not self._stop():
+                before = self._settled
                 try:
                     self._open_stores()
-                    step = self._round(progress)
+                    self._round(progress)
                 except ConnectionLost:
                     self._disconnect()
                     for lane in self._lanes:
@@ -122,12 +118,11 @@ class Listener:
                     self._disconnect()
                     self._outage.refuse(error, rights=True)
                     raise
-                settled += step
-                if not step and not self._more:
+                if self._settled == before and not self._more:
                     break
         finally:
             self._close()
-        return settled
+        return self._settled
 
     def run(self) -> None:
         """Work until stopped; wait for the server as long as it is away.
@@ -151,9 +146,10 @@ class Listener:
         assert self._sleeper is not None
         try:
             while not self._stop():
-                settled = self._round(None)
+                before = self._settled
+                self._round(None)
                 self._outage.over()
-                if settled or self._more:
+                if self._settled > before or self._more:
                     self._sleeper.progress()
                     if self._more:
                         self._sleeper.busy()
@@ -169,33 +165,32 @@ class Listener:
             self._outage.lost(error)
             raise ConnectionLost from error
 
-    def _round(self, progress: Progress | None) -> int:
+    def _round(self, progress: Progress | None) -> None:
         """Give every lane its time, so that no listener waits for another one's backlog."""
-        settled, self._more = 0, False
-        # Another one begins each time, also after a lane has broken the connection for those behind it.
+        self._more = False
+        lanes = tuple(self._lanes)
+        # Another one begins the next round, also where a lane breaks the connection for those behind it.
         self._lanes.rotate(-1)
-        for lane in self._lanes:
+        for lane in lanes:
             if self._stop():
                 break
-            mine = self._turns_of(lane)
-            settled += mine
-            if mine and progress is not None:
-                progress(mine)
-        return settled
+            self._turns_of(lane, progress)
 
-    def _turns_of(self, lane: Lane) -> int:
+    def _turns_of(self, lane: Lane, progress: Progress | None) -> None:
         """Let a lane work for ``commit_every``: one long group, or many short ones."""
-        settled, until = 0, time.monotonic() + self._config.commit_every.total_seconds()
+        until = time.monotonic() + self._config.commit_every.total_seconds()
         while True:
             turn = self._step(lane)
-            self._board.answered()
-            settled += turn.settled
+            self._scoreboard.answered()
+            # At once: a later turn may end in an exception.
+            self._settled += turn.settled
+            if turn.settled and progress is not None:
+                progress(turn.settled)
             if not turn.more or self._stop():
-                break
+                return
             if time.monotonic() >= until:
                 self._more = True
-                break
-        return settled
+                return
 
     def _step(self, lane: Lane) -> Turn:
         """Other listeners go on while the outbox does not take what one of them writes to it."""
@@ -219,7 +214,7 @@ class Listener:
     def _lane(self, spec: ListenerSpec) -> Lane:
         return lane_of(
             spec, self._registry, self._engine, self._config, limits=self._limits,
-            board=self._board, instrument=self._instrument, stopping=self._stop, taken=self._busy,
+            scoreboard=self._scoreboard, instrument=self._instrument, stopping=self._stop, taken=self._busy,
         )  # fmt: skip
 
     def _busy(self) -> None:
@@ -238,7 +233,7 @@ class Listener:
                 )
             refuse_pooler((self._direct_store or self._store).connection, outside[0].name)
         self._adopt()
-        self._board.ready()
+        self._scoreboard.ready()
 
     def _adopt(self) -> None:
         """An old trigger may still write under an earlier name, so this is done again now and then."""
@@ -274,17 +269,17 @@ class Listener:
         return Sleeper(
             listening,
             IdlePolicy(longest, limits, time.monotonic()),
-            floors=self._floors,
+            low_waters=self._low_waters,
             stop=self._stop,
             gives_up_lock=self._config.notify != "always",
-            answered=self._board.answered,
+            answered=self._scoreboard.answered,
             clock=time.monotonic,
         )
 
-    def _floors(self) -> dict[str, int]:
+    def _low_waters(self) -> dict[str, int]:
         # An old worker may still give back what it took under an earlier name.
         earlier = {name: 0 for spec in self._specs for name in spec.previous_names}
-        return earlier | {lane.spec.name: lane.peek_floor() for lane in self._lanes}
+        return earlier | {lane.spec.name: lane.peek_low_water() for lane in self._lanes}
 
     @cached_property
     def _direct_engine(self) -> Engine:
@@ -295,7 +290,7 @@ class Listener:
         return direct.execution_options(**self._engine.get_execution_options())
 
     def _disconnect(self) -> None:
-        self._board.disconnected()
+        self._scoreboard.disconnected()
         for part in (self._store, self._direct_store, self._sleeper):
             if part is not None:
                 with suppress(DBAPIError):
@@ -309,32 +304,3 @@ class Listener:
                 lane.close(
                     partial(Store, self._engine, self._registry.outbox, self._config, self._instrument)
                 )
-
-
-def _refuse_wrong_kinds(engine: object, config: object, listeners: object) -> None:
-    if not isinstance(engine, Engine):
-        raise ConfigurationError(
-            f"Listener({type(engine).__name__}, ...): give an Engine, as create_engine(url) returns it."
-        )
-    if not isinstance(config, ListenerConfig | None):
-        raise ConfigurationError(f"Listener(config={config!r}): give a ListenerConfig.")
-    if isinstance(listeners, str):
-        raise ConfigurationError(f"Listener(listeners={listeners!r}): give a list of names, [{listeners!r}].")
-
-
-def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> list[ListenerSpec]:
-    """Return the listeners to run.
-
-    Raises:
-        ConfigurationError: There is none, or a name is unknown.
-    """
-    if not declared:
-        raise ConfigurationError(
-            "no listener is declared for this metadata. Import the modules with your @after_... functions first."
-        )
-    unknown = sorted(set(names or ()) - set(declared))
-    if unknown:
-        raise ConfigurationError(
-            f"listener {unknown[0]!r} is not declared. Declared are: {', '.join(sorted(declared))}."
-        )
-    return [spec for name, spec in declared.items() if names is None or not names or name in names]

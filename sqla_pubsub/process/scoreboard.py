@@ -9,7 +9,7 @@ import time
 from collections.abc import MutableSequence
 from datetime import timedelta
 
-from sqla_pubsub.deliver.instrument import Happening, Settled
+from sqla_pubsub.deliver.happenings import Happening, Settled
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Retry
 
 IN_HAND, KILL_AT, ACKNOWLEDGED, RETRIED, DEAD, READY, CONNECTED, ANSWERED = range(8)
@@ -18,7 +18,7 @@ _SLOT_OF = {Acknowledge: ACKNOWLEDGED, Retry: RETRIED, DeadLetter: DEAD}
 _MILLISECONDS = 1000
 
 
-class Board:
+class Scoreboard:
     """Numbers of one listener: the entry in hand, when to give it up, and how many were settled.
 
     Args:
@@ -107,6 +107,6 @@ class Board:
         return self._read(ACKNOWLEDGED), self._read(RETRIED), self._read(DEAD)
 
 
-def boards(slots: MutableSequence[int]) -> list[Board]:
+def scoreboards(slots: MutableSequence[int]) -> list[Scoreboard]:
     """Return the boards of all threads of a worker."""
-    return [Board(slots, thread) for thread in range(len(slots) // SLOTS)]
+    return [Scoreboard(slots, thread) for thread in range(len(slots) // SLOTS)]

@@ -20,9 +20,9 @@ from multiprocessing.sharedctypes import RawArray
 from types import FrameType
 from typing import Any
 
-from sqla_pubsub.deliver.wake.stop import StopSignal
+from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.process.probes import Health, State, WorkerHealth
-from sqla_pubsub.process.scoreboard import SLOTS, boards
+from sqla_pubsub.process.scoreboard import SLOTS, scoreboards
 from sqla_pubsub.process.worker import EXIT_LOST, EXIT_REFUSED, Plan, work
 from sqla_pubsub.retry import RetryPolicy
 
@@ -57,7 +57,7 @@ class _Slot:
     def __init__(self, number: int, threads: int) -> None:
         self.number = number
         self.slots: Any = RawArray("q", SLOTS * threads)
-        self.boards = boards(self.slots)
+        self.scoreboards = scoreboards(self.slots)
         self.process: BaseProcess | None = None
         self.started = 0.0
         self.start_at = 0.0
@@ -70,13 +70,13 @@ class _Slot:
 
     @property
     def health(self) -> WorkerHealth:
-        answers = [board.unanswered for board in self.boards]
+        answers = [scoreboard.unanswered for scoreboard in self.scoreboards]
         answered = min((seconds for seconds in answers if seconds is not None), default=None)
         return WorkerHealth(
             worker=self.number,
             alive=self.alive,
-            connected=self.alive and any(board.is_connected for board in self.boards),
-            busy=any(board.in_hand for board in self.boards),
+            connected=self.alive and any(scoreboard.is_connected for scoreboard in self.scoreboards),
+            busy=any(scoreboard.in_hand for scoreboard in self.scoreboards),
             deaths=self.deaths,
             answered=None if answered is None else round(answered, 3),
         )
@@ -88,7 +88,9 @@ class _Slot:
 
     @property
     def settled(self) -> Counts:
-        done, retried, dead = (sum(column) for column in zip(*(b.settled for b in self.boards), strict=True))
+        done, retried, dead = (
+            sum(column) for column in zip(*(b.settled for b in self.scoreboards), strict=True)
+        )
         return done, retried, dead
 
 
@@ -179,7 +181,7 @@ class Supervisor:
         sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
         wait([*sentinels, self._stop.descriptor], timeout=TICK)
         for slot in self._slots:
-            if slot.process is not None and any(board.overdue for board in slot.boards):
+            if slot.process is not None and any(scoreboard.overdue for scoreboard in slot.scoreboards):
                 logger.error(
                     "worker.overdue: worker %s outran the timeout of its handler; killed", slot.process.pid
                 )
@@ -202,9 +204,12 @@ class Supervisor:
     def _replace(self, slot: _Slot, process: BaseProcess) -> None:
         """Plan the successor of a dead worker, later the more often it died."""
         now = time.monotonic()
-        in_hand, lived = [board.in_hand for board in slot.boards if board.in_hand], now - slot.started
+        in_hand, lived = (
+            [scoreboard.in_hand for scoreboard in slot.scoreboards if scoreboard.in_hand],
+            now - slot.started,
+        )
         slot.deaths = 1 if lived > STEADY else slot.deaths + 1
-        ready = any(board.is_ready for board in slot.boards)
+        ready = any(scoreboard.is_ready for scoreboard in slot.scoreboards)
         slot.start_failures = 0 if ready else slot.start_failures + 1
         delay = _backoff.delay(slot.deaths, _NO_JITTER)
         assert delay is not None
@@ -215,8 +220,8 @@ class Supervisor:
             delay.total_seconds(),
             extra={"worker": process.pid, "exit_code": process.exitcode, "entries": in_hand},
         )  # fmt: skip
-        for board in slot.boards:
-            board.clear()
+        for scoreboard in slot.scoreboards:
+            scoreboard.clear()
         self._uncounted += in_hand
         self._count_at = now
         if slot.start_failures >= MAX_START_FAILURES:

@@ -14,15 +14,16 @@ from multiprocessing.connection import wait
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.deliver.arguments import chosen
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.io.reconnect import is_away, make_engine
-from sqla_pubsub.deliver.listener import Listener, chosen
+from sqla_pubsub.deliver.io.stop import StopSignal
+from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.settle.outcome import describe
-from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.process.application import application_engine
 from sqla_pubsub.process.logs import log_to_stderr
-from sqla_pubsub.process.scoreboard import Board, boards
+from sqla_pubsub.process.scoreboard import Scoreboard, scoreboards
 from sqla_pubsub.registry import registries, registry_of
 from sqla_pubsub.settings import import_modules
 
@@ -96,7 +97,7 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     try:
         import_modules(plan.modules)
         metadata = find_metadata(plan.modules, plan.listeners)
-        running.extend(_listeners(plan, metadata, boards(slots)))
+        running.extend(_listeners(plan, metadata, scoreboards(slots)))
         if not stopped():
             _run(running, drain=plan.drain)
     except ConfigurationError as error:
@@ -110,7 +111,7 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
         sys.exit(EXIT_REFUSED)
 
 
-def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Board]) -> list[Listener]:
+def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Scoreboard]) -> list[Listener]:
     """The main one first; the others are threads for the ``transactional=False`` listeners."""
     specs = chosen(registry_of(metadata).listeners, plan.listeners)
     outside = [spec.name for spec in specs if not spec.transactional]
@@ -119,8 +120,8 @@ def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Board]) -> list[Li
     if plan.concurrency > 1 and outside:
         groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
     return [
-        Listener(_engine(plan), metadata, plan.config, listeners=names, board=board)
-        for names, board in zip(groups, shown_on, strict=False)
+        Listener(_engine(plan), metadata, plan.config, listeners=names, scoreboard=scoreboard)
+        for names, scoreboard in zip(groups, shown_on, strict=False)
     ]
 
 

@@ -341,7 +341,7 @@ HIDDEN = {
     "like_escape",
     "similar_to_escape",
     "make_interval",
-    "floor",
+    "low_water",
     "plainto_tsquery",
     "numeric",
     "int4",

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sqla_pubsub.deliver.claim.cursor import Look, Scan, ScanLimits
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor, CursorLimits, Look
 
-TRUSTING = ScanLimits(from_zero=1e9)
+TRUSTING = CursorLimits(from_zero=1e9)
 """Nothing mends a low-water mark that is too high."""
 _MOST_OPEN = 4
 
@@ -139,7 +139,7 @@ Moment = Literal["look", "claim", "settle"]
 class Worker:
     """One lane with its scan: a group is a look if it is time, a claim, and the end of the transaction."""
 
-    def __init__(self, world: World, scan: Scan) -> None:
+    def __init__(self, world: World, scan: ClaimCursor) -> None:
         self._world = world
         self.scan = scan
         self._transaction = Transaction()
@@ -179,7 +179,9 @@ class Worker:
     def _look(self) -> None:
         now = self._world.now
         if self.scan.is_look_back(now):
-            look = self._world.look(self._transaction, start=self.scan.floor(now), bind=self.scan.is_unbound)
+            look = self._world.look(
+                self._transaction, start=self.scan.low_water(now), bind=self.scan.is_unbound
+            )
             self.scan.looked(now, now, look)
 
     def _settle(self, settled: int, how: int) -> None:
@@ -207,7 +209,7 @@ class History:
             wrong until the next look from zero, and only the end is looked at.
     """
 
-    def __init__(self, scan: Scan, choices: Iterator[int], *, odd: bool = False) -> None:
+    def __init__(self, scan: ClaimCursor, choices: Iterator[int], *, odd: bool = False) -> None:
         self.world = World()
         self.worker = Worker(self.world, scan)
         self._scan = scan
@@ -237,18 +239,21 @@ class History:
         self._finish()
 
     def _check(self) -> None:
-        floor, order_floor = self._scan.floor(self.world.now), self._scan.order_floor(self.world.now)
+        low_water, order_low_water = (
+            self._scan.low_water(self.world.now),
+            self._scan.order_low_water(self.world.now),
+        )
         for entry in self.world.entries.values():
-            if entry.id < (order_floor if entry.waiting else floor):
-                raise Forgotten(f"{entry} is below {floor}")
+            if entry.id < (order_low_water if entry.waiting else low_water):
+                raise Forgotten(f"{entry} is below {low_water}")
 
     def _finish(self) -> None:
         self.worker.finish_group()
         if self._odd:
             # A look that finds it was wrong is the first of two.
-            self.world.now += 2 * ScanLimits().from_zero
+            self.world.now += 2 * CursorLimits().from_zero
         for _ in range(4):
-            self.world.now += 2 * ScanLimits().look_back
+            self.world.now += 2 * CursorLimits().look_back
             self.worker.go_on(1000, 1000, 2)
             self.worker.finish_group()
         left = [entry for entry in self.world.entries.values() if entry.ready]

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import ListenerConfig, after_insert, after_update, outbox
-from sqla_pubsub.deliver.claim.cursor import ScanLimits
+from sqla_pubsub.deliver.claim.cursor import CursorLimits
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.limits import Limits
@@ -25,7 +25,7 @@ from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
 LONG = timedelta(seconds=30)
-RARE_LOOKS = Limits(scan=ScanLimits(look_back=3600.0, due_every=3600.0))
+RARE_LOOKS = Limits(cursor=CursorLimits(look_back=3600.0, due_every=3600.0))
 """Some looks are repeated so many times a second, which says nothing of what a group costs."""
 ENTRIES, DEAD, SIZE = 50_000, 10_000, 100
 BACKLOG = (
@@ -156,7 +156,7 @@ def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> 
 @pytest.mark.every_server
 @pytest.mark.one_driver
 @pytest.mark.parametrize("ordered", [False, True])
-def test_looking_back_reads_nothing_below_the_floor(backlog: Notes, ordered: bool) -> None:
+def test_looking_back_reads_nothing_below_the_low_water(backlog: Notes, ordered: bool) -> None:
     """Nor, in order, more than some of the retries that wait, however many there are."""
     look = statements(backlog, ordered=ordered).look
     nodes, indexes, touched = explained(backlog, look, listener="handle", start=DEAD + 1, bind=True)
@@ -167,11 +167,11 @@ def test_looking_back_reads_nothing_below_the_floor(backlog: Notes, ordered: boo
 
 @pytest.mark.every_server
 @pytest.mark.one_driver
-def test_a_sleeper_reads_nothing_below_the_floors(backlog: Notes) -> None:
+def test_a_sleeper_reads_nothing_below_the_low_waters(backlog: Notes) -> None:
     """Of none of its listeners, whether anything is ready or not."""
     names = ["handle", *(f"idle {number}" for number in range(9))]
     nodes, indexes, touched = explained(
-        backlog, statements(backlog).peek, listeners=names, floors=[DEAD + 1] * len(names), channel="c"
+        backlog, statements(backlog).peek, listeners=names, low_waters=[DEAD + 1] * len(names), channel="c"
     )
     assert indexes == {"pubsub_outbox_ready", "pubsub_outbox_due"}
     assert "Seq Scan" not in nodes

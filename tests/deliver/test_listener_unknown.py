@@ -20,7 +20,7 @@ from sqla_pubsub import (
     on_message,
     publish,
 )
-from sqla_pubsub.deliver.claim import unknown
+from sqla_pubsub.deliver.handle import unknown
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 

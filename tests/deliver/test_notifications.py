@@ -41,7 +41,7 @@ def recording(notes: Notes) -> Notes:
 
 @contextmanager
 def asleep(notes: Notes, **config: Any) -> Iterator[Listener]:
-    """Run a listener and wait until it sleeps as the doorman."""
+    """Run a listener and wait until it sleeps as the sleep lockman."""
     listener = notes.listener(**{"poll_interval": HOUR, **config})
     with running(listener):
         wait_until(lambda: notes.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
@@ -253,7 +253,7 @@ def test_a_listener_that_only_polls_neither_listens_nor_takes_the_lock(recording
 
 
 def test_two_listeners_asleep_are_both_woken(recording: Notes) -> None:
-    """Only one of them is the doorman; the other one hears the same notification."""
+    """Only one of them is the sleep lockman; the other one hears the same notification."""
     engines = [create_engine(recording.engine.url) for _ in range(2)]
     config = ListenerConfig(poll_interval=HOUR)
     begun = threading.Barrier(2)

@@ -6,9 +6,9 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqla_pubsub.deliver.instrument import Settled
+from sqla_pubsub.deliver.happenings import Settled
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
-from sqla_pubsub.process.scoreboard import Board
+from sqla_pubsub.process.scoreboard import Scoreboard
 
 ends: list[Callable[[int], Outcome]] = [
     lambda number: Acknowledge(id=number),
@@ -19,8 +19,8 @@ ends: list[Callable[[int], Outcome]] = [
 
 @given(st.lists(st.tuples(st.integers(1, 100), st.sampled_from(ends)), max_size=30))
 def test_all_ends_are_counted(settled: list[tuple[int, Callable[[int], Outcome]]]) -> None:
-    board = Board()
+    scoreboard = Scoreboard()
     outcomes = [end(each) for each, end in settled]
-    board.observe(Settled(listener="record", outcomes=outcomes))
+    scoreboard.observe(Settled(listener="record", outcomes=outcomes))
     kinds = [type(outcome) for outcome in outcomes]
-    assert board.settled == (kinds.count(Acknowledge), kinds.count(Retry), kinds.count(DeadLetter))
+    assert scoreboard.settled == (kinds.count(Acknowledge), kinds.count(Retry), kinds.count(DeadLetter))

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import String
 
-from sqla_pubsub.contract.names import CHANNEL_PREFIX, NOTIFY_SETTING
+from sqla_pubsub.contract.names import NOTIFY_SETTING
+from sqla_pubsub.contract.wakeup import channel, lock_key
 from sqla_pubsub.declare.conditions.compiling import body_dialect
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import TriggerSpec
@@ -94,21 +95,19 @@ def _read_mark(source: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
         return None
 
 
-# Functions are named with their schema: one of the same name whose arguments fit better would win from any
-# schema of the search path, and run as the owner.
-_KEY = f"pg_catalog.hashtextextended({OUTBOX_LITERAL}, 0)"
+_KEY, _CHANNEL = lock_key(OUTBOX_LITERAL), channel(OUTBOX_LITERAL)
 
 # The lock probe comes first: a NOTIFY takes one cluster-wide lock, and with nobody asleep it is waste.
 WAKE_UP = f"""\
   IF FOUND THEN
     IF coalesce(pg_catalog.current_setting({literal(NOTIFY_SETTING)}, true), '') <> 'off' THEN
       IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({_KEY}) THEN
-        PERFORM pg_catalog.pg_notify({literal(CHANNEL_PREFIX)} || pg_catalog.to_hex({_KEY}), '');
+        PERFORM pg_catalog.pg_notify({_CHANNEL}, '');
       END IF;
     END IF;
   END IF;"""
 
 WAKE = f"""\
-SELECT pg_catalog.pg_notify({literal(CHANNEL_PREFIX)} || pg_catalog.to_hex({_KEY}), '')
+SELECT pg_catalog.pg_notify({_CHANNEL}, '')
 WHERE NOT pg_catalog.pg_try_advisory_xact_lock_shared({_KEY})"""
 """The same for an INSERT that no function makes."""

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
 from sqla_pubsub.contract.tables import FORMAT
+from sqla_pubsub.declare.capture import format_1 as capture_1
 from sqla_pubsub.declare.capture.body import (
     OUTBOX,
     VALUES,
@@ -39,7 +40,6 @@ from sqla_pubsub.declare.capture.cells import (
     veiled,
     veiled_name,
 )
-from sqla_pubsub.declare.capture import format_1 as capture_1
 from sqla_pubsub.declare.capture.messages import publish_body
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec, refuse_newer
 

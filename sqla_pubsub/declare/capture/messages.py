@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING, MESSAGE
 from sqla_pubsub.contract.tables import FORMAT
+from sqla_pubsub.declare.capture import format_1 as capture_1
 from sqla_pubsub.declare.capture.body import OUTBOX, WAKE_UP, literal, mark_line
 from sqla_pubsub.declare.capture.cells import bounded, hashed, unveiled, veiled
-from sqla_pubsub.declare.capture import format_1 as capture_1
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import refuse_newer
 

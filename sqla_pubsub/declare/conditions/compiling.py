@@ -22,8 +22,8 @@ from sqlalchemy.sql.util import ClauseAdapter, find_tables
 from sqla_pubsub.contract.attributes import columns_by_attribute, local_table
 from sqla_pubsub.contract.names import MAX_BYTES
 from sqla_pubsub.contract.quoting import quoted
-from sqla_pubsub.declare.conditions.fields import bare, constant, fields
 from sqla_pubsub.declare.conditions.decided import refuse_decided, undecided
+from sqla_pubsub.declare.conditions.fields import bare, constant, fields
 from sqla_pubsub.declare.conditions.qualified import QualifyingCompiler
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import Condition

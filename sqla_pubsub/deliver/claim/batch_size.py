@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaceLimits:
+class BatchSizeLimits:
     """What bounds a group beside its time.
 
     Args:
@@ -23,10 +23,10 @@ class PaceLimits:
     slow: float = 0.01
 
 
-_DEFAULTS = PaceLimits()
+_DEFAULTS = BatchSizeLimits()
 
 
-class Pace:
+class BatchSize:
     """Follows the time that one event takes.
 
     Args:
@@ -35,7 +35,7 @@ class Pace:
         limits: What bounds a group beside its time.
     """
 
-    def __init__(self, time_box: float, largest: int, limits: PaceLimits = _DEFAULTS) -> None:
+    def __init__(self, time_box: float, largest: int, limits: BatchSizeLimits = _DEFAULTS) -> None:
         self.time_box = time_box
         self.limits = limits
         self._largest = self._limit = largest

@@ -43,17 +43,17 @@ class Claims:
         self._statements: dict[tuple[bool, tuple[str, ...], bool], Statements] = {}
 
     def ready(
-        self, spec: ListenerSpec, *, start: int, floor: int, size: int, left: Sequence[EntryKind] = ()
+        self, spec: ListenerSpec, *, start: int, low_water: int, size: int, left: Sequence[EntryKind] = ()
     ) -> list[Entry]:
         """Claim up to *size* ready entries from id *start* on, lowest first, and none of the kinds in *left*.
 
-        In order: only those that wait for no other one of their row, whose id would be *floor* at least.
+        In order: only those that wait for no other one of their row, whose id would be *low-water mark* at least.
         """
         statements = self._of(spec, left)
         if not isinstance(statements, OrderedStatements):
             parameters = {"listener": spec.name, "start": start, "size": size, **_left(left)}
             return self._entries(statements.claim_ready, parameters)
-        for stretch in self._stretches(spec, statements, start, floor, size, left):
+        for stretch in self._stretches(spec, statements, start, low_water, size, left):
             firsts = self._connection.scalars(statements.firsts, stretch).all()
             if heads := self._take(statements, firsts, size):
                 return sorted(
@@ -82,7 +82,7 @@ class Claims:
         spec: ListenerSpec,
         *,
         start: int,
-        floor: int,
+        low_water: int,
         passed_to: int,
         size: int,
         left: Sequence[EntryKind] = (),
@@ -93,7 +93,7 @@ class Claims:
         each time that it asks, in transactions of their own.
         """
         statements = self._of(spec, left)
-        stretches = self._stretches(spec, statements, start, floor, size, left)
+        stretches = self._stretches(spec, statements, start, low_water, size, left)
         while True:
             with self._connection.begin():
                 stretch = next(stretches, None)
@@ -123,7 +123,7 @@ class Claims:
         spec: ListenerSpec,
         statements: Statements,
         start: int,
-        floor: int,
+        low_water: int,
         size: int,
         left: Sequence[EntryKind],
     ) -> Iterator[dict[str, Any]]:
@@ -136,7 +136,7 @@ class Claims:
         if not isinstance(statements, OrderedStatements):
             yield parameters
             return
-        parameters["floor"] = floor
+        parameters["low_water"] = low_water
         window, end = WINDOW + size, start - 1
         while end is not None:
             stretch = {**parameters, "start": end + 1, "window": window}

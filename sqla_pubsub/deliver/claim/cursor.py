@@ -1,12 +1,12 @@
-"""Where and when to look for entries: a moving start, a floor below it, and the next retry. Pure arithmetic.
+"""Where and when to look for entries: a moving start, a low-water mark below it, and the next retry. Pure arithmetic.
 
 Settled entries stay in the index until they are vacuumed, and each claim from the lowest id would walk
 over them. So a claim starts where the last one ended, and now and then further down: at the lowest entry
 that is there, for writers that committed late and for what others had in hand and gave back.
 
-Below the *floor* no ready entry is left, and none can come: all transactions that got ids from there have
-ended. While an old transaction keeps vacuum from its work, only the floor keeps the looks from becoming
-longer with every event. Below the *order floor* no retry waits either, so nothing there holds others back.
+Below the *low-water mark* no ready entry is left, and none can come: all transactions that got ids from there have
+ended. While an old transaction keeps vacuum from its work, only the low-water mark keeps the looks from becoming
+longer with every event. Below the *order low-water mark* no retry waits either, so nothing there holds others back.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScanLimits:
+class CursorLimits:
     """How often is looked where there is probably nothing.
 
     Args:
         look_back: Seconds after which a claim looks below its start again.
-        from_zero: Seconds after which the floor is not believed any more: somebody may have set the ids back, or
+        from_zero: Seconds after which the low-water mark is not believed any more: somebody may have set the ids back, or
             was stopped between taking an id and beginning to write.
         share: Most of the time that looking below the start may take.
-        share_from_zero: Most of the time that looking below the floor may take.
+        share_from_zero: Most of the time that looking below the low-water mark may take.
         due_every: Seconds between two looks for due retries while there is ready work.
     """
 
@@ -34,7 +34,7 @@ class ScanLimits:
     due_every: float = 1.0
 
 
-_DEFAULTS = ScanLimits()
+_DEFAULTS = CursorLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +54,16 @@ class Look:
     transaction: int | None
 
 
-class Scan:
+class ClaimCursor:
     """What one listener's lane has seen. Times are those of a monotonic clock.
 
     Args:
-        floored: Whether a floor may be raised: not where another worker may adopt entries with lower ids.
+        low-water marked: Whether a low-water mark may be raised: not where another worker may adopt entries with lower ids.
         limits: How often is looked where there is probably nothing.
     """
 
-    def __init__(self, *, floored: bool = True, limits: ScanLimits = _DEFAULTS) -> None:
-        self._floored = floored
+    def __init__(self, *, has_low_water: bool = True, limits: CursorLimits = _DEFAULTS) -> None:
+        self._has_low_water = has_low_water
         self._limits = limits
         self.restart()
 
@@ -72,9 +72,9 @@ class Scan:
         self.passed_to = 0
         """All lower ids were handled, or left to others, since the last time that the scan started over."""
         self._look_at = 0.0
-        self._floor = self._order_floor = self._ended = 0
+        self._low_water = self._order_low_water = self._ended = 0
         self._from_zero_every = self._limits.from_zero
-        self._floor_until = self._peek_at = 0.0
+        self._low_water_until = self._peek_at = 0.0
         self._seen = 0
         """One more than the highest id that was claimed in a transaction which has ended."""
         self._bound: tuple[int, int] | None = None
@@ -82,29 +82,29 @@ class Scan:
 
     def start(self, now: float) -> int:
         """Return the lowest id to look at."""
-        return max(self.passed_to, self.floor(now))
+        return max(self.passed_to, self.low_water(now))
 
-    def floor(self, now: float) -> int:
+    def low_water(self, now: float) -> int:
         """Return an id below which there is nothing ready."""
-        return self._floor if now < self._floor_until else 0
+        return self._low_water if now < self._low_water_until else 0
 
-    def peek_floor(self, now: float) -> int:
+    def peek_low_water(self, now: float) -> int:
         """Return the same for a sleeper, who looks often and need not begin at zero each time."""
-        if now < max(self._floor_until, self._peek_at):
-            return self._floor
+        if now < max(self._low_water_until, self._peek_at):
+            return self._low_water
         self._peek_at = now + self._from_zero_every
         return 0
 
-    def order_floor(self, now: float) -> int:
+    def order_low_water(self, now: float) -> int:
         """Return an id below which there is nothing that others of its row must wait for."""
-        return self._order_floor if now < self._floor_until else 0
+        return self._order_low_water if now < self._low_water_until else 0
 
     def passed(self, entry_id: int) -> None:
         """Say that *entry_id* needs no further look."""
         self.passed_to = max(self.passed_to, entry_id + 1)
 
     def start_over(self) -> bool:
-        """Go back to the floor; return whether anything was left out until now."""
+        """Go back to the low-water mark; return whether anything was left out until now."""
         middle = self.passed_to > 0
         self.passed_to = 0
         return middle
@@ -115,36 +115,38 @@ class Scan:
 
     @property
     def is_unbound(self) -> bool:
-        """Whether the next look should name its transaction, to raise the floor by it later.
+        """Whether the next look should name its transaction, to raise the low-water mark by it later.
 
         Ids are given out one by one, to transactions that have begun to write. So who got a lower one than was
         claimed in a transaction that has ended is older than one that begins now, and when all those who are
         older have ended, nothing lower can come. What a transaction itself has claimed proves nothing: it may
         have got its own id before it saw the last of that.
         """
-        return self._floored and self._bound is None and self._seen > self._ended
+        return self._has_low_water and self._bound is None and self._seen > self._ended
 
     def claimed(self, entry_id: int) -> None:
         """Say that *entry_id* was claimed in a transaction that has ended."""
         self._seen = max(self._seen, entry_id + 1)
 
     def looked(self, began: float, ended: float, look: Look) -> None:
-        """Take in what a look from the floor on has seen, and when it began and ended."""
+        """Take in what a look from the low-water mark on has seen, and when it began and ended."""
         limits = self._limits
         if self._bound is not None and look.oldest >= self._bound[1]:
             self._ended, self._bound = self._bound[0], None
         if look.transaction is not None:
             self._bound = self._seen, look.transaction
         self._look_at = ended + max(limits.look_back, (ended - began) / limits.share)
-        if began >= self._floor_until:
+        if began >= self._low_water_until:
             self._look_at = ended + limits.look_back
             self._from_zero_every = max(limits.from_zero, (ended - began) / limits.share_from_zero)
-            self._floor_until = ended + self._from_zero_every
-            if look.lowest is not None and look.lowest < self._floor:
+            self._low_water_until = ended + self._from_zero_every
+            if look.lowest is not None and look.lowest < self._low_water:
                 # It was wrong, and so may be all that it was raised by.
                 self._ended, self._seen, self._bound = 0, 0, None
-        self._floor = self._ended if look.lowest is None else min(self._ended, look.lowest)
-        self._order_floor = self._floor if look.waiting is None else min(self._floor, look.waiting)
+        self._low_water = self._ended if look.lowest is None else min(self._ended, look.lowest)
+        self._order_low_water = (
+            self._low_water if look.waiting is None else min(self._low_water, look.waiting)
+        )
         if look.lowest is not None:
             self.passed_to = min(self.passed_to, look.lowest)
 

@@ -35,7 +35,8 @@ from sqlalchemy import (
 
 from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRY, TRY_ENTRY, lock_parameters
 from sqla_pubsub.deliver.claim.statements import Statements
-from sqla_pubsub.deliver.instrument import ForeignClaim, Instrument
+from sqla_pubsub.deliver.happenings import ForeignClaim
+from sqla_pubsub.deliver.instrument import Instrument
 
 ASK_EVERY, SHARE = 0.1, 0.1
 """Fewest seconds between two questions who has the locks, and most of the time that these may take."""

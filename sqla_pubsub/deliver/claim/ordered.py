@@ -41,7 +41,7 @@ _Columns = ReadOnlyColumnCollection[str, Any]
 _ALL_ROWS: ColumnElement[Any] = literal_column("'[]'::jsonb")
 """The key of a TRUNCATE."""
 _WINDOW: BindParameter[int] = bindparam("window", type_=Integer)
-_FLOOR: BindParameter[int] = bindparam("floor", 0, type_=BigInteger)
+_LOW_WATER: BindParameter[int] = bindparam("low_water", 0, type_=BigInteger)
 """What holds others back has no lower id; where nothing is known, nothing is left out."""
 _MOST_WAITING = 1_000
 """Retries that are looked at for the lowest id among them."""
@@ -102,7 +102,7 @@ class OrderedStatements(Statements):
                 key.is_not(None),
                 before[column].is_not(None),
                 before.listener == name,
-                pair >= tuple_(key, _FLOOR),
+                pair >= tuple_(key, _LOW_WATER),
                 pair < tuple_(key, c.id),
             )
             .order_by(before[column], before.id)
@@ -125,7 +125,7 @@ class OrderedStatements(Statements):
 
     @cached_property
     def firsts(self) -> Select[Any]:
-        """Find the first ready entries of rows, lowest id first. Parameters: listener, start, window, floor."""
+        """Find the first ready entries of rows, lowest id first. Parameters: listener, start, window, low-water mark."""
         c = self.entry.c
         kind = (c.operation, c.source, c.format) if self._leaving else ()
         near = (
@@ -159,7 +159,7 @@ class OrderedStatements(Statements):
     def window_end(self) -> Select[Any]:
         """Find the last id of a window that is full, unless a TRUNCATE in it holds back all that follows.
 
-        Parameters: listener, start, window, floor.
+        Parameters: listener, start, window, low-water mark.
         """
         c = self.entry.c
         last = self._in_turn(select(c.id, c.listener)).offset(_WINDOW - 1).limit(1).subquery("last").c
@@ -170,7 +170,7 @@ class OrderedStatements(Statements):
     def followers(self) -> Select[Any]:
         """Find what follows claimed entries in their rows, lowest id first.
 
-        Parameters: heads (their ids), each, floor.
+        Parameters: heads (their ids), each, low-water mark.
         Pairs: the id of the entry, the id of the first one of its row.
         """
         head = self.entry.alias("head")

@@ -14,7 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Delete,
-    Executable,
     Integer,
     Interval,
     Select,
@@ -28,7 +27,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     literal_column,
     null,
     or_,
@@ -266,46 +264,6 @@ class Statements:
             .values(crashes=c.crashes + 1)
             .returning(c.crashes, c.attempt)
         )
-
-    @cached_property
-    def peek(self) -> Executable:
-        """Is anything ready, and in how many seconds is the next retry due?
-
-        Parameters: listeners, floors (of each the lowest id to look at), channel.
-        """
-        c = self.entry.c
-        arrays = bindparam("listeners", type_=ARRAY(Text)), bindparam("floors", type_=ARRAY(BigInteger))
-        name = func.unnest(*arrays).table_valued("name", "floor").render_derived("l")
-        pair = tuple_(c.listener, c.id)
-        # Not EXISTS, for which the server may as well read the table: it expects to find one soon.
-        first = (
-            select(c.id)
-            .where(
-                pair >= tuple_(name.c.name, name.c.floor),
-                pair <= tuple_(name.c.name, HIGHEST),
-                c.due_at.is_(None),
-            )
-            .order_by(c.listener, c.id)
-            .limit(1)
-            .correlate(name)
-            .scalar_subquery()
-        )
-        due = (
-            select(func.min(c.due_at))
-            .where(c.listener == name.c.name, c.due_at.is_not(None))
-            .correlate(name)
-            .scalar_subquery()
-        )
-        channel = func.pg_listening_channels().table_valued("channel").render_derived("c")
-        return select(
-            (func.count(first) > 0).label("ready"),
-            func.extract("epoch", func.min(due) - func.clock_timestamp()).label("due_in"),
-            select(literal(1))
-            .select_from(channel)
-            .where(channel.c.channel == bindparam("channel", type_=Text))
-            .exists()
-            .label("listening"),
-        ).select_from(name)
 
 
 def _number(transaction: ColumnElement[Any]) -> ColumnElement[int]:

@@ -24,7 +24,7 @@ from sqla_pubsub.deliver.io.own_settings import OwnSettings
 _Left = tuple[int, tuple[tuple[object, dict[str, Any]], ...], str]
 
 
-class Pending:
+class DeferredInserts:
     """Objects by the entry whose handler added them.
 
     Args:

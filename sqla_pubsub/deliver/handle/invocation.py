@@ -21,8 +21,9 @@ from sqla_pubsub.deliver.handle.mapped import top_of
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
-from sqla_pubsub.deliver.instrument import Chained, Instrument
-from sqla_pubsub.deliver.run.store import Store
+from sqla_pubsub.deliver.handle.transaction import EventTransaction
+from sqla_pubsub.deliver.happenings import Chained
+from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.settle.outcome import describe, is_unreadable
 from sqla_pubsub.errors import Reject, UnreadableEntry, UnreadablePayload
 from sqla_pubsub.event import EVENT_TYPES, Event
@@ -132,7 +133,7 @@ class Dispatcher:
         reason = describe(error).removeprefix(f"{UnreadablePayload.__name__}: ")
         return UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {reason}")
 
-    def handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store) -> None:
+    def handle(self, entries: Sequence[Entry], decoded: Decoded, store: EventTransaction) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
         chain = self._chain_after(entries)
 

@@ -3,7 +3,7 @@
 One session serves all events of a group, emptied between them: making one costs more than many a
 handler. Its savepoint is the event's: opened when the handler first uses the session, moved on to the
 next event in one round trip. A handler that never touches the database opens none, nor does one that only
-adds objects: they are `Pending` until somebody looks.
+adds objects: they are `DeferredInserts` until somebody looks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
 from sqla_pubsub.deliver.handle.chain import ContextSetting
-from sqla_pubsub.deliver.handle.deferred_inserts import Pending, may_wait
+from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts, may_wait
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.io.own_settings import OwnSettings
 from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded, sqlstate
@@ -42,14 +42,14 @@ class HandlerSession(RowSession):
         connection: Connection,
         *,
         savepoints: bool,
-        pending: Pending | None,
+        deferred: DeferredInserts | None,
         context: ContextSetting,
         own: OwnSettings,
     ) -> None:
         super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False)
         self._connection = connection
         self._savepoints = savepoints
-        self._pending = pending
+        self._deferred = deferred
         self._context = context
         self.chain = ""
         """The context in which the handler of the event in hand writes."""
@@ -113,8 +113,8 @@ class HandlerSession(RowSession):
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
         self._write_displaced()
-        if self._pending is not None and not self._entered and not self.info and may_wait(self):
-            self._pending.keep(entry_id, self.new, self.chain)
+        if self._deferred is not None and not self._entered and not self.info and may_wait(self):
+            self._deferred.keep(entry_id, self.new, self.chain)
         else:
             self.flush()
         for own in self._left_open():
@@ -150,12 +150,12 @@ class HandlerSession(RowSession):
         finally:
             super().close()
 
-    def write_pending(self) -> None:
+    def write_deferred(self) -> None:
         """Write what earlier events only added, under the listener's own settings."""
-        if self._pending is not None and self._pending.waits:
+        if self._deferred is not None and self._deferred.waits:
             if self._touched:
                 self._put_settings_back()
-            self._pending.write()
+            self._deferred.write()
 
     def release(self) -> None:
         """End the group: what its events did belongs to the outer transaction now."""
@@ -176,7 +176,7 @@ class HandlerSession(RowSession):
 
     def _enter(self) -> None:
         self._entered = True
-        self.write_pending()
+        self.write_deferred()
         # Before its savepoint, so that it is still there when the event is undone.
         self._context.be(self.chain)
         if not self._savepoints and self.settings_changed:

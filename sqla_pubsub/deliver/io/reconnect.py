@@ -15,9 +15,10 @@ from sqlalchemy.pool import NullPool
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from sqla_pubsub.contract.tables import absence
-from sqla_pubsub.deliver.instrument import Instrument, Lost, Restored, RightMissing, Waiting
+from sqla_pubsub.deliver.happenings import Lost, Restored, RightMissing, Waiting
+from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.settle.outcome import describe
-from sqla_pubsub.deliver.wake.stop import StopSignal
 from sqla_pubsub.errors import ConfigurationError, sqlstate
 from sqla_pubsub.registry import outbox
 from sqla_pubsub.retry import RetryPolicy

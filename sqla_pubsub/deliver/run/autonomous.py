@@ -13,12 +13,12 @@ from functools import partial
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.claim.claiming import Claimer
-from sqla_pubsub.deliver.claim.cursor import Scan
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.claim.hold import Holds
-from sqla_pubsub.deliver.claim.unknown import Unknown
 from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.handle.unknown import Unknown
+from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
@@ -48,7 +48,7 @@ class Autonomous:
         self,
         events: EventRunner,
         claimer: Claimer,
-        cursor: Scan,
+        cursor: ClaimCursor,
         unknown: Unknown,
         own: OwnConnection,
         *,
@@ -96,7 +96,7 @@ class Autonomous:
         for found in store.claims.candidates(
             self._spec,
             start=self._cursor.start(began),
-            floor=self._cursor.order_floor(began),
+            low_water=self._cursor.order_low_water(began),
             passed_to=self._cursor.passed_to,
             size=CANDIDATES,
             left=self._unknown.left,
@@ -105,7 +105,11 @@ class Autonomous:
                 self._cursor.passed(entry_id)
                 if self._stopping():
                     return False, False
+                left = self._unknown.left
                 entry = self._take(store, entry_id, found)
+                if entry is None and self._unknown.left != left:
+                    # The others may be of the kind that was met just now: they are found again without it.
+                    return True, False
                 if entry is None:
                     continue
                 self._found = True

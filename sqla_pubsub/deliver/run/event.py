@@ -13,10 +13,10 @@ from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.invocation import Decoded, Dispatcher
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack
 from sqla_pubsub.deliver.run.store import Store
+from sqla_pubsub.deliver.scoreboard import Scoreboard
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome, is_denied
 from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry
-from sqla_pubsub.process.scoreboard import Board
 from sqla_pubsub.registry import ListenerSpec
 
 
@@ -36,14 +36,14 @@ class EventRunner:
         spec: ListenerSpec,
         dispatcher: Dispatcher,
         policy: FailurePolicy,
-        board: Board,
+        scoreboard: Scoreboard,
         *,
         grace: timedelta,
     ) -> None:
         self.spec = spec
         self.dispatcher = dispatcher
         self.policy = policy
-        self._board = board
+        self._scoreboard = scoreboard
         self._limit = None if spec.timeout is None else spec.timeout + grace
 
     @property
@@ -107,8 +107,8 @@ class EventRunner:
 
     def take(self, entry_id: int) -> None:
         """Show the supervisor what is in hand: should the process die of it, it dies of this entry."""
-        self._board.take(entry_id, self._limit)
+        self._scoreboard.take(entry_id, self._limit)
 
     def put_down(self) -> None:
         """Show that nothing is in hand."""
-        self._board.put_down()
+        self._scoreboard.put_down()

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.claim.claiming import Claimer
 from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Again, Broken, Result, ThrownBack, Timing, ids
 from sqla_pubsub.deliver.run.store import Store
@@ -108,7 +108,7 @@ class Grouped:
         """Write what the handlers only added, and judge what could not be written."""
         self._events.take(entries[0].id)
         try:
-            failed = store.write_pending()
+            failed = store.write_deferred()
         except DBAPIError as error:
             return Undone(cause=error, isolate=ids(entries))
         finally:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.claim.unknown import Unknown
+from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, Result, ThrownBack
 from sqla_pubsub.deliver.run.store import Store

@@ -15,7 +15,7 @@ from sqla_pubsub.deliver.claim.claims import Claims
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.handle.chain import ContextSetting
-from sqla_pubsub.deliver.handle.deferred_inserts import Pending
+from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
 from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.driver import Driver
@@ -61,7 +61,7 @@ class Store:
         self.savepoints = True
         """Whether each event of the group has one."""
         self._session: HandlerSession | None = None
-        self._pending: Pending | None = None
+        self._deferred: DeferredInserts | None = None
         self._context: ContextSetting
         self._transaction: RootTransaction | None = None
         self._violated: SessionOwnershipError | None = None
@@ -139,7 +139,7 @@ class Store:
         self.savepoints = savepoints
         self._session = None
         self._context = ContextSetting(self.connection)
-        self._pending = Pending(self.connection, self._context, self._own) if together else None
+        self._deferred = DeferredInserts(self.connection, self._context, self._own) if together else None
         self._violated = None
         self._own.forget_join()
         self._transaction = self.connection.begin()
@@ -153,7 +153,7 @@ class Store:
             self._session = HandlerSession(
                 self.connection,
                 savepoints=self.savepoints,
-                pending=self._pending,
+                deferred=self._deferred,
                 context=self._context,
                 own=self._own,
             )
@@ -169,15 +169,15 @@ class Store:
         """How many savepoints this group has opened."""
         return 0 if self._session is None else self._session.opened
 
-    def write_pending(self) -> dict[int, Exception]:
+    def write_deferred(self) -> dict[int, Exception]:
         """Write what handlers only added; return the entries whose objects cannot be written."""
-        if self._pending is None:
+        if self._deferred is None:
             return {}
         if self._session is not None:
-            self._session.write_pending()
+            self._session.write_deferred()
         else:
-            self._pending.write()
-        return self._pending.failed
+            self._deferred.write()
+        return self._deferred.failed
 
     def finish_event(self, entry_id: int) -> None:
         """Take over what a handler did.

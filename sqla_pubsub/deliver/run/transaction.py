@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.claim.claiming import Claimed, Claimer
 from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.run.claiming import Claimed, Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.result import Result, Timing, ids
 from sqla_pubsub.deliver.run.store import Store

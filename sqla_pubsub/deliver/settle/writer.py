@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, func, select
 
 from sqla_pubsub.deliver.claim.statements import HELD, Statements
-from sqla_pubsub.deliver.instrument import Gone, Instrument, named
+from sqla_pubsub.deliver.happenings import Gone
+from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.log import named
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
 from sqla_pubsub.errors import ENDED, NotSettled, TransactionEnded
 

@@ -12,14 +12,22 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from sqla_pubsub.contract.tables import Outbox, absence
-from sqla_pubsub.contract.wakeup import LEAVE_DOOR, LOCK_KEY, NOTIFY, PROBE_DOOR, TRY_DOOR, lock_parameters
-from sqla_pubsub.deliver.claim.statements import Statements
-from sqla_pubsub.deliver.instrument import Deaf, Instrument, Polling
+from sqla_pubsub.contract.wakeup import (
+    LEAVE_SLEEP_LOCK,
+    LOCK_KEY,
+    NOTIFY,
+    PROBE_SLEEP_LOCK,
+    TRY_SLEEP_LOCK,
+    lock_parameters,
+)
+from sqla_pubsub.deliver.happenings import Deaf, Polling
+from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.driver import Driver
 from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED
 from sqla_pubsub.deliver.io.place import find_place
+from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.wake.idle_policy import Guard, Seen
-from sqla_pubsub.deliver.wake.stop import StopSignal
+from sqla_pubsub.deliver.wake.peek import peek
 from sqla_pubsub.errors import ConfigurationError
 
 
@@ -49,7 +57,7 @@ class ListeningConnection:
         """Whether no notification can be received."""
         try:
             self._key, self._channel, self._pid = self._identify(outbox)
-            self._peek = Statements(outbox, find_place(self._connection, outbox)).peek
+            self._peek = peek(find_place(self._connection, outbox).entry)
             self._set_up(silent=silent)
             if not self.blind:
                 self._driver.hear()
@@ -64,15 +72,21 @@ class ListeningConnection:
         if self.blind:
             return Guard.BLIND
         if not self._holding:
-            self._holding = bool(self._connection.scalar(TRY_DOOR, {"key": self._key}))
+            self._holding = bool(self._connection.scalar(TRY_SLEEP_LOCK, {"key": self._key}))
         if self._holding:
             return Guard.HELD
         # Shared holders are writers with open transactions; an exclusive one is another sleeper.
-        return Guard.WRITERS if self._connection.scalar(PROBE_DOOR, {"key": self._key}) else Guard.OTHERS
+        return (
+            Guard.WRITERS if self._connection.scalar(PROBE_SLEEP_LOCK, {"key": self._key}) else Guard.OTHERS
+        )
 
-    def look(self, floors: Mapping[str, int]) -> Seen:
-        """Look for work of the listeners named in *floors*, from the ids there on."""
-        places = {"listeners": list(floors), "floors": list(floors.values()), "channel": self._channel}
+    def look(self, low_waters: Mapping[str, int]) -> Seen:
+        """Look for work of the listeners named in *low-water marks*, from the ids there on."""
+        places = {
+            "listeners": list(low_waters),
+            "low_waters": list(low_waters.values()),
+            "channel": self._channel,
+        }
         row = self._connection.execute(self._peek, places).one()
         due_in = None if row.due_in is None else float(row.due_in)
         listening = bool(row.listening)
@@ -82,7 +96,7 @@ class ListeningConnection:
     def hand_over(self) -> None:
         """Give up the sleep lock, and wake another worker to take it."""
         if self._holding:
-            self._connection.execute(LEAVE_DOOR, {"key": self._key})
+            self._connection.execute(LEAVE_SLEEP_LOCK, {"key": self._key})
             self._holding = False
             self._connection.execute(NOTIFY, {"channel": self._channel})
 
@@ -134,7 +148,7 @@ class ListeningConnection:
         self.blind = True
         if self._holding:
             # Writers would notify somebody who cannot hear it.
-            self._connection.execute(LEAVE_DOOR, {"key": self._key})
+            self._connection.execute(LEAVE_SLEEP_LOCK, {"key": self._key})
             self._holding = False
         self._instrument(Polling(interval=self._blind_poll))
 

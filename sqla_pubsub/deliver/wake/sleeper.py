@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, Relisten, Return, Wait
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
-from sqla_pubsub.deliver.wake.stop import StopSignal
 
 
 class Sleeper:
@@ -15,7 +15,7 @@ class Sleeper:
     Args:
         listening: The connection.
         policy: Decides after each look.
-        floors: Gives the names of the listeners, and of each an id below which there is nothing ready.
+        low-water marks: Gives the names of the listeners, and of each an id below which there is nothing ready.
         stop: Ends a sleep.
         gives_up_lock: Whether the sleep lock is given up while there is work.
         answered: Called when the server has answered.
@@ -27,7 +27,7 @@ class Sleeper:
         listening: ListeningConnection,
         policy: IdlePolicy,
         *,
-        floors: Callable[[], Mapping[str, int]],
+        low_waters: Callable[[], Mapping[str, int]],
         stop: StopSignal,
         gives_up_lock: bool,
         answered: Callable[[], None],
@@ -35,7 +35,7 @@ class Sleeper:
     ) -> None:
         self._listening = listening
         self._policy = policy
-        self._floors = floors
+        self._low_waters = low_waters
         self._stop = stop
         self._gives_up_lock = gives_up_lock
         self._answered = answered
@@ -59,7 +59,7 @@ class Sleeper:
         while not self._stop():
             # The lock before the look: who probes it from now on notifies.
             guard = self._listening.guard()
-            seen = self._listening.look(self._floors())
+            seen = self._listening.look(self._low_waters())
             self._answered()
             match self._policy.decide(guard, seen, self._clock()):
                 case Return():

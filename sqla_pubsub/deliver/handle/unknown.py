@@ -21,8 +21,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from sqla_pubsub.contract.envelope import Entry, EntryKind
 from sqla_pubsub.contract.names import publish_function
-from sqla_pubsub.deliver import instrument
+from sqla_pubsub.deliver import happenings
 from sqla_pubsub.deliver.handle.invocation import Dispatcher
+from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.registry import ListenerSpec, Registry
 
 EXAMINE_AGAIN = 30.0
@@ -72,7 +73,7 @@ class Unknown:
         registry: Registry,
         dispatcher: Dispatcher,
         grace: timedelta,
-        tell: instrument.Instrument,
+        tell: Instrument,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
@@ -159,7 +160,7 @@ class Unknown:
 
     def _warn(self, entry: Entry) -> None:
         self._tell(
-            instrument.Unknown(
+            happenings.Unknown(
                 listener=self._spec.name, entry=entry.id, operation=entry.operation, source=entry.source,
                 format=entry.format, grace=self._grace,
             )

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import RetryLater, after_insert, after_update
-from sqla_pubsub.deliver.claim.cursor import ScanLimits
+from sqla_pubsub.deliver.claim.cursor import CursorLimits
 from sqla_pubsub.deliver.limits import Limits
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.deliver.test_notifications import CHANNEL
@@ -25,9 +25,9 @@ pytestmark = pytest.mark.one_driver
 
 HOUR = timedelta(hours=1)
 SETTLED = 5_000
-TRUSTING = Limits(scan=ScanLimits(from_zero=3600.0))
-"""Nothing mends a floor that is too high."""
-LOOK_BACK = TRUSTING.scan.look_back
+TRUSTING = Limits(cursor=CursorLimits(from_zero=3600.0))
+"""Nothing mends a low-water mark that is too high."""
+LOOK_BACK = TRUSTING.cursor.look_back
 READ = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE indexrelname LIKE 'pubsub_outbox_%'"
 
 
@@ -215,12 +215,12 @@ def looked_again(notes: Notes) -> None:
 
 def test_ids_that_were_set_back_are_found(recording: Notes) -> None:
     """As by TRUNCATE .. RESTART IDENTITY in somebody's tests, beside a listener that goes on."""
-    with running(recording.listener(limits=Limits(scan=ScanLimits(from_zero=0.5)))):
+    with running(recording.listener(limits=Limits(cursor=CursorLimits(from_zero=0.5)))):
         for content in ("first", "second", "third", "fourth", "fifth", "sixth"):
             handled(recording, content)
             looked_again(recording)
         with recording.engine.connect() as writer:
-            # As long as it is open, no floor can be raised anew.
+            # As long as it is open, no low-water mark can be raised anew.
             writer.execute(text("SELECT pg_current_xact_id()"))
             recording.execute("TRUNCATE pubsub_outbox RESTART IDENTITY")
             for content in ("first again", "second again", "third again"):
@@ -253,14 +253,14 @@ def test_what_is_adopted_from_an_earlier_name_may_have_any_id(notes: Notes, by: 
 
 
 def test_a_sleeper_looks_from_zero_now_and_then_and_not_each_time(notes: Notes) -> None:
-    """It looks often while a writer with an open transaction keeps the door from it."""
-    limits = Limits(scan=ScanLimits(from_zero=1.0))
-    floors: list[int] = []
+    """It looks often while a writer with an open transaction keeps the sleep lock from it."""
+    limits = Limits(cursor=CursorLimits(from_zero=1.0))
+    low_waters: list[int] = []
 
     def note(*arguments: Any) -> None:
         if "pg_listening_channels" in arguments[2]:
-            given = arguments[3]["floors"]
-            floors.extend(given)
+            given = arguments[3]["low_waters"]
+            low_waters.extend(given)
 
     @after_insert(notes.Note)
     def record(new: Any, session: Session) -> None:
@@ -272,6 +272,6 @@ def test_a_sleeper_looks_from_zero_now_and_then_and_not_each_time(notes: Notes) 
         for content in ("first", "second", "third"):
             handled(notes, content)
             looked_again(notes)
-        del floors[:]
-        wait_until(lambda: floors.count(0) >= 2 and len(floors) > 20, DEADLINE, "the sleeper to look")
-    assert floors.count(0) < len(floors) / 4
+        del low_waters[:]
+        wait_until(lambda: low_waters.count(0) >= 2 and len(low_waters) > 20, DEADLINE, "the sleeper to look")
+    assert low_waters.count(0) < len(low_waters) / 4

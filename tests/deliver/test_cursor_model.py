@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqla_pubsub.deliver.claim.cursor import Look, Scan, ScanLimits
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor, CursorLimits, Look
 from tests.deliver.outbox_model import TRUSTING, Forgotten, History
 from tests.lengths import length
 
@@ -16,7 +16,7 @@ MOMENTS = 250
 NOTHING = Look(lowest=None, waiting=None, oldest=1, transaction=None)
 
 
-class DoesNotWait(Scan):
+class DoesNotWait(ClaimCursor):
     """Broken: what was claimed raises the mark at once, whoever is older and still runs."""
 
     def looked(self, began: float, ended: float, look: Look) -> None:
@@ -25,7 +25,7 @@ class DoesNotWait(Scan):
         ))  # fmt: skip
 
 
-class CountsItsOwnClaim(Scan):
+class CountsItsOwnClaim(ClaimCursor):
     """Broken: what the transaction that is waited for has claimed itself raises the mark, too."""
 
     def claimed(self, entry_id: int) -> None:
@@ -34,19 +34,19 @@ class CountsItsOwnClaim(Scan):
             self._bound = self._seen, self._bound[1]
 
 
-class PassesOverOthers(Scan):
+class PassesOverOthers(ClaimCursor):
     """Broken: the mark passes over what is there, because others have it in hand."""
 
     def looked(self, began: float, ended: float, look: Look) -> None:
         super().looked(began, ended, look)
-        self._floor = self._ended
+        self._low_water = self._ended
 
 
-class BelievesThatIdsGrow(Scan):
+class BelievesThatIdsGrow(ClaimCursor):
     """Broken: the mark is never doubted."""
 
-    def floor(self, now: float) -> int:
-        return self._floor
+    def low_water(self, now: float) -> int:
+        return self._low_water
 
 
 def numbers(seed: int) -> Iterator[int]:
@@ -55,7 +55,9 @@ def numbers(seed: int) -> Iterator[int]:
     return (source.randrange(1 << 20) for _ in range(MOMENTS))
 
 
-def first_forgotten(kind: type[Scan], *, limits: ScanLimits = TRUSTING, odd: bool = False) -> int | None:
+def first_forgotten(
+    kind: type[ClaimCursor], *, limits: CursorLimits = TRUSTING, odd: bool = False
+) -> int | None:
     """Return the first history in which something is forgotten."""
     for seed in range(HISTORIES):
         try:
@@ -67,93 +69,93 @@ def first_forgotten(kind: type[Scan], *, limits: ScanLimits = TRUSTING, odd: boo
 
 def test_no_history_brings_an_entry_below_the_mark() -> None:
     """Late commits, rollbacks, gaps, prepared transactions, retries, and others who give back what they had in hand."""
-    assert first_forgotten(Scan) is None
+    assert first_forgotten(ClaimCursor) is None
 
 
 def test_after_ids_were_set_back_or_taken_early_a_look_from_zero_finds_what_is_there() -> None:
     """Then the mark may be wrong, for a while and no longer."""
-    assert first_forgotten(Scan, limits=ScanLimits(), odd=True) is None
+    assert first_forgotten(ClaimCursor, limits=CursorLimits(), odd=True) is None
 
 
 @pytest.mark.parametrize("broken", [DoesNotWait, CountsItsOwnClaim, PassesOverOthers])
-def test_a_rule_that_is_broken_on_purpose_is_caught(broken: type[Scan]) -> None:
+def test_a_rule_that_is_broken_on_purpose_is_caught(broken: type[ClaimCursor]) -> None:
     """Else the model would prove nothing."""
     assert first_forgotten(broken) is not None
 
 
 def test_a_mark_that_is_never_doubted_is_caught_where_ids_are_set_back() -> None:
-    assert first_forgotten(BelievesThatIdsGrow, limits=ScanLimits(), odd=True) is not None
+    assert first_forgotten(BelievesThatIdsGrow, limits=CursorLimits(), odd=True) is not None
 
 
 @given(st.lists(st.integers(0, 1 << 20), max_size=200))
 def test_no_history_that_hypothesis_thinks_of_brings_an_entry_below_the_mark(choices: list[int]) -> None:
     """It draws other ones, and tells the shortest that fails."""
-    History(Scan(limits=TRUSTING), iter(choices)).run()
+    History(ClaimCursor(limits=TRUSTING), iter(choices)).run()
 
 
 def test_histories_raise_the_mark_and_end_with_all_of_them_handled() -> None:
     """Else nothing would be tried by them."""
     raised = 0
     for seed in range(200):
-        scan = Scan(limits=TRUSTING)
+        scan = ClaimCursor(limits=TRUSTING)
         history = History(scan, numbers(seed))
         history.run()
-        raised += scan.floor(history.world.now) > 0
+        raised += scan.low_water(history.world.now) > 0
     assert raised > 100
 
 
-def floored(at: int) -> Scan:
+def has_low_water(at: int) -> ClaimCursor:
     """Return a scan that knows of nothing below an id, since second 1."""
-    scan = Scan()
+    scan = ClaimCursor()
     scan.looked(0.0, 0.0, NOTHING)
     scan.claimed(at - 1)
     scan.looked(0.5, 0.5, Look(lowest=None, waiting=None, oldest=7, transaction=8))
     scan.looked(1.0, 1.0, Look(lowest=None, waiting=None, oldest=9, transaction=None))
-    assert scan.floor(1.0) == at
+    assert scan.low_water(1.0) == at
     return scan
 
 
 def test_the_mark_waits_for_the_transaction_that_was_named() -> None:
-    scan = Scan()
+    scan = ClaimCursor()
     scan.looked(0.0, 0.0, NOTHING)
     scan.claimed(99)
     scan.looked(0.5, 0.5, Look(lowest=None, waiting=None, oldest=7, transaction=8))
     # One is enough until it has ended.
     assert not scan.is_unbound
     scan.looked(1.0, 1.0, Look(lowest=None, waiting=None, oldest=7, transaction=None))
-    assert scan.floor(1.0) == 0
+    assert scan.low_water(1.0) == 0
     scan.looked(1.5, 1.5, Look(lowest=None, waiting=None, oldest=8, transaction=None))
-    assert scan.floor(1.5) == 100
+    assert scan.low_water(1.5) == 100
 
 
 def test_what_is_known_is_forgotten_where_ids_were_set_back() -> None:
     """All that the mark was raised by belongs to ids of before."""
-    scan = floored(100)
+    scan = has_low_water(100)
     scan.looked(6.0, 6.0, Look(lowest=1, waiting=None, oldest=20, transaction=None))
-    assert scan.floor(6.0) == 0
+    assert scan.low_water(6.0) == 0
     for second in (7.0, 8.0):
         scan.looked(second, second, Look(lowest=None, waiting=None, oldest=30, transaction=None))
-        assert scan.floor(second) == 0
+        assert scan.low_water(second) == 0
 
 
 def test_a_lane_that_adopts_entries_has_no_mark() -> None:
     """They may have any id."""
-    scan = Scan(floored=False)
+    scan = ClaimCursor(has_low_water=False)
     scan.looked(0.0, 0.0, NOTHING)
     scan.claimed(99)
     assert not scan.is_unbound
 
 
 def test_a_retry_that_waits_holds_the_mark_of_rows_back_and_not_that_of_claims() -> None:
-    scan = floored(100)
+    scan = has_low_water(100)
     scan.looked(2.0, 2.0, Look(lowest=None, waiting=40, oldest=9, transaction=None))
-    assert (scan.floor(2.0), scan.order_floor(2.0)) == (100, 40)
+    assert (scan.low_water(2.0), scan.order_low_water(2.0)) == (100, 40)
     scan.looked(3.0, 3.0, Look(lowest=None, waiting=0, oldest=9, transaction=None))
-    assert scan.order_floor(3.0) == 0
+    assert scan.order_low_water(3.0) == 0
 
 
 def test_a_claim_begins_where_the_last_one_ended_until_a_look_finds_something_lower() -> None:
-    scan = Scan()
+    scan = ClaimCursor()
     scan.looked(0.0, 0.0, NOTHING)
     scan.passed(9)
     assert scan.start(0.1) == 10
@@ -165,17 +167,17 @@ def test_a_claim_begins_where_the_last_one_ended_until_a_look_finds_something_lo
 
 
 def test_a_sleeper_looks_from_zero_once_in_a_while() -> None:
-    scan = floored(100)
-    assert scan.peek_floor(1.0) == 100
-    assert scan.peek_floor(6.0) == 0
-    assert scan.peek_floor(6.1) == 100
-    assert scan.peek_floor(12.0) == 0
+    scan = has_low_water(100)
+    assert scan.peek_low_water(1.0) == 100
+    assert scan.peek_low_water(6.0) == 0
+    assert scan.peek_low_water(6.1) == 100
+    assert scan.peek_low_water(12.0) == 0
 
 
 def test_a_long_look_from_zero_does_not_put_off_the_next_one() -> None:
     """It is rare already; only the looks between are to take a small part of the time."""
-    limits = ScanLimits()
-    scan = Scan(limits=limits)
+    limits = CursorLimits()
+    scan = ClaimCursor(limits=limits)
     scan.looked(0.0, 1.0, NOTHING)
     assert scan.is_look_back(1.0 + limits.look_back)
     scan.looked(2.0, 3.0, NOTHING)
@@ -191,7 +193,7 @@ def test_looks_take_their_share_of_the_time_at_most(
     looks: list[tuple[float, float]], share: float, look_back: float
 ) -> None:
     """However long each of them is: those between looks from zero, and those from zero."""
-    scan = Scan(limits=ScanLimits(share=share, look_back=look_back, from_zero=1e9))
+    scan = ClaimCursor(limits=CursorLimits(share=share, look_back=look_back, from_zero=1e9))
     scan.looked(0.0, 0.0, NOTHING)
     now = 0.0
     for pause, took in looks:
@@ -203,7 +205,7 @@ def test_looks_take_their_share_of_the_time_at_most(
 
 
 def test_due_retries_are_looked_for_once_a_while_and_when_one_is_known_to_be_due() -> None:
-    scan = Scan(limits=ScanLimits(due_every=10.0))
+    scan = ClaimCursor(limits=CursorLimits(due_every=10.0))
     assert scan.is_due(0.0)
     scan.no_more_due(0.0)
     assert not scan.is_due(9.9)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqla_pubsub.deliver.claim.batch_size import Pace, PaceLimits
+from sqla_pubsub.deliver.claim.batch_size import BatchSize, BatchSizeLimits
 
 seconds = st.floats(0, 1e4)
 groups = st.lists(st.tuples(seconds, st.integers(0, 500)), max_size=30)
@@ -15,7 +15,7 @@ largest = st.integers(1, 10_000)
 def test_a_group_is_never_empty_and_never_too_large(
     time_box: float, most: int, measured: list[tuple[float, int]]
 ) -> None:
-    pace = Pace(time_box, most)
+    pace = BatchSize(time_box, most)
     for took, events in measured:
         pace.measure(took, events, savepoints=False)
         assert 1 <= pace.size <= most
@@ -25,7 +25,7 @@ def test_a_group_is_never_empty_and_never_too_large(
 def test_a_group_fits_into_its_time_or_is_a_single_event(
     time_box: float, most: int, per_event: float
 ) -> None:
-    pace = Pace(time_box, most)
+    pace = BatchSize(time_box, most)
     for _ in range(50):
         pace.measure(per_event * pace.size, pace.size, savepoints=False)
     assert pace.size == 1 or pace.size * per_event <= time_box * 1.001
@@ -33,7 +33,7 @@ def test_a_group_fits_into_its_time_or_is_a_single_event(
 
 @given(time_boxes, largest, st.floats(1e-6, 1e3))
 def test_a_group_fills_its_time_where_it_may(time_box: float, most: int, per_event: float) -> None:
-    pace = Pace(time_box, most)
+    pace = BatchSize(time_box, most)
     pace.measure(per_event, 1, savepoints=False)
     assert pace.size == most or (pace.size + 1) * per_event > time_box * 0.999
 
@@ -41,7 +41,7 @@ def test_a_group_fills_its_time_where_it_may(time_box: float, most: int, per_eve
 @given(largest, groups)
 def test_without_time_each_event_has_a_group_of_its_own(most: int, measured: list[tuple[float, int]]) -> None:
     """As with a timeout."""
-    pace = Pace(0.0, most)
+    pace = BatchSize(0.0, most)
     for took, events in measured:
         pace.measure(took, events, savepoints=False)
         assert pace.size == 1
@@ -49,13 +49,13 @@ def test_without_time_each_event_has_a_group_of_its_own(most: int, measured: lis
 
 def test_the_first_group_is_a_single_event() -> None:
     """Nothing is known of what it takes."""
-    pace = Pace(0.1, 500)
+    pace = BatchSize(0.1, 500)
     assert pace.size == 1
     assert pace.slow
 
 
 def test_a_slow_handler_shrinks_the_groups_at_once_and_a_fast_one_lets_them_grow_again() -> None:
-    pace = Pace(0.1, 500)
+    pace = BatchSize(0.1, 500)
     pace.measure(0.1, 100, savepoints=False)
     assert pace.size == 100
     pace.measure(10.0, 100, savepoints=False)
@@ -67,15 +67,15 @@ def test_a_slow_handler_shrinks_the_groups_at_once_and_a_fast_one_lets_them_grow
 
 
 def test_an_event_is_slow_from_the_limit_on() -> None:
-    pace = Pace(0.1, 500, PaceLimits(slow=0.5))
+    pace = BatchSize(0.1, 500, BatchSizeLimits(slow=0.5))
     pace.measure(0.4, 1, savepoints=False)
     assert not pace.slow
-    pace = Pace(0.1, 500, PaceLimits(slow=0.3))
+    pace = BatchSize(0.1, 500, BatchSizeLimits(slow=0.3))
     pace.measure(0.4, 1, savepoints=False)
     assert pace.slow
 
 
-def singles(pace: Pace) -> int:
+def singles(pace: BatchSize) -> int:
     """Measure fast groups until one is large again; return how many had a single event."""
     count = 0
     while pace.size == 1:
@@ -86,7 +86,7 @@ def singles(pace: Pace) -> int:
 
 def test_after_each_conflict_events_are_alone_for_twice_as_long_and_not_for_ever() -> None:
     """Else two listeners of the same few rows would meet in deadlocks again and again."""
-    pace = Pace(0.1, 500, PaceLimits(first_single=3, longest_single=10))
+    pace = BatchSize(0.1, 500, BatchSizeLimits(first_single=3, longest_single=10))
     pace.measure(0.001, 1, savepoints=False)
     counts = []
     for _ in range(4):
@@ -99,7 +99,7 @@ def test_after_each_conflict_events_are_alone_for_twice_as_long_and_not_for_ever
 def test_as_long_as_handlers_open_savepoints_no_more_are_claimed_than_there_may_be(
     most: int, savepoints: int
 ) -> None:
-    pace = Pace(10.0, most, PaceLimits(max_savepoints=savepoints))
+    pace = BatchSize(10.0, most, BatchSizeLimits(max_savepoints=savepoints))
     pace.measure(0.001, 1000, savepoints=True)
     assert pace.size == min(most, savepoints)
     pace.measure(0.001, 1000, savepoints=False)

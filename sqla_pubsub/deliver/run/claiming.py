@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.claim.cursor import Scan
-from sqla_pubsub.deliver.claim.unknown import Unknown
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor
+from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.result import ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.registry import ListenerSpec
@@ -39,7 +39,7 @@ class Claimer:
     """
 
     def __init__(
-        self, spec: ListenerSpec, cursor: Scan, unknown: Unknown, clock: Callable[[], float]
+        self, spec: ListenerSpec, cursor: ClaimCursor, unknown: Unknown, clock: Callable[[], float]
     ) -> None:
         self._spec = spec
         self._unknown = unknown
@@ -76,13 +76,17 @@ class Claimer:
         now = self._clock()
         if self._cursor.is_look_back(now):
             self.look_back(store)
-        start, floor = self._cursor.start(now), self._cursor.order_floor(now)
-        return store.claims.ready(self._spec, start=start, floor=floor, size=size, left=self._unknown.left)
+        start, low_water = self._cursor.start(now), self._cursor.order_low_water(now)
+        return store.claims.ready(
+            self._spec, start=start, low_water=low_water, size=size, left=self._unknown.left
+        )
 
     def look_back(self, store: Store) -> None:
         """Look for what is left below the start: late commits, and what others gave back."""
         began = self._clock()
-        look = store.claims.look(self._spec, start=self._cursor.floor(began), bind=self._cursor.is_unbound)
+        look = store.claims.look(
+            self._spec, start=self._cursor.low_water(began), bind=self._cursor.is_unbound
+        )
         self._cursor.looked(began, self._clock(), look)
 
 

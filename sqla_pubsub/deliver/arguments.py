@@ -1,0 +1,54 @@
+"""The arguments of a listener: of the right kind, and which of the declared listeners they name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import Engine
+
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.registry import ListenerSpec
+
+
+def refuse_wrong_kinds(engine: object, config: object, listeners: object) -> None:
+    """Refuse arguments of a listener that are not of their kind.
+
+    Raises:
+        ConfigurationError: See there.
+    """
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(
+            f"Listener({type(engine).__name__}, ...): give an Engine, as create_engine(url) returns it."
+        )
+    if engine.dialect.name != "postgresql":
+        raise ConfigurationError(
+            f"engine speaks {engine.dialect.name!r}, but events come from PostgreSQL. Give a postgresql:// URL."
+        )
+    if engine.dialect.is_async:
+        raise ConfigurationError(
+            f"driver {engine.dialect.driver!r} is asynchronous. Give a postgresql+psycopg2:// or "
+            "postgresql+psycopg:// engine."
+        )
+    if not isinstance(config, ListenerConfig | None):
+        raise ConfigurationError(f"Listener(config={config!r}): give a ListenerConfig.")
+    if isinstance(listeners, str):
+        raise ConfigurationError(f"Listener(listeners={listeners!r}): give a list of names, [{listeners!r}].")
+
+
+def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> list[ListenerSpec]:
+    """Return the listeners to run.
+
+    Raises:
+        ConfigurationError: There is none, or a name is unknown.
+    """
+    if not declared:
+        raise ConfigurationError(
+            "no listener is declared for this metadata. Import the modules with your @after_... functions first."
+        )
+    unknown = sorted(set(names or ()) - set(declared))
+    if unknown:
+        raise ConfigurationError(
+            f"listener {unknown[0]!r} is not declared. Declared are: {', '.join(sorted(declared))}."
+        )
+    return [spec for name, spec in declared.items() if names is None or not names or name in names]

@@ -1,0 +1,146 @@
+"""What happens while events are delivered, as values. A happening is told after it is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqla_pubsub.deliver.settle.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A listener process begins to work."""
+
+    listeners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """It has ended its work as it was told to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A transaction committed these outcomes of one listener."""
+
+    listener: str
+    outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """A group was undone, and its events are handled one by one."""
+
+    listener: str
+    entries: Sequence[int]
+    cause: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The outbox did not take what a listener wrote to it; its handlers are not called for a while."""
+
+    listener: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """A listener met entries of a kind that this worker does not know, and leaves them alone.
+
+    *entry* is the first one; after *grace* it becomes a dead letter.
+    """
+
+    listener: str
+    entry: int
+    operation: str
+    source: str
+    format: int
+    grace: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chained:
+    """An event came about by a long chain of handlers."""
+
+    listener: str
+    entry: int
+    depth: int
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """Entries were deleted by somebody else while their handler ran."""
+
+    entries: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignClaim:
+    """A role that may not settle entries holds the advisory lock of one; it is ignored."""
+
+    role: str | None
+    entry: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """The connection broke, and with it the work in hand was undone."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """An attempt to connect failed."""
+
+    attempt: int
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The database can be worked with again; *away* is in seconds."""
+
+    away: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RightMissing:
+    """The role lacks a right, and the listener waits for it."""
+
+    refusal: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deaf:
+    """The registration for notifications was gone, and is made again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """No notification can be received, so the listener polls every *interval* seconds at most."""
+
+    interval: float
+
+
+Happening = (
+    Started
+    | Stopped
+    | Settled
+    | Replayed
+    | Refused
+    | Unknown
+    | Chained
+    | Gone
+    | ForeignClaim
+    | Lost
+    | Waiting
+    | Restored
+    | RightMissing
+    | Deaf
+    | Polling
+)
