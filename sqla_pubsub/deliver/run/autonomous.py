@@ -23,8 +23,15 @@ from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
-from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome, is_denied, is_unreadable
-from sqla_pubsub.errors import HandlerTimeout, NotSettled, UnreadableEntry
+from sqla_pubsub.deliver.settle.outcome import (
+    Acknowledge,
+    DeadLetter,
+    Outcome,
+    Retry,
+    is_denied,
+    is_unreadable,
+)
+from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
 
 CANDIDATES = 20
 """Entries looked at in one statement, of which the first free one is taken."""
@@ -150,15 +157,34 @@ class Autonomous:
         holds = self._holds_of(store)
         outcome = self._decode_and_handle(store, entry)
         try:
-            with store.begin():
-                if isinstance(outcome, Again):
+            if isinstance(outcome, Again):
+                with store.begin():
                     holds.release(entry.id)
-                else:
-                    store.settle([outcome], held=False)
-        except NotSettled:
-            holds.leave(entry.id)
-            raise
-        holds.leave(entry.id)
+                return outcome
+            return self._settle(store, entry, outcome)
+        finally:
+            if not store.lost:
+                holds.leave(entry.id)
+
+    def _settle(self, store: Store, entry: Entry, outcome: Outcome) -> Outcome:
+        """Write down the outcome, or why that cannot be done, and return what was written."""
+        try:
+            with store.begin():
+                store.settle([outcome], held=False)
+        except DBAPIError as error:
+            if store.lost or is_denied(error):
+                raise
+            store.abandon()
+            policy = self._events.policy
+            match outcome:
+                case Acknowledge():
+                    outcome = policy.failed(entry, error)
+                case DeadLetter():
+                    outcome = policy.unwritten(outcome, error)
+                case Retry():
+                    raise
+            with store.begin():
+                store.settle([outcome], held=False)
         return outcome
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | Again:

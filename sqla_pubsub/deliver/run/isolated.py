@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.unknown import Unknown
@@ -39,6 +39,7 @@ class Isolated:
             SQLAlchemyError: The connection is lost, or a right is missing.
         """
         entry: Entry | None = None
+        handled: Handled = Again()
         transaction = store.begin(savepoints=self._events.savepoints)
         try:
             entry = store.claims.one(self._spec, entry_id)
@@ -58,6 +59,10 @@ class Isolated:
         except SQLAlchemyError as error:
             if store.lost or entry is None or is_denied(error):
                 raise
+            if isinstance(handled, Retry | DeadLetter):
+                # Its failure is known; it could not be written.
+                store.abandon()
+                return self.record(store, [handled])
             handled = ThrownBack(error)
         match handled:
             case Again():
@@ -76,14 +81,25 @@ class Isolated:
         Raises:
             SQLAlchemyError: One cannot be written.
         """
-        return Result(outcomes=tuple(outcome for outcome in outcomes if self._is_recorded(store, outcome)))
+        written = (self._written(store, outcome) for outcome in outcomes)
+        return Result(outcomes=tuple(outcome for outcome in written if outcome is not None))
 
-    def _is_recorded(self, store: Store, outcome: Outcome) -> bool:
+    def _written(self, store: Store, outcome: Outcome) -> Outcome | None:
+        """Return what was written down; a failure that cannot be written is put off."""
+        try:
+            return self._write(store, outcome)
+        except DBAPIError as error:
+            if store.lost or is_denied(error) or not isinstance(outcome, DeadLetter):
+                raise
+            store.abandon()
+            return self._write(store, self._events.policy.unwritten(outcome, error))
+
+    def _write(self, store: Store, outcome: Outcome) -> Outcome | None:
         with store.begin():
             if store.claims.one(self._spec, outcome.id) is None:
-                return False
+                return None
             store.settle([outcome])
-            return True
+        return outcome
 
     def _handle(self, store: Store, entry: Entry) -> Handled:
         decoded = self._events.decode_one(store, entry)

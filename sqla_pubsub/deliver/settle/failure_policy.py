@@ -62,15 +62,27 @@ class FailurePolicy:
             return self.put_off(entry, error)
         return judge(entry.id, error, entry.attempt + 1, self._retry, self._rng, self._limits)
 
+    def unwritten(self, letter: DeadLetter, error: BaseException) -> Retry:
+        """Return the outcome of an entry whose dead letter the database does not take: it is put off, later each time.
+
+        The id of an old dead letter may be taken, or a trigger of somebody's may raise.
+        """
+        summary = f"it is to be a dead letter ({letter.reason}), which cannot be written: {describe(error, self._limits)}"
+        return Retry(
+            id=letter.id,
+            attempt=letter.attempt,
+            delay=self._later(letter.id),
+            error=f"{summary}\n\n{letter.traceback or ''}",
+            summary=summary,
+            counted=False,
+        )
+
     def put_off(self, entry: Entry, error: BaseException) -> Retry:
         """Return an outcome that counts no attempt; the delay grows with each one in a row."""
-        self._put_off[entry.id] = times = self._put_off.get(entry.id, 0) + 1
-        delay = _PUT_OFF.delay(times, self._rng)
-        assert delay is not None
         return Retry(
             id=entry.id,
             attempt=entry.attempt,
-            delay=delay,
+            delay=self._later(entry.id),
             counted=False,
             error=written(error, self._limits),
             summary=describe(error, self._limits),
@@ -87,6 +99,12 @@ class FailurePolicy:
                 continue
             self._transient.pop(outcome.id, None)
             self._put_off.pop(outcome.id, None)
+
+    def _later(self, entry_id: int) -> timedelta:
+        self._put_off[entry_id] = times = self._put_off.get(entry_id, 0) + 1
+        delay = _PUT_OFF.delay(times, self._rng)
+        assert delay is not None
+        return delay
 
     def _in_a_row(self, entry: Entry) -> int:
         self._transient[entry.id] = times = self._transient.get(entry.id, 0) + 1
