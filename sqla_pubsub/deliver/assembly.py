@@ -20,6 +20,7 @@ from sqla_pubsub.deliver.run.autonomous import Autonomous
 from sqla_pubsub.deliver.run.batched import Batched
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.grouped import Grouped
 from sqla_pubsub.deliver.run.isolated import Isolated
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
@@ -36,6 +37,7 @@ def lane_of(
     *,
     limits: Limits,
     scoreboard: Scoreboard,
+    gate: Gate,
     instrument: Instrument,
     stopping: Callable[[], bool],
     taken: Callable[[], None],
@@ -50,6 +52,7 @@ def lane_of(
         config: Settings.
         limits: Timings and bounds that are no settings.
         scoreboard: Where the supervisor sees which entry is in hand.
+        gate: Keeps apart, among the listeners of the process, what killed a process before.
         instrument: Is told what happens.
         stopping: Whether the listener is to stop.
         taken: Wakes a neighbour.
@@ -68,7 +71,7 @@ def lane_of(
     if not spec.transactional:
         own = OwnConnection(engine)
         runner = Autonomous(
-            events, claimer, cursor, unknown, own, time_box=turn, stopping=stopping, clock=clock
+            events, claimer, cursor, unknown, own, gate, time_box=turn, stopping=stopping, clock=clock
         )
     elif spec.batch is not None:
         runner = Batched(events, claimer)

@@ -24,6 +24,7 @@ from sqla_pubsub.deliver.io.reconnect import Outage, make_engine
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
+from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
@@ -50,6 +51,7 @@ class Listener:
         listeners: Names of the listeners to run; None runs all.
         observers: Called with each happening (see `sqla_pubsub.deliver.instrument`); one that raises is logged.
         board: Where to show what is being done; given by the supervisor.
+        gate: Shared by the listeners of a process; given by the worker.
         limits: Timings and bounds that are no settings; given by tests.
 
     Raises:
@@ -65,6 +67,7 @@ class Listener:
         listeners: Collection[str] | None = None,
         observers: Iterable[Observer] = (),
         scoreboard: Scoreboard | None = None,
+        gate: Gate | None = None,
         limits: Limits = DEFAULTS,
     ) -> None:
         refuse_wrong_kinds(engine, config, listeners)
@@ -73,6 +76,7 @@ class Listener:
         self._registry = registry_of(metadata)
         self._specs = chosen(self._registry.listeners, listeners)
         self._scoreboard = scoreboard or NoScoreboard()
+        self._gate = gate or Gate()
         self._instrument = Instrument([self._scoreboard.observe, *observers])
         self._outage = Outage(engine, metadata, self._instrument)
         self._limits = limits
@@ -214,7 +218,7 @@ class Listener:
     def _lane(self, spec: ListenerSpec) -> Lane:
         return lane_of(
             spec, self._registry, self._engine, self._config, limits=self._limits,
-            scoreboard=self._scoreboard, instrument=self._instrument, stopping=self._stop, taken=self._busy,
+            scoreboard=self._scoreboard, gate=self._gate, instrument=self._instrument, stopping=self._stop, taken=self._busy,
         )  # fmt: skip
 
     def _busy(self) -> None:

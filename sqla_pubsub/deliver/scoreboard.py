@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -11,8 +12,8 @@ from sqla_pubsub.deliver.happenings import Happening
 class Scoreboard(Protocol):
     """Where a worker shows what it has in hand, so that it is seen when its process dies of it."""
 
-    def take(self, entry_id: int, limit: timedelta | None = None, /) -> None:
-        """Say that an entry is being handled, and after what time the process may be killed for it."""
+    def take(self, entries: Sequence[int], limit: timedelta | None = None, /) -> None:
+        """Say that entries are being handled, and after what time the process may be killed for them."""
 
     def put_down(self) -> None:
         """Say that nothing is being handled."""
@@ -33,7 +34,7 @@ class Scoreboard(Protocol):
 class NoScoreboard:
     """The scoreboard of a listener without a supervisor."""
 
-    def take(self, entry_id: int, limit: timedelta | None = None, /) -> None:
+    def take(self, entries: Sequence[int], limit: timedelta | None = None, /) -> None:
         """Show nothing."""
 
     def put_down(self) -> None:

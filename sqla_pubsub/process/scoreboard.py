@@ -6,20 +6,24 @@ The numbers stand in shared memory, so they are still there when the worker is n
 from __future__ import annotations
 
 import time
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from datetime import timedelta
 
 from sqla_pubsub.deliver.happenings import Happening, Settled
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Retry
 
 IN_HAND, KILL_AT, ACKNOWLEDGED, RETRIED, DEAD, READY, CONNECTED, ANSWERED = range(8)
-SLOTS = 8
+FIRST_ENTRY = 8
+"""Here the ids of the entries in hand begin, as many as `IN_HAND` says."""
+MOST_IN_HAND = 10_000
+"""The largest batch."""
+SLOTS = FIRST_ENTRY + MOST_IN_HAND
 _SLOT_OF = {Acknowledge: ACKNOWLEDGED, Retry: RETRIED, DeadLetter: DEAD}
 _MILLISECONDS = 1000
 
 
 class Scoreboard:
-    """Numbers of one listener: the entry in hand, when to give it up, and how many were settled.
+    """Numbers of one listener: the entries in hand, when to give them up, and how many were settled.
 
     Args:
         slots: Integers in shared memory, where a supervisor reads them, `SLOTS` for each thread.
@@ -36,11 +40,15 @@ class Scoreboard:
     def _write(self, slot: int, value: int) -> None:
         self._slots[self._first + slot] = value
 
-    def take(self, entry_id: int, limit: timedelta | None = None) -> None:
-        """Say that *entry_id* is being handled, and after what time the process may be killed for it."""
+    def take(self, entries: Sequence[int], limit: timedelta | None = None) -> None:
+        """Say that *entries* are being handled, and after what time the process may be killed for them."""
         if limit is not None:
             self._write(KILL_AT, int((time.monotonic() + limit.total_seconds()) * _MILLISECONDS))
-        self._write(IN_HAND, entry_id)
+        # The number last: what it counts is there then.
+        self._write(IN_HAND, 0)
+        for place, entry_id in enumerate(entries, FIRST_ENTRY):
+            self._write(place, entry_id)
+        self._write(IN_HAND, len(entries))
 
     def put_down(self) -> None:
         """Say that nothing is being handled."""
@@ -91,9 +99,9 @@ class Scoreboard:
         return time.monotonic() - answered / _MILLISECONDS if answered else None
 
     @property
-    def in_hand(self) -> int:
-        """Id of the entry being handled, 0 if none."""
-        return self._read(IN_HAND)
+    def in_hand(self) -> list[int]:
+        """Ids of the entries being handled."""
+        return [self._read(FIRST_ENTRY + place) for place in range(self._read(IN_HAND))]
 
     @property
     def overdue(self) -> bool:

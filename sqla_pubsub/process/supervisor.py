@@ -63,6 +63,8 @@ class _Slot:
         self.start_at = 0.0
         self.deaths = 0
         self.start_failures = 0
+        self.overdue: list[int] = []
+        """The entries for which its process was killed."""
 
     @property
     def alive(self) -> bool:
@@ -181,10 +183,13 @@ class Supervisor:
         sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
         wait([*sentinels, self._stop.descriptor], timeout=TICK)
         for slot in self._slots:
-            if slot.process is not None and any(scoreboard.overdue for scoreboard in slot.scoreboards):
+            overdue = [scoreboard for scoreboard in slot.scoreboards if scoreboard.overdue]
+            if slot.process is not None and overdue and not slot.overdue:
                 logger.error(
                     "worker.overdue: worker %s outran the timeout of its handler; killed", slot.process.pid
                 )
+                # Nobody else in the process is to be charged with it.
+                slot.overdue = [entry_id for scoreboard in overdue for entry_id in scoreboard.in_hand]
                 slot.process.kill()
 
     def _reap(self) -> None:
@@ -204,10 +209,8 @@ class Supervisor:
     def _replace(self, slot: _Slot, process: BaseProcess) -> None:
         """Plan the successor of a dead worker, later the more often it died."""
         now = time.monotonic()
-        in_hand, lived = (
-            [scoreboard.in_hand for scoreboard in slot.scoreboards if scoreboard.in_hand],
-            now - slot.started,
-        )
+        in_hand = slot.overdue or [entry_id for board in slot.scoreboards for entry_id in board.in_hand]
+        slot.overdue, lived = [], now - slot.started
         slot.deaths = 1 if lived > STEADY else slot.deaths + 1
         ready = any(scoreboard.is_ready for scoreboard in slot.scoreboards)
         slot.start_failures = 0 if ready else slot.start_failures + 1
@@ -269,7 +272,8 @@ def _start(process: BaseProcess) -> None:
 
 
 def _listed(entries: Sequence[int]) -> str:
-    return ", ".join(map(str, entries))
+    first = ", ".join(map(str, entries[:10]))
+    return f"{first} and {len(entries) - 10} more" if len(entries) > 10 else first
 
 
 class _NoJitter:

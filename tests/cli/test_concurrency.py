@@ -60,3 +60,61 @@ def test_an_order_that_kills_its_process_is_counted_in_every_thread(bare_shop: S
     assert result.returncode == 0
     assert len(shop.effects("mail")) >= 5
     assert shop.scalar("SELECT count(*) FROM pubsub_dead_letter WHERE new->>'item' = 'fatal'") == 1
+
+
+def test_what_was_in_hand_beside_an_order_that_kills_its_process_is_never_given_up(bare_shop: Shop) -> None:
+    """All that a dead process had in hand is handled again one by one, with nothing else in hand in that process."""
+    shop = bare_shop
+    shop.write(
+        "mailing.py",
+        """
+        import os, threading
+        from sqla_pubsub import after_insert
+        from shop.models import Effect, Order
+
+        four = threading.Barrier(4)
+
+        @after_insert(Order, transactional=False)
+        def mail(event, new, session):
+            try:
+                four.wait(2)
+            except threading.BrokenBarrierError:
+                pass
+            if new.item == "fatal":
+                os._exit(7)
+            session.add(Effect(listener="mail", item=new.item, process=0))
+        """,
+    )
+    shop.install("mailing")
+    shop.order("good 1", "good 2", "fatal", "good 3")
+    result = shop.run("listen", "mailing", "--drain", "--concurrency", "4")
+    assert result.returncode == 0
+    assert set(shop.effects("mail")) == {"good 1", "good 2", "good 3"}
+    assert str(shop.scalar("SELECT string_agg(new->>'item', ', ') FROM pubsub_dead_letter")) == "fatal"
+    assert result.stderr.count("worker.died") == 4
+
+
+def test_a_fatal_event_of_a_batch_costs_no_life_for_each_one_before_it(bare_shop: Shop) -> None:
+    shop = bare_shop
+    shop.write(
+        "batches.py",
+        """
+        import os
+        from sqla_pubsub import after_insert
+        from shop.models import Effect, Order
+
+        @after_insert(Order, batch=12)
+        def together(events, session):
+            items = [event.new.item for event in events]
+            if "fatal" in items:
+                os._exit(7)
+            session.add_all(Effect(listener="together", item=item, process=0) for item in items)
+        """,
+    )
+    shop.install("batches")
+    shop.order(*(f"good {number:02}" for number in range(11)), "fatal")
+    result = shop.run("listen", "batches", "--drain")
+    assert result.returncode == 0
+    assert shop.effects("together") == [f"good {number:02}" for number in range(11)]
+    assert str(shop.scalar("SELECT string_agg(new->>'item', ', ') FROM pubsub_dead_letter")) == "fatal"
+    assert result.stderr.count("worker.died") == 4, "of the batch, and three times by itself"

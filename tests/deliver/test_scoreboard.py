@@ -24,3 +24,13 @@ def test_all_ends_are_counted(settled: list[tuple[int, Callable[[int], Outcome]]
     scoreboard.observe(Settled(listener="record", outcomes=outcomes))
     kinds = [type(outcome) for outcome in outcomes]
     assert scoreboard.settled == (kinds.count(Acknowledge), kinds.count(Retry), kinds.count(DeadLetter))
+
+
+def test_all_that_is_in_hand_is_shown() -> None:
+    scoreboard = Scoreboard()
+    scoreboard.take([7, 8, 9])
+    assert scoreboard.in_hand == [7, 8, 9]
+    scoreboard.take([10])
+    assert scoreboard.in_hand == [10]
+    scoreboard.put_down()
+    assert scoreboard.in_hand == []

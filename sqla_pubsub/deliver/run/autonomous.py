@@ -20,6 +20,7 @@ from sqla_pubsub.deliver.handle.invocation import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
@@ -46,6 +47,7 @@ class Autonomous:
         cursor: Where to look for entries.
         unknown: Leaves alone what this worker does not know.
         own: The connection of the handlers' sessions.
+        gate: Keeps apart what killed a process before.
         time_box: Seconds of one turn, so that other lanes have theirs.
         stopping: Whether the listener is to stop.
         clock: Seconds.
@@ -58,6 +60,7 @@ class Autonomous:
         cursor: ClaimCursor,
         unknown: Unknown,
         own: OwnConnection,
+        gate: Gate,
         *,
         time_box: float,
         stopping: Callable[[], bool],
@@ -70,6 +73,7 @@ class Autonomous:
         self._unknown = unknown
         self._holds: tuple[Store, Holds] | None = None
         self._own = own
+        self._gate = gate
         self._time_box = time_box
         self._stopping = stopping
         self._clock = clock
@@ -208,9 +212,13 @@ class Autonomous:
             return dispatcher.decode_alone(store.connection, entry)
 
     def _call(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
+        with self._gate.passed(alone=entry.crashes > 0):
+            return self._call_now(entry, decoded)
+
+    def _call_now(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
         # Outside of the try: a server that has no connection left is not the event's fault.
         own = self._own.connected()
-        self._events.take(entry.id)
+        self._events.take([entry.id])
         try:
             handle = partial(self._events.dispatcher.handle_outside, entry, decoded, own, self._own.context)
             call_within(self._spec.timeout, own, self._spec.name, handle)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.invocation import Decoded, Dispatcher
-from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack
+from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack, ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.scoreboard import Scoreboard
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
@@ -76,18 +76,24 @@ class EventRunner:
         """Return what an error means that undid nothing but the event."""
         return Again() if self.policy.uncounted(entry, error) else self.policy.failed(entry, error)
 
-    def decode_one(self, store: Store, entry: Entry) -> Decoded | Outcome:
+    def decode_one(self, store: Store, entry: Entry) -> Decoded | Outcome | Broken:
         """Decode one entry inside the open transaction, which goes on also where that fails.
 
         Raises:
-            DBAPIError: The connection is lost, or a right is missing.
+            DBAPIError: A right is missing.
         """
+        self.take([entry.id])
         try:
             return self.dispatcher.decode_alone(store.connection, entry)
         except (UnreadableEntry, DBAPIError) as error:
-            if store.lost or is_denied(error):
+            if store.lost:
+                # It counts: the server may have ended the connection for what was sent to it.
+                return Broken(self.policy.failed(entry, error), error)
+            if is_denied(error):
                 raise
             return self.policy.unreadable(entry, error)
+        finally:
+            self.put_down()
 
     def hand_over(self, store: Store, entries: Sequence[Entry], decoded: Decoded) -> None:
         """Call the handler within its time; what it raises comes out.
@@ -95,7 +101,7 @@ class EventRunner:
         A handler that ran out of its time may have been interrupted anywhere, also between the driver and the
         server, so its connection is closed.
         """
-        self.take(entries[0].id)
+        self.take(ids(entries))
         try:
             handle = partial(self.dispatcher.handle, entries, decoded, store)
             call_within(self.spec.timeout, store.connection, self.spec.name, handle)
@@ -105,9 +111,9 @@ class EventRunner:
         finally:
             self.put_down()
 
-    def take(self, entry_id: int) -> None:
-        """Show the supervisor what is in hand: should the process die of it, it dies of this entry."""
-        self._scoreboard.take(entry_id, self._limit)
+    def take(self, entries: Sequence[int]) -> None:
+        """Show the supervisor what is in hand: should the process die of it, it dies of one of these entries."""
+        self._scoreboard.take(entries, self._limit)
 
     def put_down(self) -> None:
         """Show that nothing is in hand."""

@@ -106,7 +106,7 @@ class Grouped:
         began: float,
     ) -> Worked | Undone:
         """Write what the handlers only added, and judge what could not be written."""
-        self._events.take(entries[0].id)
+        self._events.take(ids(entries))
         try:
             failed = store.write_deferred()
         except DBAPIError as error:

@@ -105,7 +105,7 @@ class Isolated:
         decoded = self._events.decode_one(store, entry)
         return (
             decoded
-            if isinstance(decoded, Acknowledge | DeadLetter | Retry)
+            if isinstance(decoded, Acknowledge | DeadLetter | Retry | Broken)
             else self._events.handle(store, entry, decoded)
         )
 

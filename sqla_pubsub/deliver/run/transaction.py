@@ -114,12 +114,14 @@ def one_transaction(
 def _decoded_and_worked(
     store: Store, events: EventRunner, entries: Sequence[Entry], work: Work
 ) -> Worked | Undone:
+    # What a process or a connection dies of may be a payload.
+    events.take(ids(entries))
     try:
         decoded = events.dispatcher.decode(store.connection, entries)
     except (UnreadableEntry, DBAPIError) as error:
-        if store.lost:
-            raise
         return Undone(cause=error, isolate=ids(entries))
+    finally:
+        events.put_down()
     return work(store, entries, decoded)
 
 
