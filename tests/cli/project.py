@@ -103,7 +103,7 @@ class Shop:
         """Run a command to its end."""
         argv, environment = self.command(*arguments, url=url)
         return subprocess.run(
-            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60,
+            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240,
             check=False,
         )  # fmt: skip
 
