@@ -62,7 +62,7 @@ def lane_of(
     # What is adopted from an earlier name may have any id.
     cursor = ClaimCursor(has_low_water=not spec.previous_names, limits=limits.cursor)
     dispatcher = Dispatcher(spec, registry, instrument, config.max_depth)
-    unknown = Unknown(spec, registry, dispatcher, config.unknown_grace, instrument, clock)
+    unknown = Unknown(spec, registry, dispatcher.routes, config.unknown_grace, instrument, clock)
     claimer = Claimer(spec, cursor, unknown, clock)
     events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
     turn = config.commit_every.total_seconds()

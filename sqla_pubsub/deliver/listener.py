@@ -28,9 +28,7 @@ from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
-from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy
-from sqla_pubsub.deliver.wake.listen import ListeningConnection
-from sqla_pubsub.deliver.wake.sleeper import Sleeper
+from sqla_pubsub.deliver.wake.sleeper import Sleeper, open_sleeper
 from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
@@ -254,31 +252,16 @@ class Listener:
         self._disconnect()
         try:
             self._open_stores()
-            self._sleeper = self._open_sleeper()
+            self._sleeper = open_sleeper(
+                self._direct_engine, self._registry.outbox, self._config, self._limits.poll,
+                instrument=self._instrument, low_waters=self._low_waters, stop=self._stop,
+                answered=self._scoreboard.answered,
+            )  # fmt: skip
         except DBAPIError as error:
             self._outage.refuse(error)
             raise
         for lane in self._lanes:
             lane.restart()
-
-    def _open_sleeper(self) -> Sleeper:
-        limits, longest = self._limits.poll, self._config.poll_interval.total_seconds()
-        listening = ListeningConnection(
-            self._direct_engine,
-            self._registry.outbox,
-            silent=self._config.notify == "off",
-            instrument=self._instrument,
-            blind_poll=limits.blind,
-        )
-        return Sleeper(
-            listening,
-            IdlePolicy(longest, limits, time.monotonic()),
-            low_waters=self._low_waters,
-            stop=self._stop,
-            gives_up_lock=self._config.notify != "always",
-            answered=self._scoreboard.answered,
-            clock=time.monotonic,
-        )
 
     def _low_waters(self) -> dict[str, int]:
         # An old worker may still give back what it took under an earlier name.

@@ -12,13 +12,11 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from sqla_pubsub.contract.attributes import local_table
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.contract.tables import FORMAT
 from sqla_pubsub.deliver.handle.chain import Chain, ContextSetting, context_of, deepest
 from sqla_pubsub.deliver.handle.decoding import RowDecoder, Values
-from sqla_pubsub.deliver.handle.mapped import top_of
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
+from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
 from sqla_pubsub.deliver.handle.transaction import EventTransaction
@@ -54,16 +52,8 @@ class Dispatcher:
         self._spec = spec
         self._max_depth = max_depth
         self._warned_at = 0
-        self._routes: dict[tuple[str, str], tuple[Subscription, RowDecoder | None]] = {}
-        self.renamed = set[tuple[str, str]]()
-        """Operations and sources that are not declared, and mean the one subscription to their operation."""
-        for subscription in spec.subscriptions:
-            if subscription.mapper is None:
-                self._routes[subscription.operation, subscription.source] = (subscription, None)
-            else:
-                top = top_of(subscription.mapper)
-                decoder = RowDecoder(top, registry.published[local_table(top)])
-                self._routes[subscription.operation, subscription.source] = (subscription, decoder)
+        self.routes = Routes(spec, registry)
+        """What each entry is, for this listener."""
         asked = spec.parameters
         both = "event" in asked or "events" in asked
         self._sides = tuple(side for side in ("old", "new") if both or side in asked)
@@ -203,7 +193,7 @@ class Dispatcher:
 
     def decoder(self, entry: Entry) -> RowDecoder | None:
         """Return the decoder of an entry's rows, None for a message."""
-        return self._route(entry)[1]
+        return self.routes.of(entry)[1]
 
     def message(self, entry: Entry) -> Any:
         """Return the message of an entry.
@@ -211,36 +201,7 @@ class Dispatcher:
         Raises:
             UnreadableEntry: The stored payload does not have the fields of the class.
         """
-        return read_message(entry, self._route(entry)[0])
-
-    def knows(self, entry: Entry) -> bool:
-        """Whether *entry* can be routed."""
-        kind = (entry.operation, entry.source)
-        return entry.format <= FORMAT and (kind in self._routes or kind in self.renamed)
-
-    def may_be_renamed(self, entry: Entry) -> bool:
-        """Whether there is no doubt what the entry means, if what it comes from is there no more."""
-        return entry.format <= FORMAT and len(self._candidates(entry)) == 1
-
-    def _candidates(self, entry: Entry) -> list[tuple[Subscription, RowDecoder | None]]:
-        return [route for (operation, _), route in self._routes.items() if operation == entry.operation]
-
-    def _route(self, entry: Entry) -> tuple[Subscription, RowDecoder | None]:
-        if entry.format > FORMAT:
-            raise UnreadableEntry(
-                f"outbox entry {entry.id} for {self._spec.name!r} has format {entry.format}, and this release reads "
-                f"up to {FORMAT}. Upgrade sqla-pubsub where listeners run, then retry the dead letter."
-            )
-        kind = (entry.operation, entry.source)
-        if kind in self._routes:
-            return self._routes[kind]
-        if kind in self.renamed:
-            return self._candidates(entry)[0]
-        raise UnreadableEntry(
-            f"outbox entry {entry.id} for {self._spec.name!r} is {entry.operation} of {entry.source!r}, "
-            "to which the listener does not subscribe. It was written for another version of it: retry the dead "
-            "letter where that one runs, or discard it."
-        )
+        return read_message(entry, self.routes.of(entry)[0])
 
 
 class _Call:

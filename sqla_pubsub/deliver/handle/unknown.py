@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqla_pubsub.contract.envelope import Entry, EntryKind
 from sqla_pubsub.contract.names import publish_function
 from sqla_pubsub.deliver import happenings
-from sqla_pubsub.deliver.handle.invocation import Dispatcher
+from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.registry import ListenerSpec, Registry
 
@@ -61,7 +61,7 @@ class Unknown:
     Args:
         spec: The listener.
         registry: What is declared beside it.
-        dispatcher: Knows the routes.
+        routes: Its subscriptions.
         grace: How long entries are left alone.
         tell: Is told of kinds that are left alone.
         clock: Seconds.
@@ -71,14 +71,14 @@ class Unknown:
         self,
         spec: ListenerSpec,
         registry: Registry,
-        dispatcher: Dispatcher,
+        routes: Routes,
         grace: timedelta,
         tell: Instrument,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
         self._registry = registry
-        self._dispatcher = dispatcher
+        self._routes = routes
         self._grace = grace
         self._tell = tell
         self._clock = clock
@@ -122,7 +122,7 @@ class Unknown:
 
     def is_mine(self, connection: Connection, entry: Entry) -> bool:
         """Whether to judge *entry*: this worker knows it, or nobody has for long enough."""
-        if self._dispatcher.knows(entry) or self.give_up(entry):
+        if self._routes.knows(entry) or self.give_up(entry):
             return True
         known, _ = self.sift(connection, [entry])
         return bool(known) or self.give_up(entry)
@@ -130,16 +130,16 @@ class Unknown:
     def _is_known(self, connection: Connection, entry: Entry) -> bool:
         if self._clock() >= self._renamed_until:
             # A table of the old name may have been made since.
-            self._dispatcher.renamed.clear()
-        if self._dispatcher.knows(entry):
+            self._routes.renamed.clear()
+        if self._routes.knows(entry):
             return True
-        if _kind(entry) in self._left or not self._dispatcher.may_be_renamed(entry):
+        if _kind(entry) in self._left or not self._routes.may_be_renamed(entry):
             return False
         if self._exists(connection, entry):
             return False
-        if not self._dispatcher.renamed:
+        if not self._routes.renamed:
             self._renamed_until = self._clock() + EXAMINE_AGAIN
-        self._dispatcher.renamed.add((entry.operation, entry.source))
+        self._routes.renamed.add((entry.operation, entry.source))
         return True
 
     def _is_expired(self, connection: Connection, entry: Entry) -> bool:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
+from sqlalchemy import Engine
+
+from sqla_pubsub.contract.tables import Outbox
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.stop import StopSignal
-from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, Relisten, Return, Wait
+from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, PollLimits, Relisten, Return, Wait
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
 
 
@@ -77,3 +83,43 @@ class Sleeper:
     def close(self) -> None:
         """Give up the connection, and with it the sleep lock."""
         self._listening.close()
+
+
+def open_sleeper(
+    engine: Engine,
+    outbox: Outbox,
+    config: ListenerConfig,
+    limits: PollLimits,
+    *,
+    instrument: Instrument,
+    low_waters: Callable[[], Mapping[str, int]],
+    stop: StopSignal,
+    answered: Callable[[], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Sleeper:
+    """Connect, listen, and return what sleeps on that connection.
+
+    Args:
+        engine: Where to connect.
+        outbox: Whose entries are waited for.
+        config: Settings.
+        limits: How long it sleeps without a look.
+        instrument: Is told what happens to the registration.
+        low_waters: As for `Sleeper`.
+        stop: Ends a sleep.
+        answered: Called when the server has answered.
+        clock: Seconds.
+    """
+    silent = config.notify == "off"
+    listening = ListeningConnection(
+        engine, outbox, silent=silent, instrument=instrument, blind_poll=limits.blind
+    )
+    return Sleeper(
+        listening,
+        IdlePolicy(config.poll_interval.total_seconds(), limits, clock()),
+        low_waters=low_waters,
+        stop=stop,
+        gives_up_lock=config.notify != "always",
+        answered=answered,
+        clock=clock,
+    )
