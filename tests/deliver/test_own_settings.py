@@ -11,6 +11,9 @@ from sqlalchemy.orm import Session
 from sqla_pubsub import Listener, RetryPolicy, after_insert
 from tests.deliver.notes import Notes
 
+pytestmark = pytest.mark.one_driver
+
+
 ONCE = RetryPolicy(max_attempts=1)
 LONG = timedelta(seconds=30)
 
