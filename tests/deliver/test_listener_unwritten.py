@@ -1,14 +1,19 @@
 """Failures that the database does not take: counted and put off, and no reason to throw a connection away."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import RetryPolicy, after_insert
+from sqla_pubsub.deliver.limits import Limits
+from sqla_pubsub.deliver.settle.outcome import FailureLimits
 from tests.deliver.notes import Notes
 
 ONCE = RetryPolicy(max_attempts=1)
+HOUR = timedelta(hours=1)
+LATE = Limits(failure=FailureLimits(put_off=HOUR, longest_put_off=HOUR))
 TAKEN = (
     "INSERT INTO pubsub_dead_letter (id, listener, operation, source, reason)"
     " SELECT n, 'older', 'INSERT', 'note', 'of an earlier life' FROM generate_series(1, 20) AS n"
@@ -44,7 +49,7 @@ def test_an_event_whose_dead_letter_cannot_be_written_is_put_off(notes: Notes, k
     notes.install()
     notes.execute(cause)
     notes.write("a", "bad", "b")
-    notes.drain()
+    notes.listener(limits=LATE).drain()
     assert calls.count("bad") <= 2, "in a group, and in isolation"
     assert calls.count("b") >= 1
     assert notes.effects("neighbour") == ["a", "bad", "b"]

@@ -25,8 +25,6 @@ from sqla_pubsub.retry import RetryPolicy, Rng
 from sqla_pubsub.sqlstates import SHUTDOWN, is_exhausted, is_of_values
 
 _DEFAULTS = FailureLimits()
-_PUT_OFF = RetryPolicy(max_attempts=10**9, max_delay=timedelta(minutes=5), jitter=False)
-"""Delays of what is nobody's fault: one second at first."""
 
 
 class FailurePolicy:
@@ -48,6 +46,9 @@ class FailurePolicy:
         self._rng = rng
         self._transient: dict[int, int] = {}
         self._put_off: dict[int, int] = {}
+        self._delays = RetryPolicy(
+            max_attempts=10**9, initial=limits.put_off, max_delay=limits.longest_put_off, jitter=False
+        )
 
     def uncounted(self, entry: Entry, error: BaseException) -> bool:
         """Whether *error* is the database's momentary state, and not yet too often in a row."""
@@ -102,7 +103,7 @@ class FailurePolicy:
 
     def _later(self, entry_id: int) -> timedelta:
         self._put_off[entry_id] = times = self._put_off.get(entry_id, 0) + 1
-        delay = _PUT_OFF.delay(times, self._rng)
+        delay = self._delays.delay(times, self._rng)
         assert delay is not None
         return delay
 

@@ -19,10 +19,14 @@ class FailureLimits:
     Args:
         max_error: Characters kept of an error or a traceback.
         max_transient: Uncounted tries of one entry in a row.
+        put_off: First delay of what is nobody's fault; twice as long after each one in a row.
+        longest_put_off: Longest of these delays.
     """
 
     max_error: int = 20_000
     max_transient: int = 5
+    put_off: timedelta = timedelta(seconds=1)
+    longest_put_off: timedelta = timedelta(minutes=5)
 
 
 _DEFAULTS = FailureLimits()
