@@ -35,6 +35,10 @@ class NotSettled(ConfigurationError):
         self.entries = tuple(entries)
 
 
+class OutboxMissing(ConfigurationError):
+    """The outbox tables are not in this database: not installed, or away while they are restored."""
+
+
 class DeliveryError(PubSubError):
     """A delivery that cannot go on as it is; recorded with the entry."""
 

@@ -183,6 +183,7 @@ class Listener:
         until = time.monotonic() + self._config.commit_every.total_seconds()
         while True:
             turn = self._step(lane)
+            self._outage.worked = True
             self._scoreboard.answered()
             # At once: a later turn may end in an exception.
             self._settled += turn.settled

@@ -352,3 +352,24 @@ def test_a_listener_that_is_gone_leaves_no_open_file(notes: Notes) -> None:
     for _ in range(5):
         notes.drain()
     assert descriptors() <= before
+
+
+def test_a_listener_that_has_worked_waits_for_an_outbox_that_is_away(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it is restored, say, or another database takes the place of this one."""
+    handled: list[str] = []
+
+    @after_insert(notes.Note)
+    def handle(new: Any) -> None:
+        handled.append(new.content)
+
+    notes.install()
+    with running(notes.listener(poll_interval=timedelta(milliseconds=100))):
+        notes.write("before")
+        wait_until(lambda: handled == ["before"], DEADLINE, "the first one")
+        notes.execute("ALTER TABLE pubsub_outbox RENAME TO away")
+        wait_until(lambda: "connection.waiting" in caplog.text, DEADLINE, "the listener to miss it")
+        notes.execute("ALTER TABLE away RENAME TO pubsub_outbox")
+        notes.write("after")
+        wait_until(lambda: handled == ["before", "after"], DEADLINE, "the next one")

@@ -12,14 +12,14 @@ from sqlalchemy import Engine, MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from sqla_pubsub.contract.tables import absence
 from sqla_pubsub.deliver.happenings import Lost, Restored, RightMissing, Waiting
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.settle.outcome import describe
-from sqla_pubsub.errors import ConfigurationError, sqlstate
+from sqla_pubsub.errors import ConfigurationError, OutboxMissing, sqlstate
 from sqla_pubsub.registry import outbox
 from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.rights import Duty, needed, refuse_without_rights
@@ -87,7 +87,7 @@ def _absence(engine: Engine, metadata: MetaData) -> ConfigurationError | None:
         if connection.schema_for_object(table) is None:
             path = connection.scalar(text("SHOW search_path"))
             hint = f". If it is installed, its schema is not in the search_path of this connection: {path}"
-    return ConfigurationError(f"{absence(table)}{hint}")
+    return OutboxMissing(f"{absence(table)}{hint}")
 
 
 def is_away(error: DBAPIError) -> bool:
@@ -126,6 +126,8 @@ class Outage:
         self._rng = random.Random()
         self._losses = 0
         """Connections lost in a row without a round of work between them."""
+        self.worked = False
+        """Whether the outbox was there once."""
         self._since: float | None = None
 
     def refuse(self, error: BaseException, *, rights: bool = False) -> None:
@@ -136,7 +138,8 @@ class Outage:
         """
         refused = self._denial(error) if rights else None
         refused = refused or refusal(self._engine, self._metadata, error)
-        if refused is not None:
+        # Who has worked with the outbox waits for it: it is being restored, or another one takes its place.
+        if refused is not None and not (self.worked and isinstance(refused, OutboxMissing)):
             raise refused from error
 
     def lost(self, error: BaseException) -> None:
@@ -167,7 +170,7 @@ class Outage:
     def until_open(self, opens: Callable[[], None], stop: StopSignal) -> bool:
         """Call *opens* until it succeeds; return False when stopped before that."""
         retrying = Retrying(
-            retry=retry_if_exception_type((DBAPIError, PoolTimeout)),
+            retry=retry_if_exception(self._may_pass),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
             sleep=stop.wait,
             before_sleep=self.waiting,
@@ -176,11 +179,15 @@ class Outage:
         )
         try:
             retrying(opens)
-        except (DBAPIError, PoolTimeout):
+        except (DBAPIError, PoolTimeout, OutboxMissing):
             if not stop():
                 raise
             return False
         return True
+
+    def _may_pass(self, error: BaseException) -> bool:
+        missing = self.worked and isinstance(error, OutboxMissing)
+        return missing or isinstance(error, DBAPIError | PoolTimeout)
 
     def _denied(self, error: BaseException) -> bool:
         """Tell which right is missing; return False where none is."""

@@ -28,7 +28,7 @@ from sqla_pubsub.deliver.io.place import find_place
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.wake.idle_policy import Guard, Seen
 from sqla_pubsub.deliver.wake.peek import peek
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.errors import OutboxMissing
 
 
 class ListeningConnection:
@@ -42,7 +42,7 @@ class ListeningConnection:
         blind_poll: Seconds between two looks where none can be received, for the message.
 
     Raises:
-        ConfigurationError: The outbox is not installed.
+        OutboxMissing: The outbox is not there.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ListeningConnection:
         table = outbox.Entry.__table__
         row: Any = self._connection.execute(LOCK_KEY, lock_parameters(table, self._connection)).one_or_none()
         if row is None:
-            raise ConfigurationError(absence(table))
+            raise OutboxMissing(absence(table))
         return row.key, row.channel, row.pid
 
     def _go_blind(self) -> None:
