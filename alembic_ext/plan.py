@@ -74,7 +74,7 @@ class Plan:
     def keep(self, spec: TriggerSpec, changed: Iterable[str]) -> None:
         """Keep a trigger that is as declared, while the columns *changed* are."""
         relaxed = self._relax(spec, changed)
-        if relaxed != spec:
+        if relaxed != spec or _looks_up(spec, changed):
             self.tail.append(ReplaceFunctionOp(spec, previous=relaxed))
 
     def settle(
@@ -98,7 +98,7 @@ class Plan:
             self.tail.append(CreateTriggerOp(wanted, previous=wanted))
         elif difference.same_trigger:
             relaxed = self._relax(current, changed)
-            if relaxed != wanted or difference.kind == "damaged":
+            if relaxed != wanted or difference.kind == "damaged" or _looks_up(current, changed):
                 self.tail.append(ReplaceFunctionOp(wanted, previous=relaxed))
         elif difference.same_function:
             # Replacing a trigger lets readers of the table pass; a drop would not.
@@ -150,9 +150,17 @@ class Plan:
     def _relax(self, spec: TriggerSpec, changed: Iterable[str]) -> TriggerSpec:
         # A condition on a column that is gone or of another type would fail the application's writes.
         relaxed = spec.unconditional(sorted(changed))
-        if relaxed != spec:
+        if relaxed != spec or _looks_up(spec, changed):
             self.head.append(ReplaceFunctionOp(relaxed, previous=spec))
         return relaxed
+
+
+def _looks_up(spec: TriggerSpec, changed: Iterable[str]) -> bool:
+    """Whether the function was made from what the catalog said of one of the columns *changed*.
+
+    It is made anew at both ends of the migration then: the downgrade meets the columns as they were.
+    """
+    return bool(set(spec.exclude) & set(changed))
 
 
 def _flat(operations: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:

@@ -1,7 +1,5 @@
 """When a sleeper looks again, decided without a server: every bound of the protocol holds in any history."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,14 +83,6 @@ def test_a_lost_registration_is_made_again_wherever_it_could_be_heard(
     for guard, look, decision in history(IdlePolicy(LONGEST, LIMITS, 0.0), steps):
         asleep = not isinstance(decision, Return)
         assert isinstance(decision, Relisten) == (asleep and guard is not Guard.BLIND and not look.listening)
-
-
-@given(st.sampled_from(Guard), st.floats(0.0, 10.0))
-def test_looks_take_a_tenth_of_the_time_at_most(guard: Guard, took: float) -> None:
-    """Where each of them is slow, as beside a transaction that has been open for hours."""
-    decision = IdlePolicy(LONGEST, LIMITS, 0.0).decide(guard, replace(NOTHING, took=took), 0.0)
-    assert isinstance(decision, Wait)
-    assert decision.seconds >= min(LONGEST, 8.99 * took)
 
 
 def test_polls_grow_from_a_few_milliseconds_to_the_longest_sleep() -> None:

@@ -20,15 +20,12 @@ class PollLimits:
         writers: At most, while open transactions of writers keep the sleep lock from everybody.
         take_over: At most, while others have work in hand: no notification tells that they died.
         blind: At most, where no notification can come at all.
-        share: Most of the time that looks may take: beside a transaction that stays open they walk over all that
-            was settled since it began.
     """
 
     first: float = 0.005
     writers: float = 0.05
     take_over: float = 1.0
     blind: float = 0.5
-    share: float = 0.1
 
 
 class Guard(Enum):
@@ -48,13 +45,11 @@ class Seen:
         ready: Whether an entry is ready, in whose hands ever.
         due_in: Seconds until the next retry is due, None without one.
         listening: Whether the registration for notifications is still there.
-        took: Seconds that it took.
     """
 
     ready: bool
     due_in: float | None
     listening: bool
-    took: float = 0.0
 
     @property
     def work(self) -> bool:
@@ -134,5 +129,4 @@ class IdlePolicy:
             bounds.append(limits.take_over)
         if seen.due_in is not None and seen.due_in > 0:
             bounds.append(seen.due_in)
-        rest = seen.took * (1 / limits.share - 1)
-        return min(self._longest, max(min(bounds), rest))
+        return min(bounds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from sqlalchemy import Engine
 
@@ -66,9 +65,7 @@ class Sleeper:
         while not self._stop():
             # The lock before the look: who probes it from now on notifies.
             guard = self._listening.guard()
-            began = self._clock()
             seen = self._listening.look(self._low_waters())
-            seen = replace(seen, took=self._clock() - began)
             self._answered()
             match self._policy.decide(guard, seen, self._clock()):
                 case Return():
