@@ -236,7 +236,9 @@ for _use in USES:
             before=using(_use, "stars", STARS), after=using(_use, "points", POINTS), edits=renamed_column()
         ),
         f"a column is retyped, {_use}": Change(
-            before=using(_use, "stars", STARS), after=using(_use, "stars", WIDER), operations=_use == "when"
+            before=using(_use, "stars", STARS),
+            after=using(_use, "stars", WIDER),
+            operations=_use in ("when", "exclude"),
         ),
     }
 

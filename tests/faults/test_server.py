@@ -138,7 +138,7 @@ def test_a_start_whose_connection_is_ended_while_it_compares_the_triggers_tries_
         stranger.execute(text("LOCK TABLE pg_catalog.pg_trigger"))
         process = shop.start("listen", "shop.listeners")
         wait_until(
-            lambda: terminate(shop, "wait_event_type = 'Lock' AND query LIKE '%pg_trigger%'"),
+            lambda: terminate(shop, "wait_event_type = 'Lock' AND query LIKE '%tgenabled%'"),
             DEADLINE, "the start to compare the triggers",
         )  # fmt: skip
         wait_until(lambda: "connection.waiting" in shop.log, DEADLINE, "it to say so")
