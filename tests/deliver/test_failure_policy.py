@@ -106,17 +106,6 @@ def test_a_full_disk_burns_no_attempt_however_long_it_is_full(times: int) -> Non
     assert len(set(delays)) == min(times, 10)
 
 
-def test_a_shutdown_under_a_running_statement_burns_no_attempt_until_it_comes_too_often() -> None:
-    """A handler that ends its own connection each time must not go on for ever."""
-    judged = policy(FailureLimits(max_transient=2))
-    attempts = []
-    for _ in range(3):
-        outcome = judged.failed(entry(), database_error("57P01"))
-        judged.settled([outcome])
-        attempts.append(outcome.attempt)
-    assert attempts == [0, 0, 1]
-
-
 def test_the_delays_of_what_is_nobodys_fault_begin_anew_after_another_end() -> None:
     judged = policy()
     first = judged.failed(entry(), database_error("53100"))

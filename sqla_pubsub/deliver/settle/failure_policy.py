@@ -22,7 +22,7 @@ from sqla_pubsub.deliver.settle.outcome import (
 )
 from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
-from sqla_pubsub.sqlstates import SHUTDOWN, is_exhausted, is_of_values
+from sqla_pubsub.sqlstates import is_exhausted, is_of_values
 
 _DEFAULTS = FailureLimits()
 
@@ -58,8 +58,7 @@ class FailurePolicy:
 
     def failed(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
         """Return the outcome of a try that raised *error*; what is nobody's fault burns no attempt."""
-        state = sqlstate(error) or ""
-        if is_exhausted(state) or (state in SHUTDOWN and self._in_a_row(entry) <= self._limits.max_transient):
+        if is_exhausted(sqlstate(error) or ""):
             return self.put_off(entry, error)
         return judge(entry.id, error, entry.attempt + 1, self._retry, self._rng, self._limits)
 
