@@ -21,6 +21,7 @@ from sqla_pubsub.deliver.claim.cursor import CursorLimits
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.limits import Limits
+from sqla_pubsub.deliver.wake.peek import peek
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
@@ -171,7 +172,11 @@ def test_a_sleeper_reads_nothing_below_the_low_waters(backlog: Notes) -> None:
     """Of none of its listeners, whether anything is ready or not."""
     names = ["handle", *(f"idle {number}" for number in range(9))]
     nodes, indexes, touched = explained(
-        backlog, statements(backlog).peek, listeners=names, low_waters=[DEAD + 1] * len(names), channel="c"
+        backlog,
+        peek(statements(backlog).entry),
+        listeners=names,
+        low_waters=[DEAD + 1] * len(names),
+        channel="c",
     )
     assert indexes == {"pubsub_outbox_ready", "pubsub_outbox_due"}
     assert "Seq Scan" not in nodes
