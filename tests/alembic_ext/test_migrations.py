@@ -56,9 +56,9 @@ def test_a_changed_condition_replaces_the_function_and_the_downgrade_has_the_old
     source = project.migrate()
     assert called(source, "upgrade") == called(source, "downgrade") == ["replace_pubsub_function comment"]
     upgrade, downgrade = source.split("def downgrade()")
-    assert "'new.stars > 7'" in upgrade
-    assert "'new.stars > 7'" not in downgrade
-    assert "'new.stars > 3'" in downgrade
+    assert "'new.stars OPERATOR(pg_catalog.>) 7'" in upgrade
+    assert "'new.stars OPERATOR(pg_catalog.>) 7'" not in downgrade
+    assert "'new.stars OPERATOR(pg_catalog.>) 3'" in downgrade
     assert project.differences() == []
     project.execute("INSERT INTO comment (stars) VALUES (5)", "UPDATE comment SET content = 'a'")
     assert project.entries() == []

@@ -1,6 +1,7 @@
 """What autogenerate writes, pinned: these lines stand in other people's repositories."""
 
 import ast
+from dataclasses import replace
 from textwrap import dedent
 from typing import Any
 
@@ -42,6 +43,15 @@ MESSAGES = FanOut(
 )
 
 RENDERED = {
+    "create, in the format of the first release": (
+        CreateTriggerOp(replace(SIMPLE, format=1)),
+        """\
+        op.create_pubsub_trigger(
+            'comment',
+            operation='INSERT',
+            listeners=['email_author'],
+        )""",
+    ),
     "create": (
         CreateTriggerOp(SIMPLE),
         """\
@@ -49,6 +59,7 @@ RENDERED = {
             'comment',
             operation='INSERT',
             listeners=['email_author'],
+            format=2,
         )""",
     ),
     "create, everything given": (
@@ -68,6 +79,7 @@ RENDERED = {
             capture='row',
             prefix='shop_',
             outbox_schema='events',
+            format=2,
         )""",
     ),
     "replace": (
@@ -77,6 +89,7 @@ RENDERED = {
             'comment',
             operation='INSERT',
             listeners=['email_author'],
+            format=2,
         )""",
     ),
     "drop, with many listeners": (
@@ -96,6 +109,7 @@ RENDERED = {
                 'a_listener_with_a_long_name_1',
                 'a_listener_with_a_long_name_2',
             ],
+            format=2,
         )""",
     ),
     "create the publish function": (
@@ -107,6 +121,7 @@ RENDERED = {
                 'viewed': [{'name': 'audit', 'ordered_by': 'article_id'}, 'count_views'],
             },
             outbox_schema='events',
+            format=2,
         )""",
     ),
     "drop the publish function": (
@@ -116,6 +131,7 @@ RENDERED = {
             messages={
                 'viewed': [],
             },
+            format=2,
         )""",
     ),
 }
