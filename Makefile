@@ -11,7 +11,9 @@ PUBSUB_TEST_PG ?= all
 demo: $(STAMP)
 	@$(BIN)/sqla-pubsub demo
 
+# The tests start hundreds of processes, which would compile the library one by one where no bytecode is written.
 test: lint
+	@$(BIN)/python -m compileall -q sqla_pubsub alembic_ext
 	@$(PYTEST) -m "not slow"
 
 # Everything on every PostgreSQL found; PUBSUB_TEST_PG=18 narrows it.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
+from tests.forked import run_command
 from tests.waiting import wait_until
 
 DEADLINE = 30.0
@@ -101,11 +102,8 @@ class Shop:
 
     def run(self, *arguments: str, url: str | None = "") -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        argv, environment = self.command(*arguments, url=url)
-        return subprocess.run(
-            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240,
-            check=False,
-        )  # fmt: skip
+        _, environment = self.command(*arguments, url=url)
+        return run_command(arguments, folder=self.folder, environment=environment, seconds=60)
 
     def start(self, *arguments: str, url: str | None = "", group: bool = False) -> subprocess.Popen[str]:
         """Start a command; its output goes to ``log``."""
