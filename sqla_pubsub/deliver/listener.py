@@ -27,6 +27,7 @@ from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
+from sqla_pubsub.deliver.run.work_connection import WorkConnection
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
 from sqla_pubsub.deliver.wake.sleeper import Sleeper, open_sleeper
 from sqla_pubsub.errors import NotSettled
@@ -227,16 +228,18 @@ class Listener:
     def _open_stores(self) -> None:
         """Open the work connection, and a direct one where a pooler stands between."""
         if self._store is None:
-            self._store = Store(self._engine, self._registry.outbox, self._config, self._instrument)
+            self._store = self._open_store(self._engine)
         outside = [spec for spec in self._specs if not spec.transactional]
         if outside and self._direct_store is None:
             if self._config.direct_url is not None:
-                self._direct_store = Store(
-                    self._direct_engine, self._registry.outbox, self._config, self._instrument
-                )
+                self._direct_store = self._open_store(self._direct_engine)
             refuse_pooler((self._direct_store or self._store).connection, outside[0].name)
         self._adopt()
         self._scoreboard.ready()
+
+    def _open_store(self, engine: Engine) -> Store:
+        work = WorkConnection(engine, self._registry.outbox, self._config, self._instrument)
+        return Store(work, self._instrument)
 
     def _adopt(self) -> None:
         """An old trigger may still write under an earlier name, so this is done again now and then."""
@@ -289,6 +292,4 @@ class Listener:
         self._disconnect()
         for lane in self._lanes:
             with suppress(SQLAlchemyError):
-                lane.close(
-                    partial(Store, self._engine, self._registry.outbox, self._config, self._instrument)
-                )
+                lane.close(partial(self._open_store, self._engine))

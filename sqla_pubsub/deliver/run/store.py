@@ -1,33 +1,20 @@
-"""The work connection: claims entries, decodes them, settles them, in one transaction at a time."""
+"""The store: groups of entries, each begun, settled and ended in one transaction of the work connection."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from sqlalchemy import Connection, Engine, RootTransaction, event, text
+from sqlalchemy import RootTransaction
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.contract.tables import Outbox
-from sqla_pubsub.deliver.claim.claims import Claims
-from sqla_pubsub.deliver.claim.statements import Statements
-from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.handle.chain import ContextSetting
 from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
 from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.io.driver import Driver
-from sqla_pubsub.deliver.io.own_settings import (
-    LIMITS,
-    UNLIMITED,
-    WATCHED,
-    OwnSettings,
-    is_pooled,
-    may_set,
-)
-from sqla_pubsub.deliver.io.place import find_place
+from sqla_pubsub.deliver.io.guard import TransactionGuard
+from sqla_pubsub.deliver.io.own_settings import may_set
+from sqla_pubsub.deliver.run.work_connection import WorkConnection
 from sqla_pubsub.deliver.settle.outcome import Outcome, describe
 from sqla_pubsub.deliver.settle.writer import Settling
 from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded
@@ -37,12 +24,6 @@ _ABORTED = (
     "a handler caught a database error and went on, but the error had aborted its transaction. "
     "Try such a statement inside 'with session.begin_nested():', or let the error out."
 )
-_ENDS = re.compile(
-    r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*"
-    r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!\s+((WORK|TRANSACTION)\s+)?TO\b))\b",
-    re.IGNORECASE | re.DOTALL,
-)
-"""A statement that ends the transaction, if it is sent."""
 
 
 class ConnectionLost(Exception):
@@ -50,84 +31,45 @@ class ConnectionLost(Exception):
 
 
 class Store:
-    """One connection on which whole groups of entries are worked."""
+    """Whole groups of entries, worked one transaction after the other on one connection.
 
-    def __init__(
-        self, engine: Engine, outbox: Outbox, config: ListenerConfig, instrument: Instrument
-    ) -> None:
+    Args:
+        work: The connection; it is closed with the store.
+        instrument: Is told what settling meets.
+    """
+
+    def __init__(self, work: WorkConnection, instrument: Instrument) -> None:
         self._instrument = instrument
-        self.guarded = False
-        """True while a handler runs: nobody but the listener may commit then."""
+        self._work = work
+        self._driver = work.driver
+        self._guard = TransactionGuard(work.connection, work.driver, self._sent)
+        self.connection = work.connection
+        self.claims = work.claims
+        self.statements = work.statements
         self.savepoints = True
         """Whether each event of the group has one."""
         self._session: HandlerSession | None = None
         self._deferred: DeferredInserts | None = None
         self._context: ContextSetting
         self._transaction: RootTransaction | None = None
-        self._violated: SessionOwnershipError | None = None
-        self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
-        self._driver = Driver(self.connection)
-        try:
-            self._set_up(outbox, config)
-        except BaseException:
-            self.connection.invalidate()
-            self.connection.close()
-            raise
 
-    def _set_up(self, outbox: Outbox, config: ListenerConfig) -> None:
-        connection = self.connection
-        with connection.begin():
-            self.pooled = is_pooled(connection)
-            """Whether a transaction pooler stands before the server."""
-            wanted = {} if config.synchronous_commit else {"synchronous_commit": "off"}
-            if self.pooled:
-                self._driver.prepare_nothing()
-                wanted |= dict.fromkeys(connection.scalars(LIMITS), "0")
-            else:
-                for name, value in wanted.items():
-                    connection.execute(
-                        text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
-                    )
-                connection.execute(UNLIMITED)
-                connection.execute(WATCHED, {"pid": self._driver.backend_pid})
-            self._local = "; ".join(f"SET LOCAL {name} TO {value}" for name, value in wanted.items())
-            place = find_place(connection, outbox)
-            self._own = OwnSettings(connection, pooled=self.pooled)
-        self.statements = Statements(outbox, place)
-        self.claims = Claims(connection, outbox, place, self._instrument)
-        event.listen(connection, "before_cursor_execute", self._refuse_end)
-        event.listen(connection, "commit", self._refuse)
-        event.listen(connection, "set_connection_execution_options", self._refuse_options)
+    @property
+    def guarded(self) -> bool:
+        """True while a handler runs: nobody but the listener may commit then."""
+        return self._guard.on
 
-    def _refuse_end(self, _c: Any, _r: Any, statement: str, *_: Any) -> None:
-        """Refuse a statement that would end the transaction, and any where the driver has ended it."""
-        if not self.guarded:
-            return
-        if self._driver.idle:
-            self._violated = TransactionEnded(ENDED)
-        elif _ENDS.match(statement):
-            self._violated = SessionOwnershipError(ENDED)
-        else:
-            if self._session is not None and not self.savepoints and may_set(statement):
-                self._session.settings_changed = True
-            return
-        raise self._violated
+    @guarded.setter
+    def guarded(self, on: bool) -> None:
+        self._guard.on = on
 
-    def _refuse_options(self, _: Connection, options: object) -> None:
-        if self.guarded:
-            raise SessionOwnershipError(
-                "a handler set execution options of the connection, which the listener and the next events use too. "
-                "Give them to the statement: session.execute(..., execution_options=...)."
-            )
-
-    def _refuse(self, _: Connection) -> None:
-        if self.guarded:
-            raise SessionOwnershipError(ENDED)
+    def _sent(self, statement: str) -> None:
+        if self._session is not None and not self.savepoints and may_set(statement):
+            self._session.settings_changed = True
 
     @property
     def lost(self) -> bool:
         """Whether the connection is gone."""
-        return self.connection.closed or self.connection.invalidated or self._driver.closed
+        return self._work.lost
 
     def begin(self, *, savepoints: bool = True, together: bool = False) -> RootTransaction:
         """Open the transaction of one group.
@@ -139,12 +81,11 @@ class Store:
         self.savepoints = savepoints
         self._session = None
         self._context = ContextSetting(self.connection)
-        self._deferred = DeferredInserts(self.connection, self._context, self._own) if together else None
-        self._violated = None
-        self._own.forget_join()
+        self._deferred = DeferredInserts(self.connection, self._context, self._work.own) if together else None
+        self._guard.violated = None
+        self._work.own.forget_join()
         self._transaction = self.connection.begin()
-        if self.pooled and self._local:
-            self.connection.exec_driver_sql(self._local)
+        self._work.set_local()
         return self._transaction
 
     def session(self) -> HandlerSession:
@@ -155,7 +96,7 @@ class Store:
                 savepoints=self.savepoints,
                 deferred=self._deferred,
                 context=self._context,
-                own=self._own,
+                own=self._work.own,
             )
         return self._session
 
@@ -189,8 +130,8 @@ class Store:
         # The driver knows without asking the server. Unnoticed, the next event would pay for it.
         if self.spoilt or (self.intact and (self._driver.idle or self._driver.autocommit)):
             raise TransactionEnded(ENDED)
-        if self._violated is not None:
-            raise self._violated
+        if self._guard.violated is not None:
+            raise self._guard.violated
         if not self.intact:
             raise SessionOwnershipError(ENDED)
         if self._driver.in_error:
@@ -200,7 +141,7 @@ class Store:
 
     def undo_event(self) -> None:
         """Undo what a handler did; if that fails, nothing on this connection can be trusted."""
-        self._violated = None
+        self._guard.violated = None
         if self._session is not None:
             try:
                 self._session.undo()
@@ -241,12 +182,7 @@ class Store:
 
     def adopt(self, spec: ListenerSpec) -> None:
         """Take over what was written for earlier names of a listener."""
-        with self.connection.begin():
-            for table in (self.statements.entry, self.statements.letter):
-                self.connection.execute(
-                    self.statements.adopt(table),
-                    {"previous": list(spec.previous_names), "listener_name": spec.name},
-                )
+        self._work.adopt(spec)
 
     def settle(self, outcomes: Sequence[Outcome], *, held: bool = True) -> None:
         """Write the outcomes of this group, in the outer transaction.
@@ -281,11 +217,7 @@ class Store:
     def close(self) -> None:
         """Give the connection up; whatever is open on it is undone by the server."""
         self.guarded = False
-        try:
-            if not (self.connection.closed or self.connection.invalidated):
-                self.connection.invalidate()
-        finally:
-            self.connection.close()
+        self._work.close()
 
 
 def ids(entries: Iterable[Entry]) -> list[int]:

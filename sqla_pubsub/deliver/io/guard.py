@@ -1,0 +1,63 @@
+"""While a handler runs, nobody but the listener may end the transaction or set options of its connection."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, event
+
+from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded
+
+_ENDS = re.compile(
+    r"(?:\s|;|--[^\n]*\n|/\*.*?\*/)*"
+    r"(?:COMMIT|END|ABORT|PREPARE\s+TRANSACTION|ROLLBACK(?!\s+((WORK|TRANSACTION)\s+)?TO\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A statement that ends the transaction, if it is sent."""
+
+
+class TransactionGuard:
+    """Refuses what a handler sends that would end the transaction of its group.
+
+    Args:
+        connection: On which handlers work.
+        sent: Called with each statement of theirs that is let through.
+    """
+
+    def __init__(self, connection: Connection, driver: Driver, sent: Callable[[str], None]) -> None:
+        self._driver = driver
+        self._sent = sent
+        self.on = False
+        """True while a handler runs."""
+        self.violated: SessionOwnershipError | None = None
+        """What a handler was refused, and may have swallowed."""
+        event.listen(connection, "before_cursor_execute", self._refuse_end)
+        event.listen(connection, "commit", self._refuse_commit)
+        event.listen(connection, "set_connection_execution_options", self._refuse_options)
+
+    def _refuse_end(self, _c: Any, _r: Any, statement: str, *_: Any) -> None:
+        """Refuse a statement that would end the transaction, and any where the driver has ended it."""
+        if not self.on:
+            return
+        if self._driver.idle:
+            self.violated = TransactionEnded(ENDED)
+        elif _ENDS.match(statement):
+            self.violated = SessionOwnershipError(ENDED)
+        else:
+            self._sent(statement)
+            return
+        raise self.violated
+
+    def _refuse_commit(self, _: Connection) -> None:
+        if self.on:
+            raise SessionOwnershipError(ENDED)
+
+    def _refuse_options(self, _: Connection, options: object) -> None:
+        if self.on:
+            raise SessionOwnershipError(
+                "a handler set execution options of the connection, which the listener and the next events use too. "
+                "Give them to the statement: session.execute(..., execution_options=...)."
+            )

@@ -1,0 +1,86 @@
+"""The work connection: set up once, and then claims and settles for as long as it lives."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine, text
+
+from sqla_pubsub.contract.tables import Outbox
+from sqla_pubsub.deliver.claim.claims import Claims
+from sqla_pubsub.deliver.claim.statements import Statements
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.own_settings import LIMITS, UNLIMITED, WATCHED, OwnSettings, is_pooled
+from sqla_pubsub.deliver.io.place import find_place
+from sqla_pubsub.registry import ListenerSpec
+
+
+class WorkConnection:
+    """A connection of the listener's own, and what it does on it whatever the group.
+
+    Args:
+        engine: Where to connect.
+        outbox: Whose entries are worked.
+        config: Settings.
+        instrument: Is told of claims that are ignored.
+    """
+
+    def __init__(
+        self, engine: Engine, outbox: Outbox, config: ListenerConfig, instrument: Instrument
+    ) -> None:
+        self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
+        self.driver = Driver(self.connection)
+        try:
+            with self.connection.begin():
+                self._set_up(config)
+                place = find_place(self.connection, outbox)
+                self.own = OwnSettings(self.connection, pooled=self.pooled)
+        except BaseException:
+            self.close()
+            raise
+        self.statements = Statements(outbox, place)
+        self.claims = Claims(self.connection, outbox, place, instrument)
+
+    def _set_up(self, config: ListenerConfig) -> None:
+        connection = self.connection
+        self.pooled = is_pooled(connection)
+        """Whether a transaction pooler stands before the server."""
+        wanted = {} if config.synchronous_commit else {"synchronous_commit": "off"}
+        if self.pooled:
+            self.driver.prepare_nothing()
+            wanted |= dict.fromkeys(connection.scalars(LIMITS), "0")
+        else:
+            for name, value in wanted.items():
+                connection.execute(
+                    text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
+                )
+            connection.execute(UNLIMITED)
+            connection.execute(WATCHED, {"pid": self.driver.backend_pid})
+        self._local = "; ".join(f"SET LOCAL {name} TO {value}" for name, value in wanted.items())
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is gone."""
+        return self.connection.closed or self.connection.invalidated or self.driver.closed
+
+    def set_local(self) -> None:
+        """Set, in a transaction that has just begun, what may not outlive it behind a pooler."""
+        if self.pooled and self._local:
+            self.connection.exec_driver_sql(self._local)
+
+    def adopt(self, spec: ListenerSpec) -> None:
+        """Take over what was written for earlier names of a listener."""
+        with self.connection.begin():
+            for table in (self.statements.entry, self.statements.letter):
+                self.connection.execute(
+                    self.statements.adopt(table),
+                    {"previous": list(spec.previous_names), "listener_name": spec.name},
+                )
+
+    def close(self) -> None:
+        """Give the connection up; whatever is open on it is undone by the server."""
+        try:
+            if not (self.connection.closed or self.connection.invalidated):
+                self.connection.invalidate()
+        finally:
+            self.connection.close()
