@@ -67,6 +67,14 @@ class HandlerTimeout(DeliveryError):
     """A handler ran longer than its ``timeout=``."""
 
 
+class HandlerCancelled(DeliveryError):
+    """An ``async def`` handler ended by a cancellation that did not come from the listener."""
+
+
+class LazyLoad(DeliveryError):
+    """An ``async def`` handler touched what is not loaded, where nothing can be awaited."""
+
+
 class RetryLater(PubSubError):
     """Raised by a handler: roll this event back and deliver it again later.
 

@@ -100,6 +100,7 @@ class ListenerSpec:
     ordered: bool = False
     batch: int | None = None
     transactional: bool = True
+    asynchronous: bool = False
     timeout: timedelta | None = None
     effects: Literal["any", "database"] = "any"
     previous_names: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Mapper, QueryableAttribute, class_mapper
 from sqla_pubsub.contract.attributes import column_names, local_table
 from sqla_pubsub.contract.names import MESSAGE, Operation
 from sqla_pubsub.declare.conditions.compiling import check_condition, compile_condition
-from sqla_pubsub.declare.handlers import parameters_of
+from sqla_pubsub.declare.handlers import is_asynchronous, parameters_of
 from sqla_pubsub.declare.mixin import PubSub
 from sqla_pubsub.declare.options import check_keywords, check_together, names_of
 from sqla_pubsub.errors import ConfigurationError
@@ -185,6 +185,7 @@ def register(
         ordered=options.get("ordered", False),
         batch=batch,
         transactional=options.get("transactional", True),
+        asynchronous=is_asynchronous(handler),
         timeout=options.get("timeout"),
         effects=options.get("effects", "any"),
         previous_names=names_of(name, options.get("previous_names", ())),

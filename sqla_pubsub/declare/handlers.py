@@ -1,9 +1,10 @@
 """What may be decorated: a function that is called and runs.
 
-Calling some objects only makes something that would have to be run by somebody else: a coroutine, a
-generator, an instance. The event of such a handler would be acknowledged and nothing done. So the
-objects that a handler is wrapped in are looked through here; what cannot be seen before the call is
-refused after it, by the delivering side.
+Calling some objects only makes something that would have to be run by somebody else: a generator, an
+instance, the coroutine of a function that a plain one wraps. The event of such a handler would be
+acknowledged and nothing done. So the objects that a handler is wrapped in are looked through here; what
+cannot be seen before the call is refused after it, by the delivering side. The coroutine of a handler that
+is itself asynchronous is awaited.
 """
 
 from __future__ import annotations
@@ -18,13 +19,24 @@ from sqla_pubsub.errors import ConfigurationError
 
 PARAMETERS = ("event", "old", "new", "session", "context")
 BATCH_PARAMETERS = ("events", "session")
-ASYNC_REMEDY = (
-    "Make it a plain function. asyncio.run() inside it works, with an AsyncEngine that is made and disposed of inside "
-    "that coroutine: the pool of the application's own belongs to another event loop, and fails from the second event on"
-)
 _MOST_LAYERS = 100
 _IN_C = (BuiltinFunctionType, MethodWrapperType, WrapperDescriptorType)
 _WRAPPER = ". Where a wrapper runs it to its end itself, make the wrapper without functools.wraps"
+
+
+def is_asynchronous(handler: object) -> bool:
+    """Whether calling *handler* makes a coroutine, which is to be awaited."""
+    layer: Any = handler
+    for _ in range(_MOST_LAYERS):
+        if isinstance(layer, partial | partialmethod):
+            layer = layer.func
+        elif isinstance(layer, MethodType):
+            layer = layer.__func__
+        elif isinstance(layer, FunctionType | BuiltinFunctionType | type):
+            break
+        else:
+            layer = getattr(type(layer), "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(layer)
 
 
 def parameters_of(handler: Callable[..., Any], name: str, batch: int | None) -> frozenset[str]:
@@ -48,6 +60,7 @@ def parameters_of(handler: Callable[..., Any], name: str, batch: int | None) -> 
 
 
 def _refuse_what_does_not_run(handler: object, name: str) -> None:
+    asynchronous = is_asynchronous(handler)
     for depth, layer in enumerate(_layers(handler)):
         wrapped = _WRAPPER if depth else ""
         if isinstance(layer, type):
@@ -55,13 +68,15 @@ def _refuse_what_does_not_run(handler: object, name: str) -> None:
                 f"listener {name!r} is the class {layer.__qualname__}, and calling it only makes an instance. "
                 "Decorate a function, or an instance that has __call__."
             )
-        if inspect.iscoroutinefunction(layer) or inspect.isasyncgenfunction(layer):
+        if inspect.iscoroutinefunction(layer) and not asynchronous:
             raise ConfigurationError(
-                f"listener {name!r} is an async function, which is not supported yet. {ASYNC_REMEDY}{wrapped}."
+                f"listener {name!r} is a plain function around an async function, whose coroutine nobody awaits. "
+                f"Make the wrapper 'async def' too, and await in it{wrapped}."
             )
-        if inspect.isgeneratorfunction(layer):
+        if inspect.isgeneratorfunction(layer) or inspect.isasyncgenfunction(layer):
+            kind = "a generator" if inspect.isgeneratorfunction(layer) else "an async generator"
             raise ConfigurationError(
-                f"listener {name!r} is a generator function: calling it runs nothing of it. "
+                f"listener {name!r} is {kind} function: calling it runs nothing of it. "
                 f"Take out the 'yield'{wrapped}."
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Engine
 
@@ -11,7 +11,7 @@ from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec
 
 
-def refuse_wrong_kinds(engine: object, config: object, listeners: object) -> None:
+def refuse_wrong_kinds(engine: object, config: object, listeners: object, *, asynchronous: bool) -> None:
     """Refuse arguments of a listener that are not of their kind.
 
     Raises:
@@ -25,15 +25,34 @@ def refuse_wrong_kinds(engine: object, config: object, listeners: object) -> Non
         raise ConfigurationError(
             f"engine speaks {engine.dialect.name!r}, but events come from PostgreSQL. Give a postgresql:// URL."
         )
-    if engine.dialect.is_async:
+    if engine.dialect.is_async and not asynchronous:
         raise ConfigurationError(
             f"driver {engine.dialect.driver!r} is asynchronous. Give a postgresql+psycopg2:// or "
-            "postgresql+psycopg:// engine."
+            "postgresql+psycopg:// engine, or use sqla_pubsub.asyncio.AsyncListener."
         )
     if not isinstance(config, ListenerConfig | None):
         raise ConfigurationError(f"Listener(config={config!r}): give a ListenerConfig.")
     if isinstance(listeners, str):
         raise ConfigurationError(f"Listener(listeners={listeners!r}): give a list of names, [{listeners!r}].")
+
+
+def of_colour(
+    specs: Sequence[ListenerSpec], names: Collection[str] | None, *, asynchronous: bool
+) -> list[ListenerSpec]:
+    """Return those of *specs* whose handlers are to be called in one way; *names* are those that were asked for.
+
+    Raises:
+        ConfigurationError: One of *names* is called in the other way, or all are.
+    """
+    kept = [spec for spec in specs if spec.asynchronous == asynchronous]
+    others = [spec for spec in specs if spec.asynchronous != asynchronous]
+    if others and (names or not kept):
+        kind, remedy = ("a plain function", "Listener") if asynchronous else ("async def", "AsyncListener")
+        place = "sqla_pubsub" if asynchronous else "sqla_pubsub.asyncio"
+        raise ConfigurationError(
+            f"listener {others[0].name!r} is {kind}. Run it with {place}.{remedy}, or by: sqla-pubsub listen"
+        )
+    return kept
 
 
 def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> list[ListenerSpec]:

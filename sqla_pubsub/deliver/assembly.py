@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 from sqlalchemy import Engine
 
 from sqla_pubsub.deliver.claim.batch_size import BatchSize
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
+from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.handle.invocation import Dispatcher
 from sqla_pubsub.deliver.handle.unknown import Unknown
@@ -19,6 +21,7 @@ from sqla_pubsub.deliver.limits import Limits
 from sqla_pubsub.deliver.run.autonomous import Autonomous
 from sqla_pubsub.deliver.run.batched import Batched
 from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.deliver.run.concurrent import Concurrent, Crew
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.grouped import Grouped
@@ -35,9 +38,11 @@ def lane_of(
     engine: Engine,
     config: ListenerConfig,
     *,
+    colour: Colour,
     limits: Limits,
     scoreboard: Scoreboard,
     gate: Gate,
+    crew: Crew | None,
     instrument: Instrument,
     stopping: Callable[[], bool],
     taken: Callable[[], None],
@@ -50,9 +55,11 @@ def lane_of(
         registry: Where it is declared.
         engine: Where sessions of autonomous handlers connect.
         config: Settings.
+        colour: How handlers are called.
         limits: Timings and bounds that are no settings.
         scoreboard: Where the supervisor sees which entry is in hand.
         gate: Keeps apart, among the listeners of the process, what killed a process before.
+        crew: Runs many outside handlers at once; None for one after the other.
         instrument: Is told what happens.
         stopping: Whether the listener is to stop.
         taken: Wakes a neighbour.
@@ -61,14 +68,19 @@ def lane_of(
     policy = FailurePolicy(spec.name, spec.retry, random.Random(), limits.failure)
     # What is adopted from an earlier name may have any id.
     cursor = ClaimCursor(has_low_water=not spec.previous_names, limits=limits.cursor)
-    dispatcher = Dispatcher(spec, registry, instrument, config.max_depth)
+    dispatcher = Dispatcher(spec, registry, instrument, config.max_depth, colour)
     unknown = Unknown(spec, registry, dispatcher.routes, config.unknown_grace, instrument, clock)
     claimer = Claimer(spec, cursor, unknown, clock)
     events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
     turn = config.commit_every.total_seconds()
     time_box = 0.0 if spec.timeout is not None else turn
     runner: Runner
-    if not spec.transactional:
+    if not spec.transactional and crew is not None:
+        runner = Concurrent(
+            events, claimer, cursor, unknown, partial(OwnConnection, engine), crew,
+            grace=config.grace.total_seconds(), stopping=stopping, clock=clock,
+        )  # fmt: skip
+    elif not spec.transactional:
         own = OwnConnection(engine)
         runner = Autonomous(
             events, claimer, cursor, unknown, own, gate, time_box=turn, stopping=stopping, clock=clock
@@ -83,10 +95,11 @@ def lane_of(
     return Lane(
         spec,
         runner,
-        Isolated(events, unknown),
+        Isolated(events, unknown, gate),
         cursor=cursor,
         size=BatchSize(time_box, config.claim_size, limits.batch_size),
         policy=policy,
+        gate=gate,
         instrument=instrument,
         taken=taken,
         clock=clock,

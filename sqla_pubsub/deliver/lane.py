@@ -16,6 +16,7 @@ from sqla_pubsub.deliver.claim.batch_size import BatchSize
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.happenings import Replayed, Settled
 from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.isolated import Isolated
 from sqla_pubsub.deliver.run.result import Result, Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
@@ -51,10 +52,23 @@ Plan = Record | Isolate | Claim
 
 
 class Runner(Protocol):
-    """Claims entries and works them: `Grouped`, `Batched` or `Autonomous`."""
+    """Claims entries and works them: `Grouped`, `Batched`, `Autonomous` or `Concurrent`."""
 
     def run(self, store: Store, size: int, taken: Callable[[], None], /) -> Result:
         """Do one turn."""
+        ...
+
+    @property
+    def in_hand(self) -> int:
+        """How many handlers go on between turns."""
+        ...
+
+    def finish(self, store: Store, /) -> Result:
+        """Wait for them for a while, and settle them."""
+        ...
+
+    def abandon(self) -> None:
+        """End them: the connection that holds their claims is gone."""
         ...
 
     def close(self) -> None:
@@ -72,6 +86,7 @@ class Lane:
         cursor: Where the next claim starts; the runner's own.
         size: How many entries it takes.
         policy: Keeps count of uncounted tries.
+        gate: Keeps apart, among the listeners of the process, what killed a process before.
         instrument: Is told what happened.
         taken: Wakes a neighbour, before something that may take long.
         clock: Seconds.
@@ -86,6 +101,7 @@ class Lane:
         cursor: ClaimCursor,
         size: BatchSize,
         policy: FailurePolicy,
+        gate: Gate,
         instrument: Instrument,
         taken: Callable[[], None],
         clock: Callable[[], float],
@@ -96,6 +112,7 @@ class Lane:
         self._cursor = cursor
         self._size = size
         self._policy = policy
+        self._gate = gate
         self._instrument = instrument
         self._taken = taken
         self._clock = clock
@@ -126,6 +143,19 @@ class Lane:
                 raise ConnectionLost(describe(error)) from error
             raise
         return turn
+
+    @property
+    def in_hand(self) -> int:
+        """How many handlers go on between turns."""
+        return self._runner.in_hand
+
+    def finish(self, store: Store) -> int:
+        """Wait for the handlers that go on between turns; return how many events were settled."""
+        return self._absorb(Record(()), self._runner.finish(store)).settled
+
+    def abandon(self) -> None:
+        """End those handlers: the connection is gone."""
+        self._runner.abandon()
 
     def restart(self) -> None:
         """Forget where there is nothing: the database may be another one."""
@@ -166,6 +196,10 @@ class Lane:
                 # Whatever comes of it: what is still there is claimed again.
                 self._queue.popleft()
                 return self._isolated.run(store, entry_id, self._begin)
+            case Claim(size) if self.spec.transactional:
+                # Before its transaction begins, because who waits in one may keep away whom it waits for.
+                with self._gate.passed(alone=False):
+                    return self._runner.run(store, size, self._begin)
             case Claim(size):
                 return self._runner.run(store, size, self._begin)
 

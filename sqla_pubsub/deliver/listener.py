@@ -7,29 +7,29 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from functools import cached_property, partial
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import configure_mappers
 
-from sqla_pubsub.deliver.arguments import chosen, refuse_wrong_kinds
+from sqla_pubsub.deliver.arguments import chosen, of_colour, refuse_wrong_kinds
 from sqla_pubsub.deliver.assembly import lane_of
+from sqla_pubsub.deliver.colour import Colour, Synchronous
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.connections import Connections
 from sqla_pubsub.deliver.happenings import Refused, Started, Stopped
 from sqla_pubsub.deliver.instrument import Instrument, Observer
-from sqla_pubsub.deliver.io.pooler import refuse_pooler
-from sqla_pubsub.deliver.io.reconnect import Outage, make_engine
+from sqla_pubsub.deliver.io.reconnect import Outage
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
-from sqla_pubsub.deliver.run.gate import Gate
+from sqla_pubsub.deliver.run.concurrent import Crew
+from sqla_pubsub.deliver.run.gate import Gate, ThreadGate
 from sqla_pubsub.deliver.run.result import Turn
-from sqla_pubsub.deliver.run.store import ConnectionLost, Store
-from sqla_pubsub.deliver.run.work_connection import WorkConnection
+from sqla_pubsub.deliver.run.store import ConnectionLost
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
-from sqla_pubsub.deliver.wake.sleeper import Sleeper, open_sleeper
+from sqla_pubsub.deliver.wake.sleeper import Sleeps, open_sleeper
 from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
@@ -52,6 +52,9 @@ class Listener:
         board: Where to show what is being done; given by the supervisor.
         gate: Shared by the listeners of a process; given by the worker.
         limits: Timings and bounds that are no settings; given by tests.
+        colour: How handlers are called; given by `AsyncListener`, as are the rest.
+        crew: Makes what runs the outside handlers of a lane at once, None for one after the other.
+        sleeper: Makes what sleeps; None listens on a connection of its own.
 
     Raises:
         ConfigurationError: No listener is declared, a name is unknown, or the database is another one.
@@ -68,21 +71,29 @@ class Listener:
         scoreboard: Scoreboard | None = None,
         gate: Gate | None = None,
         limits: Limits = DEFAULTS,
+        colour: Colour | None = None,
+        crew: Callable[[], Crew | None] = lambda: None,
+        sleeper: Callable[[StopSignal], Sleeps] | None = None,
     ) -> None:
-        refuse_wrong_kinds(engine, config, listeners)
+        self._colour = colour or Synchronous()
+        refuse_wrong_kinds(engine, config, listeners, asynchronous=self._colour.asynchronous)
         self._engine = engine
         self._config = config or ListenerConfig()
         self._registry = registry_of(metadata)
-        self._specs = chosen(self._registry.listeners, listeners)
+        specs = chosen(self._registry.listeners, listeners)
+        self._specs = of_colour(specs, listeners, asynchronous=self._colour.asynchronous)
         self._scoreboard = scoreboard or NoScoreboard()
-        self._gate = gate or Gate()
+        self._gate = gate or ThreadGate()
         self._instrument = Instrument([self._scoreboard.observe, *observers])
         self._outage = Outage(engine, metadata, self._instrument)
         self._limits = limits
-        self._stop = StopSignal()
-        self._store: Store | None = None
-        self._direct_store: Store | None = None
-        self._sleeper: Sleeper | None = None
+        self._stop = StopSignal(self._colour.wait)
+        self._crew = crew
+        self._make_sleeper = sleeper
+        self._connections = Connections(
+            engine, self._specs, self._registry.outbox, self._config, self._instrument, self._colour
+        )
+        self._sleeper: Sleeps | None = None
         self._lanes: deque[Lane] = deque()
         self._settled = 0
         self._more = False
@@ -110,7 +121,7 @@ class Listener:
             while not self._stop():
                 before = self._settled
                 try:
-                    self._open_stores()
+                    self._open_connections()
                     self._round(progress)
                 except ConnectionLost:
                     self._disconnect()
@@ -121,8 +132,9 @@ class Listener:
                     self._disconnect()
                     self._outage.refuse(error, rights=True)
                     raise
-                if self._settled == before and not self._more:
+                if self._settled == before and not self._more and not self._await_those_in_hand():
                     break
+            self._finish()
         finally:
             self._close()
         return self._settled
@@ -158,15 +170,29 @@ class Listener:
                         self._sleeper.busy()
                     continue
                 due_in = self._sleeper.sleep()
-                self._adopt()
+                self._connections.adopt()
                 for lane in self._lanes:
                     lane.rewind(due=due_in is not None and due_in <= 0)
+            self._finish()
         except (ConnectionLost, DBAPIError, PoolTimeout) as error:
             self._disconnect()
             self._outage.refuse(error)
             # A right that was taken away may be given back, so this goes on too.
             self._outage.lost(error)
             raise ConnectionLost from error
+
+    def _await_those_in_hand(self) -> bool:
+        """Wait until a handler that goes on between rounds has ended; return False where there is none."""
+        if not any(lane.in_hand for lane in self._lanes):
+            return False
+        self._stop.wait(self._config.poll_interval.total_seconds())
+        return True
+
+    def _finish(self) -> None:
+        """Leave handlers that go on between rounds their time, and settle them."""
+        for lane in self._lanes:
+            if lane.in_hand:
+                self._settled += lane.finish(self._connections.of(lane.spec))
 
     def _round(self, progress: Progress | None) -> None:
         """Give every lane its time, so that no listener waits for another one's backlog."""
@@ -199,7 +225,7 @@ class Listener:
     def _step(self, lane: Lane) -> Turn:
         """Other listeners go on while the outbox does not take what one of them writes to it."""
         try:
-            return lane.step(self._store_of(lane))
+            return lane.step(self._connections.of(lane.spec))
         except NotSettled as error:
             if self._sleeper is None:
                 # A drain, which would leave the entry and say nothing of it.
@@ -217,79 +243,56 @@ class Listener:
 
     def _lane(self, spec: ListenerSpec) -> Lane:
         return lane_of(
-            spec, self._registry, self._engine, self._config, limits=self._limits,
-            scoreboard=self._scoreboard, gate=self._gate, instrument=self._instrument, stopping=self._stop, taken=self._busy,
+            spec, self._registry, self._engine, self._config, colour=self._colour, limits=self._limits,
+            scoreboard=self._scoreboard, gate=self._gate, crew=self._crew(), instrument=self._instrument,
+            stopping=self._stop, taken=self._busy,
         )  # fmt: skip
 
     def _busy(self) -> None:
         if self._sleeper is not None:
             self._sleeper.busy()
 
-    def _open_stores(self) -> None:
-        """Open the work connection, and a direct one where a pooler stands between."""
-        if self._store is None:
-            self._store = self._open_store(self._engine)
-        outside = [spec for spec in self._specs if not spec.transactional]
-        if outside and self._direct_store is None:
-            if self._config.direct_url is not None:
-                self._direct_store = self._open_store(self._direct_engine)
-            refuse_pooler((self._direct_store or self._store).connection, outside[0].name)
-        self._adopt()
+    def _open_connections(self) -> None:
+        self._connections.open()
         self._scoreboard.ready()
-
-    def _open_store(self, engine: Engine) -> Store:
-        work = WorkConnection(engine, self._registry.outbox, self._config, self._instrument)
-        return Store(work, self._instrument)
-
-    def _adopt(self) -> None:
-        """An old trigger may still write under an earlier name, so this is done again now and then."""
-        for spec in self._specs:
-            if spec.previous_names and self._store is not None:
-                self._store.adopt(spec)
-
-    def _store_of(self, lane: Lane) -> Store:
-        store = self._store if lane.spec.transactional else self._direct_store or self._store
-        assert store is not None
-        return store
 
     def _open(self) -> None:
         self._disconnect()
         try:
-            self._open_stores()
-            self._sleeper = open_sleeper(
-                self._direct_engine, self._registry.outbox, self._config, self._limits.poll,
-                instrument=self._instrument, low_waters=self._low_waters, stop=self._stop,
-                answered=self._scoreboard.answered,
-            )  # fmt: skip
+            self._open_connections()
+            self._sleeper = self._open_sleeper()
         except DBAPIError as error:
             self._outage.refuse(error)
             raise
         for lane in self._lanes:
             lane.restart()
 
+    def _open_sleeper(self) -> Sleeps:
+        if self._make_sleeper is not None:
+            return self._make_sleeper(self._stop)
+        return open_sleeper(
+                self._connections.direct_engine, self._registry.outbox, self._config, self._limits.poll,
+                instrument=self._instrument, low_waters=self._low_waters, stop=self._stop,
+                answered=self._scoreboard.answered,
+            )  # fmt: skip
+
     def _low_waters(self) -> dict[str, int]:
         # An old worker may still give back what it took under an earlier name.
         earlier = {name: 0 for spec in self._specs for name in spec.previous_names}
         return earlier | {lane.spec.name: lane.peek_low_water() for lane in self._lanes}
 
-    @cached_property
-    def _direct_engine(self) -> Engine:
-        if self._config.direct_url is None:
-            return self._engine
-        direct = make_engine(self._config.direct_url)
-        # Past the pooler is the same tenant: its schema_translate_map stands in the options.
-        return direct.execution_options(**self._engine.get_execution_options())
-
     def _disconnect(self) -> None:
         self._scoreboard.disconnected()
-        for part in (self._store, self._direct_store, self._sleeper):
-            if part is not None:
-                with suppress(DBAPIError):
-                    part.close()
-        self._store = self._direct_store = self._sleeper = None
+        for lane in self._lanes:
+            lane.abandon()
+        if self._sleeper is not None:
+            with suppress(DBAPIError):
+                self._sleeper.close()
+            self._sleeper = None
+        self._connections.close()
 
     def _close(self) -> None:
         self._disconnect()
         for lane in self._lanes:
             with suppress(SQLAlchemyError):
-                lane.close(partial(self._open_store, self._engine))
+                lane.close(self._connections.store)

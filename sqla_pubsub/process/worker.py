@@ -19,7 +19,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.io.reconnect import is_away, make_engine
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
-from sqla_pubsub.deliver.run.gate import Gate
+from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.process.application import application_engine
@@ -120,7 +120,7 @@ def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Scoreboard]) -> li
     groups = [[spec.name for spec in specs]]
     if plan.concurrency > 1 and outside:
         groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
-    gate = Gate()
+    gate = ThreadGate()
     return [
         Listener(_engine(plan), metadata, plan.config, listeners=names, scoreboard=scoreboard, gate=gate)
         for names, scoreboard in zip(groups, shown_on, strict=False)

@@ -71,25 +71,24 @@ class Inner:
 
 
 NOT_RUN: dict[str, tuple[Any, str]] = {
-    "async def": (asynchronous, "an async function, which is not supported yet"),
-    "an async generator": (asynchronous_generator, "an async function"),
+    "an async generator": (asynchronous_generator, "an async generator function"),
     "a generator function": (generator, "a generator function"),
     "a context manager": (manager, "a generator function"),
     "a class": (Plain, "the class Plain"),
-    "an object with an async call": (Asynchronous(), "an async function"),
     "an object that generates": (Generating(), "a generator function"),
-    "an object whose call wraps": (Wrapping(), "an async function"),
-    "an object that wraps": (Inner(asynchronous), "an async function"),
-    "a wrapper": (wrapper, "an async function"),
-    "a wrapper of a wrapper": (functools.wraps(wrapper)(lambda new: None), "an async function"),
-    "a cached one": (functools.cache(asynchronous), "an async function"),
-    "a partial": (functools.partial(asynchronous), "an async function"),
+    "an object whose call wraps": (Wrapping(), "around an async function, whose coroutine nobody awaits"),
+    "an object that wraps": (Inner(asynchronous), "around an async function, whose coroutine nobody awaits"),
+    "a wrapper": (wrapper, "around an async function, whose coroutine nobody awaits"),
+    "a wrapper of a wrapper": (
+        functools.wraps(wrapper)(lambda new: None),
+        "around an async function, whose coroutine nobody awaits",
+    ),
+    "a cached one": (
+        functools.cache(asynchronous),
+        "around an async function, whose coroutine nobody awaits",
+    ),
     "a partial of a partial": (functools.partial(functools.partial(generator)), "a generator function"),
-    "a partial of an object": (functools.partial(Asynchronous()), "an async function"),
     "a partial of a class": (functools.partial(Plain), "the class Plain"),
-    "a method": (Plain().send, "an async function"),
-    "a static method": (Plain.static, "an async function"),
-    "a class method": (Plain.of_class, "an async function"),
     "a lambda that is a generator": (lambda new: (yield), "a generator function"),
 }
 
@@ -131,7 +130,33 @@ RUN: dict[str, Callable[..., Any]] = {
 def test_what_a_call_runs_may_be_a_handler(found: str) -> None:
     models = Models()
     after_insert(models.Comment, name="handle")(RUN[found])
-    assert registry_of(models.metadata).listeners["handle"].handler is RUN[found]
+    spec = registry_of(models.metadata).listeners["handle"]
+    assert spec.handler is RUN[found]
+    assert not spec.asynchronous
+
+
+@functools.wraps(plain)
+async def asynchronous_wrapper(new: Any) -> None: ...
+
+
+ASYNCHRONOUS: dict[str, Callable[..., Any]] = {
+    "async def": asynchronous,
+    "an object with an async call": Asynchronous(),
+    "a partial": functools.partial(asynchronous),
+    "a partial of an object": functools.partial(Asynchronous()),
+    "a method": Plain().send,
+    "a static method": Plain.static,
+    "a class method": Plain.of_class,
+    "an async wrapper": asynchronous_wrapper,
+    "an async wrapper of an async function": functools.wraps(asynchronous)(asynchronous_wrapper),
+}
+
+
+@pytest.mark.parametrize("found", ASYNCHRONOUS)
+def test_what_is_awaited_may_be_a_handler(found: str) -> None:
+    models = Models()
+    after_insert(models.Comment, name="handle")(ASYNCHRONOUS[found])
+    assert registry_of(models.metadata).listeners["handle"].asynchronous
 
 
 def test_two_objects_of_one_name_are_told_apart_by_their_class() -> None:

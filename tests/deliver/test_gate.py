@@ -3,13 +3,13 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from sqla_pubsub.deliver.run.gate import Gate
+from sqla_pubsub.deliver.run.gate import ThreadGate
 
 DEADLINE = 15.0
 
 
 def test_nothing_is_in_hand_beside_what_is_to_be_alone() -> None:
-    gate, lock = Gate(), threading.Lock()
+    gate, lock = ThreadGate(), threading.Lock()
     inside: list[bool] = []
     seen: list[tuple[bool, int]] = []
 
@@ -30,7 +30,7 @@ def test_nothing_is_in_hand_beside_what_is_to_be_alone() -> None:
 
 
 def test_others_are_in_hand_together() -> None:
-    gate, both = Gate(), threading.Barrier(2)
+    gate, both = ThreadGate(), threading.Barrier(2)
 
     def work() -> None:
         with gate.passed(alone=False):
@@ -42,7 +42,7 @@ def test_others_are_in_hand_together() -> None:
 
 
 def test_who_waits_to_be_alone_is_not_passed_by() -> None:
-    gate, entered, waiting = Gate(), threading.Event(), threading.Event()
+    gate, entered, waiting = ThreadGate(), threading.Event(), threading.Event()
     order: list[str] = []
 
     def alone() -> None:

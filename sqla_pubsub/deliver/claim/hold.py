@@ -77,7 +77,7 @@ _FOREIGN = text(
 
 
 class Holds:
-    """The claims of one connection, of which it works one at a time.
+    """The claims of one connection.
 
     Args:
         connection: Where they are held.
@@ -102,7 +102,7 @@ class Holds:
         self._release = _release(statements)
         self._mark: str | None = None
         self._clock = clock
-        self._locked = False
+        self._locked = set[int]()
         self._ask_at = 0.0
         self._foreign: dict[int, str | None] = {}
         self._warned = set[str | None]()
@@ -118,8 +118,9 @@ class Holds:
             among: Entries that are tried too, to ask once for all who has them.
         """
         connection = self._connection
-        self._locked = bool(connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": entry_id}))
-        if not self._locked and not self._is_foreign(entry_id, among):
+        if connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": entry_id}):
+            self._locked.add(entry_id)
+        elif not self._is_foreign(entry_id, among):
             return None
         row = connection.execute(self._find, {"listener": name, "id": entry_id}).one_or_none()
         if row is not None:
@@ -137,8 +138,8 @@ class Holds:
 
         Not before: who took it meanwhile would still read the entry.
         """
-        if self._locked:
-            self._locked = False
+        if entry_id in self._locked:
+            self._locked.discard(entry_id)
             with self._connection.begin():
                 self._connection.execute(LEAVE_ENTRY, {"outbox": self._outbox, "id": entry_id})
 

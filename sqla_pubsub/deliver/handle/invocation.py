@@ -7,15 +7,16 @@ savepoint when it is first used, so that a handler which never touches the datab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.handle.chain import Chain, ContextSetting, context_of, deepest
+from sqla_pubsub.deliver.colour import Colour
+from sqla_pubsub.deliver.handle.chain import Chain, context_of, deepest
 from sqla_pubsub.deliver.handle.decoding import RowDecoder, Values
-from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
@@ -43,12 +44,19 @@ class Dispatcher:
         registry: Where it is declared.
         instrument: Is told of long chains.
         max_depth: Handlers in a chain at most; None for any number.
+        colour: How its handler is called.
     """
 
     def __init__(
-        self, spec: ListenerSpec, registry: Registry, instrument: Instrument, max_depth: int | None
+        self,
+        spec: ListenerSpec,
+        registry: Registry,
+        instrument: Instrument,
+        max_depth: int | None,
+        colour: Colour,
     ) -> None:
         self._instrument = instrument
+        self.colour = colour
         self._spec = spec
         self._max_depth = max_depth
         self._warned_at = 0
@@ -137,7 +145,7 @@ class Dispatcher:
             arguments = call.arguments(self._spec.parameters)
             store.guarded = True
             try:
-                refuse_not_run(self._spec.handler(**arguments), self._spec.name)
+                self.colour.call(self._spec, arguments)
             finally:
                 store.guarded = False
             store.finish_event(entries[0].id)
@@ -145,15 +153,12 @@ class Dispatcher:
             store.undo_event()
             raise
 
-    def handle_outside(
-        self, entry: Entry, decoded: Decoded, connection: Connection, context: ContextSetting
-    ) -> None:
-        """Call the handler with a session on *connection*, which commits by itself and has this *context*."""
-        context.be(self._chain_after([entry]).setting)
-        session = OutsideSession(bind=connection, expire_on_commit=False)
+    def handle_outside(self, entry: Entry, decoded: Decoded, connect: Callable[[str], Connection]) -> None:
+        """Call the handler with a session that commits by itself; *connect* returns its connection, in a context."""
+        session = OutsideSession(partial(connect, self._chain_after([entry]).setting))
         try:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
-            refuse_not_run(self._spec.handler(**arguments), self._spec.name)
+            self.colour.call(self._spec, arguments)
             session.finish()
         except BaseException:
             session.undo()
@@ -238,7 +243,7 @@ class _Call:
                         self._dispatcher.event(each, self._loader(each)) for each in self._entries
                     ]
                 case "session":
-                    filled[name] = self._session()
+                    filled[name] = self._dispatcher.colour.session(self._session())
                 case _:
                     filled[name] = load(name)
         return filled

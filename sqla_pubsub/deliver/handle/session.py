@@ -8,7 +8,7 @@ adds objects: they are `DeferredInserts` until somebody looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -215,7 +215,27 @@ class HandlerSession(RowSession):
 
 
 class OutsideSession(RowSession):
-    """The session of a ``transactional=False`` handler: it commits by itself, statement by statement."""
+    """The session of a ``transactional=False`` handler: it commits by itself, statement by statement.
+
+    Args:
+        connected: Returns its connection, at the latest when it is used.
+    """
+
+    def __init__(self, connected: Callable[[], Connection]) -> None:
+        super().__init__(expire_on_commit=False)
+        self._connected = connected
+
+    def get_bind(self, *_: Any, **__: Any) -> Connection:
+        """Return the connection."""
+        return self._connected()
+
+    @property
+    def bind(self) -> Connection:
+        """The connection, for who does not ask `get_bind`."""
+        return self._connected()
+
+    @bind.setter
+    def bind(self, _: object) -> None: ...
 
     def finish(self) -> None:
         """Write what the handler left."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import weakref
 
-from sqla_pubsub.deliver.io.waiter import wait_readable
+from sqla_pubsub.deliver.io.waiter import Waiter, wait_readable
 
 
 class StopSignal:
-    """A flag that ends a sleep at once; safe to raise in a signal handler and from another thread."""
+    """A flag that ends a sleep at once; safe to raise in a signal handler and from another thread.
 
-    def __init__(self) -> None:
+    Args:
+        waiter: Sleeps.
+    """
+
+    def __init__(self, waiter: Waiter = wait_readable) -> None:
+        self._wait = waiter
         self._set = False
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -37,11 +42,11 @@ class StopSignal:
 
     def wait(self, seconds: float) -> None:
         """Sleep unless and until it is raised."""
-        wait_readable(seconds, self._read)
+        self._wait(seconds, self._read)
 
-    def wait_for(self, descriptor: int, seconds: float) -> None:
-        """Sleep until it is raised or *descriptor* can be read."""
-        wait_readable(seconds, self._read, descriptor)
+    def wait_for(self, descriptor: int, seconds: float) -> bool:
+        """Sleep until it is raised or *descriptor* can be read; return True where this process ended the sleep."""
+        return self._wait(seconds, self._read, descriptor)
 
 
 def _close(*descriptors: int) -> None:

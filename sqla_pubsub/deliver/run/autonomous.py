@@ -10,29 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from sqlalchemy.exc import DBAPIError
-
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.claim.hold import Holds
-from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.invocation import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.gate import Gate
+from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
-from sqla_pubsub.deliver.settle.outcome import (
-    Acknowledge,
-    DeadLetter,
-    Outcome,
-    Retry,
-    is_denied,
-    is_unreadable,
-)
-from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.errors import HandlerTimeout
 
 CANDIDATES = 20
 """Entries looked at in one statement, of which the first free one is taken."""
@@ -79,6 +70,18 @@ class Autonomous:
         self._clock = clock
         self._found = False
         """Whether anything was there to do since the cursor started over: what others have, each scan finds."""
+
+    @property
+    def in_hand(self) -> int:
+        """None: one event after the other."""
+        return 0
+
+    def finish(self, _: Store) -> Result:
+        """All that was claimed is settled."""
+        return Result()
+
+    def abandon(self) -> None:
+        """Nothing is in hand between turns."""
 
     def close(self) -> None:
         """Give back the connection of the sessions."""
@@ -165,51 +168,16 @@ class Autonomous:
                 with store.begin():
                     holds.release(entry.id)
                 return outcome
-            return self._settle(store, entry, outcome)
+            return settle_outside(store, self._events, entry, outcome)
         finally:
             if not store.lost:
                 holds.leave(entry.id)
 
-    def _settle(self, store: Store, entry: Entry, outcome: Outcome) -> Outcome:
-        """Write down the outcome, or why that cannot be done, and return what was written."""
-        try:
-            with store.begin():
-                store.settle([outcome], held=False)
-        except DBAPIError as error:
-            if store.lost or is_denied(error):
-                raise
-            store.abandon()
-            policy = self._events.policy
-            match outcome:
-                case Acknowledge():
-                    outcome = policy.failed(entry, error)
-                case DeadLetter():
-                    outcome = policy.unwritten(outcome, error)
-                case Retry():
-                    raise
-            with store.begin():
-                store.settle([outcome], held=False)
-        return outcome
-
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | Again:
-        try:
-            decoded = self._decode(store, entry)
-        except (UnreadableEntry, DBAPIError) as error:
-            if store.lost or is_denied(error):
-                raise
-            return self._events.policy.unreadable(entry, error)
-        return self._call(entry, decoded)
-
-    def _decode(self, store: Store, entry: Entry) -> Decoded:
-        dispatcher = self._events.dispatcher
-        try:
-            with store.begin():
-                return dispatcher.decode(store.connection, [entry])
-        except (UnreadableEntry, DBAPIError) as error:
-            if store.lost or not is_unreadable(error):
-                raise
-        with store.begin():
-            return dispatcher.decode_alone(store.connection, entry)
+        decoded = decode_outside(store, self._events, entry)
+        return (
+            decoded if isinstance(decoded, Acknowledge | DeadLetter | Retry) else self._call(entry, decoded)
+        )
 
     def _call(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
         with self._gate.passed(alone=entry.crashes > 0):
@@ -220,8 +188,8 @@ class Autonomous:
         own = self._own.connected()
         self._events.take([entry.id])
         try:
-            handle = partial(self._events.dispatcher.handle_outside, entry, decoded, own, self._own.context)
-            call_within(self._spec.timeout, own, self._spec.name, handle)
+            handle = partial(self._events.dispatcher.handle_outside, entry, decoded, self._own.in_context)
+            self._events.dispatcher.colour.within(self._spec, own, handle)
         except BaseException as error:
             # Interrupted anywhere, or broken: not for another event.
             self._own.let_go(broken=isinstance(error, HandlerTimeout))

@@ -40,6 +40,18 @@ class Batched:
             store, self._claimer, self._events, size, taken=taken, deferred=False, work=self._hand_over
         )
 
+    @property
+    def in_hand(self) -> int:
+        """None: all of a group is done when its turn ends."""
+        return 0
+
+    def finish(self, _: Store) -> Result:
+        """Nothing is kept between groups."""
+        return Result()
+
+    def abandon(self) -> None:
+        """Nothing is kept between groups."""
+
     def close(self) -> None:
         """Nothing is kept between groups."""
 
@@ -54,5 +66,7 @@ class Batched:
                 unrecorded=tuple(self._events.policy.failed(entry, error) for entry in entries),
             )
         except BaseException as error:
+            if self._events.dispatcher.colour.is_stop(error):
+                raise
             return Undone(cause=error, isolate=ids(entries))
         return Worked(outcomes=tuple(Acknowledge(id=entry.id) for entry in entries))

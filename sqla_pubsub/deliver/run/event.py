@@ -9,7 +9,6 @@ from functools import partial
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.invocation import Decoded, Dispatcher
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack, ids
 from sqla_pubsub.deliver.run.store import Store
@@ -60,6 +59,8 @@ class EventRunner:
         try:
             self.hand_over(store, [entry], decoded)
         except BaseException as error:
+            if self.dispatcher.colour.is_stop(error):
+                raise
             if store.spoilt:
                 raise TransactionEnded(ENDED) from error
             if store.lost or isinstance(error, TransactionEnded):
@@ -104,7 +105,7 @@ class EventRunner:
         self.take(ids(entries))
         try:
             handle = partial(self.dispatcher.handle, entries, decoded, store)
-            call_within(self.spec.timeout, store.connection, self.spec.name, handle)
+            self.dispatcher.colour.within(self.spec, store.connection, handle)
         except HandlerTimeout:
             store.close()
             raise

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 
-class Gate:
+class Gate(Protocol):
     """Shared by the listeners of one process."""
+
+    def passed(self, *, alone: bool) -> AbstractContextManager[None]:
+        """Wait until an entry may be in hand, and keep others out for the time where it is to be *alone*."""
+
+
+class ThreadGate:
+    """Shared by the listeners of one process, each in a thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -66,6 +66,18 @@ class Grouped:
             work=self._handle_all,
         )
 
+    @property
+    def in_hand(self) -> int:
+        """None: all of a group is done when its turn ends."""
+        return 0
+
+    def finish(self, _: Store) -> Result:
+        """Nothing is kept between groups."""
+        return Result()
+
+    def abandon(self) -> None:
+        """Nothing is kept between groups."""
+
     def close(self) -> None:
         """Nothing is kept between groups."""
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, Result, ThrownBack
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry, is_denied
@@ -25,9 +26,11 @@ class Isolated:
     Args:
         events: Calls the handler.
         unknown: Leaves alone what this worker does not know.
+        gate: Keeps apart what killed a process before.
     """
 
-    def __init__(self, events: EventRunner, unknown: Unknown) -> None:
+    def __init__(self, events: EventRunner, unknown: Unknown, gate: Gate) -> None:
+        self._gate = gate
         self._unknown = unknown
         self._events = events
         self._spec = events.spec
@@ -38,6 +41,16 @@ class Isolated:
         Raises:
             SQLAlchemyError: The connection is lost, or a right is missing.
         """
+        with self._gate.passed(alone=False):
+            result = self._run(store, entry_id, taken, alone=False)
+        if result is None:
+            with self._gate.passed(alone=True):
+                result = self._run(store, entry_id, taken, alone=True)
+        assert result is not None
+        return result
+
+    def _run(self, store: Store, entry_id: int, taken: Callable[[], None], *, alone: bool) -> Result | None:
+        """Work it, or return None where it has to be alone in this process for that."""
         entry: Entry | None = None
         handled: Handled = Again()
         transaction = store.begin(savepoints=self._events.savepoints)
@@ -46,6 +59,9 @@ class Isolated:
             if entry is None or not self._unknown.is_mine(store.connection, entry):
                 store.abandon()
                 return Result()
+            if entry.crashes and not alone:
+                store.abandon()
+                return None
             taken()
             handled = self._handle(store, entry)
             if isinstance(handled, Acknowledge | Retry | DeadLetter):
@@ -64,12 +80,16 @@ class Isolated:
                 store.abandon()
                 return self.record(store, [handled])
             handled = ThrownBack(error)
+        return self._result(store, entry, entry_id, handled)
+
+    def _result(self, store: Store, entry: Entry | None, entry_id: int, handled: Handled) -> Result:
         match handled:
             case Again():
                 return Result(isolate=(entry_id,), conflict=True)
             case Broken(outcome=outcome, cause=cause):
                 return Result(unrecorded=(outcome,), error=cause)
             case ThrownBack(cause=cause):
+                assert entry is not None
                 store.abandon()
                 return self._record_failure(store, entry, cause)
             case Acknowledge() | Retry() | DeadLetter():

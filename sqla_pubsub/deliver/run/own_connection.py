@@ -44,6 +44,12 @@ class OwnConnection:
             event.listen(self._connection, "set_connection_execution_options", self._mark)
         return self._connection
 
+    def in_context(self, setting: str) -> Connection:
+        """Return the connection, on which what is written has this context from now on."""
+        connection = self.connected() if self._connection is None else self._connection
+        self.context.be(setting)
+        return connection
+
     def let_go(self, *, broken: bool = False) -> None:
         """Give the connection back, or end it where it is *broken*."""
         connection, self._connection, self._marked = self._connection, None, False

@@ -110,14 +110,15 @@ class ListeningConnection:
         self._listen()
 
     def wait(self, seconds: float, stop: StopSignal) -> bool:
-        """Return whether another session notified within *seconds*, or sooner when stopped."""
+        """Return whether another session notified within *seconds*, or this process did; sooner when stopped."""
         if self._notified():
             return True
+        woken = False
         # A connection that ended here shows as SQLAlchemy's error at the next statement.
         with suppress(self._driver.error):
-            stop.wait_for(self._driver.fileno(), seconds)
+            woken = stop.wait_for(self._driver.fileno(), seconds)
             self._driver.read()
-        return self._notified()
+        return self._notified() or woken
 
     def close(self) -> None:
         """Give up the connection, and with it the lock."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from sqlalchemy import Engine
 
@@ -13,6 +14,22 @@ from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, PollLimits, Relisten, Return, Wait
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
+
+
+class Sleeps(Protocol):
+    """What a listener does while there is no work."""
+
+    def progress(self) -> None:
+        """Say that there was work."""
+
+    def busy(self) -> None:
+        """Say that there is more than a moment's work."""
+
+    def sleep(self) -> float | None:
+        """Return when there may be work, or when stopped; in how many seconds a retry is due, None if none waits."""
+
+    def close(self) -> None:
+        """Give up what it needs for that."""
 
 
 class Sleeper:

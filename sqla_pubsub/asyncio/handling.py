@@ -1,0 +1,115 @@
+"""How ``async def`` handlers are called: each in a task of its own, within its time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import QueryableAttribute
+from sqlalchemy.pool import NullPool
+
+from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
+from sqla_pubsub.asyncio.session import HandlerAsyncSession
+from sqla_pubsub.deliver.handle.rows import RowSession
+from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
+from sqla_pubsub.errors import DeliveryError, HandlerCancelled, HandlerTimeout, LazyLoad
+from sqla_pubsub.registry import ListenerSpec
+
+HARD = 5.0
+"""Seconds after which a cancelled handler is given up, together with its connection."""
+
+
+class Stopped(BaseException):
+    """The listener is ended while a handler runs, of whose event nothing is known."""
+
+
+class Asynchronous:
+    """Coroutine functions, on the running loop."""
+
+    asynchronous = True
+
+    def __init__(self) -> None:
+        self._waiter = Waiter()
+        self.nudge = self._waiter.nudge
+        self.given_up = False
+        """Whether the listener ends without waiting for its handlers any longer."""
+
+    def session(self, session: RowSession) -> HandlerAsyncSession:
+        """Return an AsyncSession over the listener's."""
+        return HandlerAsyncSession(session)
+
+    def call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
+        """Await the handler; what it raises comes out.
+
+        Raises:
+            HandlerTimeout: It took longer than the listener's ``timeout=``.
+            Stopped: The listener ends.
+        """
+        try:
+            awaited(self._call(spec, arguments))
+        finally:
+            session = arguments.get("session")
+            if session is not None:
+                session.end()
+
+    async def _call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
+        limit = spec.timeout
+        # The task takes a copy of the context, so that nothing that a handler sets is left for the next one.
+        task = asyncio.get_running_loop().create_task(_run(spec, arguments), context=copy_context())
+        try:
+            await asyncio.wait({task}, timeout=None if limit is None else limit.total_seconds())
+        except asyncio.CancelledError:
+            await end(task, HARD)
+            raise Stopped from None
+        if not task.done():
+            await end(task, HARD)
+            raise HandlerTimeout(f"listener {spec.name!r} ran longer than its timeout of {limit}")
+        if task.cancelled():
+            raise HandlerCancelled(
+                f"the handler of listener {spec.name!r} was cancelled, or let a cancellation out"
+            )
+        task.result()
+
+    def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], None]) -> None:
+        """Call *handle*: `call` sees to the time."""
+        handle()
+
+    def is_stop(self, error: BaseException) -> bool:
+        """Whether the listener's own task is being ended."""
+        return self.given_up or isinstance(error, Stopped)
+
+    def wait(self, seconds: float, /, *descriptors: int) -> bool:
+        """Let the loop go on."""
+        return self._waiter(seconds, *descriptors)
+
+    def engine(self, url: str) -> Engine:
+        """Return an engine on the loop that notices a server which went away."""
+        return create_async_engine(url, poolclass=NullPool, connect_args=dict(KEEPALIVE)).sync_engine
+
+
+async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
+    try:
+        await spec.handler(**arguments)
+    except MissingGreenlet as error:
+        raise _lazily(spec, error) from error
+
+
+def _lazily(spec: ListenerSpec, error: MissingGreenlet) -> DeliveryError:
+    """Say which attribute was to be loaded without an await."""
+    name = "an attribute"
+    traceback = error.__traceback__
+    while traceback is not None:
+        found = traceback.tb_frame.f_locals.get("self")
+        if isinstance(found, QueryableAttribute) and traceback.tb_frame.f_code.co_name == "__get__":
+            name = str(found)
+        traceback = traceback.tb_next
+    return LazyLoad(
+        f"the handler of listener {spec.name!r} touched {name}, which is not loaded and needs a statement. "
+        f"Load it for the whole group with load=[{name}] on the decorator, await it through AsyncAttrs "
+        "(await row.awaitable_attrs.name), or use: await session.run_sync(function)"
+    )

@@ -1,0 +1,222 @@
+"""The listener of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
+
+from sqla_pubsub.asyncio.bridge import end, in_greenlet, spawned
+from sqla_pubsub.asyncio.crew import Room, TaskCrew
+from sqla_pubsub.asyncio.handling import HARD, Asynchronous
+from sqla_pubsub.deliver.arguments import chosen, of_colour
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.happenings import Happening, Settled
+from sqla_pubsub.deliver.instrument import Observer
+from sqla_pubsub.deliver.io.stop import StopSignal
+from sqla_pubsub.deliver.listener import Listener
+from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.registry import ListenerSpec, registry_of
+
+T = TypeVar("T")
+
+
+class AsyncListener:
+    """Handles the events of a metadata's ``async def`` listeners, on the running event loop.
+
+    Args:
+        engine: An AsyncEngine of a PostgreSQL database; it belongs to this loop.
+        metadata: The metadata whose listeners are to run. Import their modules first.
+        config: Settings.
+        listeners: Names of the listeners to run; None runs all that are ``async def``.
+        concurrency: How many events are handled at once. Those of ``transactional=False`` listeners share two
+            connections; each of the others has one, so these are bounded by the engine's pool too.
+        observers: Called with each happening; one that raises is logged.
+
+    Raises:
+        ConfigurationError: No such listener is declared, one of those named is a plain function, or the engine
+            is another one.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        metadata: MetaData,
+        config: ListenerConfig | None = None,
+        *,
+        listeners: Collection[str] | None = None,
+        concurrency: int = 1,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        _refuse_wrong_kinds(engine, listeners, concurrency)
+        self._engine = engine
+        self._metadata = metadata
+        self._config = config or ListenerConfig()
+        self._observers = tuple(observers)
+        self._error: BaseException | None = None
+        self._room = Room(concurrency)
+        self._colours: list[Asynchronous] = []
+        specs = of_colour(chosen(registry_of(metadata).listeners, listeners), listeners, asynchronous=True)
+        self._parts = list(self._listeners(specs, concurrency))
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the listener, None where nothing did."""
+        return self._error
+
+    def stop(self) -> None:
+        """End `run` or `drain` after the events in hand; safe in signal handlers and from other threads."""
+        for part in self._parts:
+            part.stop()
+
+    async def run(self) -> None:
+        """Work until stopped; wait for the server as long as it is away.
+
+        Cancelled, it stops, and ends after ``grace`` what still runs: nothing of that is written.
+
+        Raises:
+            ConfigurationError: The outbox is not installed, or the URL has an unknown option.
+        """
+        await self._all([part.run for part in self._parts])
+
+    async def drain(self) -> int:
+        """Work until nothing is due, and return how many events were settled.
+
+        Raises:
+            DBAPIError: The server cannot be reached.
+            ConfigurationError: As for `run`, or a right is missing.
+        """
+        return sum(await self._all([part.drain for part in self._parts]))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[AsyncListener]:
+        """Run beside the body, an application's lifespan say; stop at its end.
+
+        Raises:
+            BaseException: What ended the listener meanwhile, at the end of the body.
+        """
+        task = spawned(self.run())
+        try:
+            yield self
+        finally:
+            self.stop()
+            await task
+
+    def _listeners(self, specs: Sequence[ListenerSpec], concurrency: int) -> Iterable[Listener]:
+        inside = [spec.name for spec in specs if spec.transactional]
+        outside = [spec.name for spec in specs if not spec.transactional]
+        slots = min(concurrency, _slots(self._engine)) if inside else 0
+        followers = [Asynchronous() for _ in range(slots - 1)]
+
+        def wake(happening: Happening) -> None:
+            if isinstance(happening, Settled):
+                for follower in followers:
+                    follower.nudge()
+
+        if inside:
+            yield self._listener(inside, Asynchronous(), [wake])
+        for follower in followers:
+            yield self._listener(inside, follower, [], sleeper=partial(_Following, self._config))
+        if outside:
+            colour = Asynchronous()
+            self._room.tell(colour.nudge)
+            yield self._listener(outside, colour, [], crew=lambda: TaskCrew(colour, self._room))
+
+    def _listener(
+        self,
+        names: list[str],
+        colour: Asynchronous,
+        observers: list[Observer],
+        *,
+        crew: Callable[[], TaskCrew | None] = lambda: None,
+        sleeper: Callable[[StopSignal], _Following] | None = None,
+    ) -> Listener:
+        self._colours.append(colour)
+        return Listener(
+            self._engine.sync_engine, self._metadata, self._config, listeners=names,
+            observers=[*self._observers, *observers], gate=self._room, colour=colour, crew=crew, sleeper=sleeper,
+        )  # fmt: skip
+
+    async def _all(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """Run all parts to their end; the first that fails stops the others."""
+        tasks = [spawned(self._part(work)) for work in works]
+        try:
+            return list(await asyncio.shield(asyncio.gather(*tasks)))
+        except asyncio.CancelledError:
+            await self._give_up(tasks)
+            raise
+        except BaseException:
+            await asyncio.wait(tasks)
+            raise
+
+    async def _part(self, work: Callable[[], T]) -> T:
+        try:
+            return await in_greenlet(work)
+        except BaseException as error:
+            self._error = self._error or error
+            self.stop()
+            raise
+
+    async def _give_up(self, tasks: Sequence[asyncio.Task[T]]) -> None:
+        self.stop()
+        await asyncio.wait(tasks, timeout=self._config.grace.total_seconds())
+        for colour in self._colours:
+            # Told by this and not by the kind of an exception: a handler may raise CancelledError itself.
+            colour.given_up = True
+        await asyncio.gather(*(end(task, HARD) for task in tasks if not task.done()))
+
+
+class _Following:
+    """Sleeps until another listener of the process has work, or for some seconds."""
+
+    def __init__(self, config: ListenerConfig, stop: StopSignal) -> None:
+        self._stop = stop
+        self._seconds = config.poll_interval.total_seconds()
+
+    def progress(self) -> None:
+        """Another one guards the sleep lock."""
+
+    def busy(self) -> None:
+        """Another one guards the sleep lock."""
+
+    def sleep(self) -> float | None:
+        """Return when woken; retries may be due then."""
+        self._stop.wait(self._seconds)
+        return 0.0
+
+    def close(self) -> None:
+        """It has no connection."""
+
+
+def _slots(engine: AsyncEngine) -> int:
+    """Return how many connections transactional handlers may have, so that two are left for the rest."""
+    pool = engine.sync_engine.pool
+    if not isinstance(pool, QueuePool):
+        return 10**6
+    overflow = pool._max_overflow
+    return 10**6 if overflow < 0 else max(1, pool.size() + overflow - 2)
+
+
+def _refuse_wrong_kinds(engine: object, listeners: object, concurrency: object) -> None:
+    if not isinstance(engine, AsyncEngine):
+        raise ConfigurationError(
+            f"AsyncListener({type(engine).__name__}, ...): give an AsyncEngine, as create_async_engine(url) returns it."
+        )
+    if engine.dialect.name == "postgresql" and not engine.dialect.driver.startswith("psycopg"):
+        raise ConfigurationError(
+            f"driver {engine.dialect.driver!r} is not supported yet. Give a postgresql+psycopg:// engine."
+        )
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise ConfigurationError(
+            f"AsyncListener(concurrency={concurrency!r}): give a whole number from 1 on."
+        )
+    if isinstance(listeners, str):
+        raise ConfigurationError(
+            f"AsyncListener(listeners={listeners!r}): give a list of names, [{listeners!r}]."
+        )

@@ -1,0 +1,84 @@
+"""The colour of a listener: what is different about it on an event loop.
+
+Lanes, runners and claims are the same for ``def`` and ``async def``. SQLAlchemy runs them on a loop in a greenlet, in
+which a statement lets the loop go on. What remains stands here: how a handler is called, which session it gets, how
+long it may take, and how a listener sleeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Engine
+
+from sqla_pubsub.deliver.handle.deadline import call_within
+from sqla_pubsub.deliver.handle.not_run import refuse_not_run
+from sqla_pubsub.deliver.handle.rows import RowSession
+from sqla_pubsub.deliver.io.reconnect import make_engine
+from sqla_pubsub.deliver.io.waiter import wait_readable
+from sqla_pubsub.registry import ListenerSpec
+
+
+class Colour(Protocol):
+    """What a listener does in the way of its handlers."""
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether its handlers are awaited."""
+
+    def session(self, session: RowSession, /) -> Any:
+        """Return what a handler gets as its session."""
+
+    def call(self, spec: ListenerSpec, arguments: dict[str, Any], /) -> None:
+        """Call the handler, and see that it has run; what it raises comes out."""
+
+    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None], /) -> None:
+        """Call *handle*, and raise HandlerTimeout when it takes longer than the listener's ``timeout=``."""
+
+    def is_stop(self, error: BaseException, /) -> bool:
+        """Whether an exception in a handler is the end of the listener, and says nothing of the event."""
+
+    def wait(self, seconds: float, /, *descriptors: int) -> bool:
+        """As `sqla_pubsub.deliver.io.waiter.Waiter`."""
+
+    def engine(self, url: str, /) -> Engine:
+        """Return an engine of this colour for *url*."""
+
+
+class Synchronous:
+    """Plain functions, in this thread."""
+
+    asynchronous = False
+
+    def session(self, session: RowSession) -> RowSession:
+        """Return the session itself."""
+        return session
+
+    def call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
+        """Call the handler.
+
+        Raises:
+            HandlerNotRun: It returned something that had to be run first.
+        """
+        refuse_not_run(spec.handler(**arguments), spec.name)
+
+    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None]) -> None:
+        """Interrupt the handler, and the statement that it waits for.
+
+        Raises:
+            HandlerTimeout: It took too long.
+        """
+        call_within(spec.timeout, connection, spec.name, handle)
+
+    def is_stop(self, _: BaseException) -> bool:
+        """Whatever a handler raises here, it has raised itself."""
+        return False
+
+    def wait(self, seconds: float, /, *descriptors: int) -> bool:
+        """Block this thread."""
+        return wait_readable(seconds, *descriptors)
+
+    def engine(self, url: str) -> Engine:
+        """Return an engine that notices a server which went away."""
+        return make_engine(url)

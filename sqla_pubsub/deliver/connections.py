@@ -1,0 +1,107 @@
+"""The work connections of a listener: one, and a direct one for outside work where a pooler stands before the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from sqla_pubsub.contract.tables import Outbox
+from sqla_pubsub.deliver.colour import Colour
+from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.pooler import refuse_pooler
+from sqla_pubsub.deliver.run.store import Store
+from sqla_pubsub.deliver.run.work_connection import WorkConnection
+from sqla_pubsub.registry import ListenerSpec
+
+
+class Connections:
+    """Opened together and lost together.
+
+    Args:
+        engine: Where to connect.
+        specs: The listeners that work on them.
+        outbox: Whose entries are worked.
+        config: Settings.
+        instrument: Is told what settling meets.
+        colour: That of the listeners.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        specs: Sequence[ListenerSpec],
+        outbox: Outbox,
+        config: ListenerConfig,
+        instrument: Instrument,
+        colour: Colour,
+    ) -> None:
+        self._engine = engine
+        self._specs = specs
+        self._outbox = outbox
+        self._config = config
+        self._instrument = instrument
+        self._colour = colour
+        self._work: Store | None = None
+        self._direct: Store | None = None
+
+    def open(self) -> None:
+        """Open what is not open.
+
+        Raises:
+            DBAPIError: The server cannot be reached.
+            ConfigurationError: A pooler stands before the server, and a listener cannot work through one.
+        """
+        if self._work is None:
+            self._work = self.store()
+        outside = [spec for spec in self._specs if not spec.transactional]
+        if outside and self._direct is None:
+            if self._config.direct_url is not None:
+                self._direct = self._store(self.direct_engine)
+            refuse_pooler((self._direct or self._work).connection, outside[0].name)
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Take over what was written under earlier names; an old trigger may still do so, so now and then again."""
+        for spec in self._specs:
+            if spec.previous_names and self._work is not None:
+                self._work.adopt(spec)
+
+    def of(self, spec: ListenerSpec) -> Store:
+        """Return where the entries of a listener are worked."""
+        store = self._work if spec.transactional else self._direct or self._work
+        assert store is not None
+        return store
+
+    def store(self) -> Store:
+        """Open a store that belongs to the caller."""
+        return self._store(self._engine)
+
+    @property
+    def are_open(self) -> bool:
+        """Whether there is one to work on."""
+        return self._work is not None and not self._work.lost
+
+    @cached_property
+    def direct_engine(self) -> Engine:
+        """Where notifications are received, past a pooler."""
+        if self._config.direct_url is None:
+            return self._engine
+        direct = self._colour.engine(self._config.direct_url)
+        # Past the pooler is the same tenant: its schema_translate_map stands in the options.
+        return direct.execution_options(**self._engine.get_execution_options())
+
+    def close(self) -> None:
+        """Give them up; whatever is open on them is undone by the server."""
+        for store in (self._work, self._direct):
+            if store is not None:
+                with suppress(DBAPIError):
+                    store.close()
+        self._work = self._direct = None
+
+    def _store(self, engine: Engine) -> Store:
+        return Store(WorkConnection(engine, self._outbox, self._config, self._instrument), self._instrument)

@@ -1,0 +1,270 @@
+"""Many ``transactional=False`` handlers at once, on an event loop.
+
+One connection claims and settles for all of them; a handler has one of its own only from when it uses its session.
+A turn settles what has ended, and begins what there is room for. The claim connection is what they all depend on:
+where it is lost, the handlers are ended and nothing of them is written, because their entries are anybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor
+from sqla_pubsub.deliver.claim.hold import Holds
+from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.handle.unknown import Unknown
+from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside
+from sqla_pubsub.deliver.run.own_connection import OwnConnection
+from sqla_pubsub.deliver.run.result import Again, Result
+from sqla_pubsub.deliver.run.store import Store
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.errors import HandlerTimeout
+
+CANDIDATES = 20
+"""Entries looked at in one statement, besides those in hand."""
+MOST = 500
+"""Entries looked at in one statement at most."""
+
+Ended = Outcome | Again
+Work = Callable[[], Ended]
+
+
+class Crew(Protocol):
+    """Runs the handlers of one lane, beside those of others."""
+
+    def has_room(self, *, alone: bool = False) -> bool:
+        """Whether one more may begin; one that is to be *alone* needs the whole process for itself."""
+
+    def begin(self, work: Work, entry: Entry, /) -> None:
+        """Begin to handle *entry*."""
+
+    def ended(self) -> list[tuple[Entry, Ended]]:
+        """Return, once each, what became of those that have ended.
+
+        Raises:
+            BaseException: What is no outcome of an event, such as a database that has no connection left.
+        """
+
+    def end_all(self, seconds: float, /) -> None:
+        """Wait for those that run, and end after *seconds* those that still do."""
+
+
+class Concurrent:
+    """Works many entries of one listener at the same time.
+
+    Args:
+        events: Its spec, policy and dispatcher serve here.
+        claimer: Looks below the start of the cursor.
+        cursor: Where to look for entries.
+        unknown: Leaves alone what this worker does not know.
+        connect: Makes the connection of a handler's session.
+        crew: Runs the handlers.
+        grace: Seconds for which a stopping listener waits for them.
+        stopping: Whether the listener is to stop.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        events: EventRunner,
+        claimer: Claimer,
+        cursor: ClaimCursor,
+        unknown: Unknown,
+        connect: Callable[[], OwnConnection],
+        crew: Crew,
+        *,
+        grace: float,
+        stopping: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._events = events
+        self._spec = events.spec
+        self._claimer = claimer
+        self._cursor = cursor
+        self._unknown = unknown
+        self._connect = connect
+        self._crew = crew
+        self._grace = grace
+        self._stopping = stopping
+        self._clock = clock
+        self._in_hand = dict[int, Entry]()
+        self._waits_alone: int | None = None
+        """An entry that killed a process before, for which the others are awaited."""
+        self._holds: tuple[Store, Holds] | None = None
+
+    def run(self, store: Store, _size: int, taken: Callable[[], None]) -> Result:
+        """Settle what has ended and begin what there is room for; *taken* is called for each that begins."""
+        outcomes = list[Outcome]()
+        try:
+            again = self._settle(store, outcomes)
+            more = not self._stopping() and self._begin_all(store, taken)
+        except Exception as error:
+            return Result(outcomes=tuple(outcomes), error=error)
+        rewind = again or any(not isinstance(outcome, Acknowledge) for outcome in outcomes)
+        claimed = max((outcome.id for outcome in outcomes), default=0)
+        return Result(outcomes=tuple(outcomes), claimed=claimed, exhausted=not more, rewind=rewind)
+
+    @property
+    def in_hand(self) -> int:
+        """How many handlers run."""
+        return len(self._in_hand)
+
+    def finish(self, store: Store) -> Result:
+        """Wait for the handlers in hand, and settle those that end in time."""
+        self._crew.end_all(self._grace)
+        outcomes = list[Outcome]()
+        self._settle(store, outcomes)
+        return Result(outcomes=tuple(outcomes))
+
+    def abandon(self) -> None:
+        """End the handlers in hand: the connection that holds their claims is gone."""
+        self._crew.end_all(0.0)
+        self._in_hand.clear()
+        self._holds = self._waits_alone = None
+
+    def close(self) -> None:
+        """End what is left."""
+        self.abandon()
+
+    def _settle(self, store: Store, outcomes: list[Outcome]) -> bool:
+        """Settle what has ended; return whether one of them is to be tried again without being counted."""
+        again = False
+        for entry, ended in self._crew.ended():
+            self._in_hand.pop(entry.id, None)
+            holds = self._holds_of(store)
+            try:
+                if isinstance(ended, Again):
+                    again = True
+                    with store.begin():
+                        holds.release(entry.id)
+                else:
+                    outcomes.append(settle_outside(store, self._events, entry, ended))
+            finally:
+                if not store.lost:
+                    holds.leave(entry.id)
+        self._show()
+        return again
+
+    def _begin_all(self, store: Store, taken: Callable[[], None]) -> bool:
+        """Begin as many as there is room for; return whether there is more to do now."""
+        if self._waits_alone is not None:
+            return self._begin_alone(store, taken)
+        if not self._crew.has_room():
+            return False
+        began = self._clock()
+        if self._cursor.is_look_back(began):
+            self._cursor.start_over()
+            with store.connection.begin():
+                self._claimer.look_back(store)
+        size = min(MOST, CANDIDATES + len(self._in_hand))
+        found = list[int]()
+        for found in store.claims.candidates(
+            self._spec,
+            start=self._cursor.start(began),
+            low_water=self._cursor.order_low_water(began),
+            passed_to=self._cursor.passed_to,
+            size=size,
+            left=self._unknown.left,
+        ):
+            for entry_id in found:
+                if self._stopping() or not self._crew.has_room():
+                    return False
+                self._cursor.passed(entry_id)
+                if entry_id in self._in_hand or not self._begin(store, entry_id, found):
+                    continue
+                taken()
+                if self._is_blocked():
+                    return False
+            if len(found) == size:
+                return True
+        self._cursor.start_over()
+        return False
+
+    def _is_blocked(self) -> bool:
+        """Whether an entry waits for the others to end."""
+        return self._waits_alone is not None
+
+    def _begin(self, store: Store, entry_id: int, among: list[int]) -> bool:
+        entry = self._take(store, entry_id, among)
+        if entry is None:
+            return False
+        if entry.crashes and not self._crew.has_room(alone=True):
+            # Others are in hand: it waits for their end, and nothing begins before it.
+            self._give_back(store, entry_id)
+            self._waits_alone = entry_id
+            return True
+        self._hand_over(store, entry)
+        return True
+
+    def _begin_alone(self, store: Store, taken: Callable[[], None]) -> bool:
+        assert self._waits_alone is not None
+        if not self._crew.has_room(alone=True):
+            return False
+        entry_id, self._waits_alone = self._waits_alone, None
+        entry = self._take(store, entry_id, [entry_id])
+        if entry is not None:
+            taken()
+            self._hand_over(store, entry)
+        self._cursor.start_over()
+        return entry is None
+
+    def _hand_over(self, store: Store, entry: Entry) -> None:
+        self._in_hand[entry.id] = entry
+        self._show()
+        decoded = decode_outside(store, self._events, entry)
+        if isinstance(decoded, Acknowledge | DeadLetter | Retry):
+            self._crew.begin(partial(_known, decoded), entry)
+        else:
+            self._crew.begin(partial(self._handle, entry, decoded), entry)
+
+    def _handle(self, entry: Entry, decoded: Decoded) -> Ended:
+        dispatcher = self._events.dispatcher
+        own, broken = self._connect(), False
+        try:
+            dispatcher.handle_outside(entry, decoded, own.in_context)
+        except BaseException as error:
+            broken = isinstance(error, HandlerTimeout) or dispatcher.colour.is_stop(error)
+            if dispatcher.colour.is_stop(error):
+                raise
+            return self._events.failed(entry, error)
+        finally:
+            own.let_go(broken=broken)
+        return Acknowledge(id=entry.id)
+
+    def _take(self, store: Store, entry_id: int, among: list[int]) -> Entry | None:
+        holds = self._holds_of(store)
+        with store.connection.begin() as transaction:
+            row = holds.take(self._spec.name, entry_id, among)
+            entry = None if row is None else Entry(*row)
+            if entry is not None and self._unknown.is_mine(store.connection, entry):
+                return entry
+            transaction.rollback()
+        holds.leave(entry_id)
+        return None
+
+    def _give_back(self, store: Store, entry_id: int) -> None:
+        holds = self._holds_of(store)
+        with store.begin():
+            holds.release(entry_id)
+        holds.leave(entry_id)
+
+    def _holds_of(self, store: Store) -> Holds:
+        if self._holds is None or self._holds[0] is not store:
+            self._holds = store, store.claims.holds(self._spec)
+        return self._holds[1]
+
+    def _show(self) -> None:
+        """Show the supervisor what the process would die of."""
+        if self._in_hand:
+            self._events.take(tuple(self._in_hand))
+        else:
+            self._events.put_down()
+
+
+def _known(outcome: Outcome) -> Ended:
+    return outcome

@@ -1,0 +1,54 @@
+"""What the tests of the asyncio package share: notes over an AsyncEngine."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import Engine, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from sqla_pubsub import ListenerConfig
+from sqla_pubsub.asyncio import AsyncListener
+from tests.deliver.notes import Notes
+
+T = TypeVar("T")
+
+
+class AsyncNotes(Notes):
+    """Notes that are handled on an event loop."""
+
+    @asynccontextmanager
+    async def async_engine(self, **options: Any) -> AsyncIterator[AsyncEngine]:
+        """Yield an engine of the running loop."""
+        engine = create_async_engine(make_url(str(self.url)), **options)
+        try:
+            yield engine
+        finally:
+            await engine.dispose()
+
+    url: str
+
+    @asynccontextmanager
+    async def listening(
+        self, *names: str, concurrency: int = 1, observers: Any = (), **config: Any
+    ) -> AsyncIterator[AsyncListener]:
+        """Yield a listener of the running loop."""
+        self.install()
+        async with self.async_engine() as engine:
+            yield AsyncListener(
+                engine, self.metadata, ListenerConfig(**config), listeners=names,
+                concurrency=concurrency, observers=observers,
+            )  # fmt: skip
+
+    async def drained(self, *names: str, concurrency: int = 1, observers: Any = (), **config: Any) -> int:
+        """Settle what is due."""
+        async with self.listening(*names, concurrency=concurrency, observers=observers, **config) as listener:
+            return await listener.drain()
+
+
+@pytest.fixture
+def notes(engine: Engine, url: str) -> Iterator[AsyncNotes]:
+    notes = AsyncNotes(engine)
+    notes.url = make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    yield notes
