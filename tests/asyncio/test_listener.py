@@ -8,8 +8,11 @@ import pytest
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from sqla_pubsub import RetryPolicy, after_insert
+from sqla_pubsub import ConfigurationError, RetryPolicy, after_insert
+from sqla_pubsub.asyncio import AsyncListener
 from tests.asyncio.conftest import AsyncNotes
+from tests.deliver.notes import DEADLINE
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_driver
 
@@ -39,7 +42,7 @@ def test_what_a_handler_executes_is_seen_by_the_next_and_undone_with_its_event(n
     notes.write("a", "b", "c")
     assert asyncio.run(notes.drained()) == 3
     assert notes.effects("handle") == ["a0", "c1"]
-    assert [letter.entry_id if hasattr(letter, "entry_id") else letter.id for letter in notes.dead()] == [2]
+    assert [letter.id for letter in notes.dead()] == [2]
 
 
 def test_a_batch_is_handled_in_one_call(notes: AsyncNotes) -> None:
@@ -70,4 +73,91 @@ def test_a_handler_that_outruns_its_timeout_is_ended_and_counted(notes: AsyncNot
     asyncio.run(notes.drained())
     assert ended == ["b"]
     assert notes.effects("handle") == ["a", "c"]
-    assert "ran longer than its timeout" in notes.dead()[0].last_error
+    assert "ran longer than its timeout" in notes.dead()[0].reason
+
+
+def test_a_running_listener_is_woken_and_stops_at_the_end_of_the_body(notes: AsyncNotes) -> None:
+    handled = asyncio.Event()
+
+    @after_insert(notes.Note)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        session.add(notes.effect("handle", new.content))
+        handled.set()
+
+    async def program() -> None:
+        async with notes.listening() as listener, listener.running():
+            for content in "ab":
+                handled.clear()
+                await asyncio.to_thread(notes.write, content)
+                await asyncio.wait_for(handled.wait(), DEADLINE)
+
+    asyncio.run(program())
+    assert notes.effects("handle") == ["a", "b"]
+    assert notes.left() == 0
+
+
+def test_what_ended_a_listener_is_raised_at_the_end_of_the_body(notes: AsyncNotes) -> None:
+    @after_insert(notes.Note)
+    async def handle(new: Any) -> None: ...
+
+    notes.install()
+    notes.execute("DROP TABLE pubsub_outbox CASCADE")
+
+    async def program() -> None:
+        async with notes.async_engine() as engine:
+            listener = AsyncListener(engine, notes.metadata)
+            with pytest.raises(ConfigurationError, match="outbox"):
+                async with listener.running():
+                    while listener.error is None:
+                        await asyncio.sleep(0)
+            assert isinstance(listener.error, ConfigurationError)
+
+    asyncio.run(program())
+
+
+def test_a_cancelled_listener_writes_nothing_of_what_it_has_in_hand(notes: AsyncNotes) -> None:
+    begun = asyncio.Event()
+
+    @after_insert(notes.Note, retry=ONCE)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def program() -> None:
+        async with notes.listening(
+            grace=timedelta(milliseconds=200), commit_every=timedelta(milliseconds=100)
+        ) as listener:
+            task = asyncio.create_task(listener.run())
+            await asyncio.wait_for(begun.wait(), DEADLINE)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    notes.write("a")
+    asyncio.run(program())
+    assert notes.effects("handle") == []
+    assert [(entry.id, entry.attempt) for entry in notes.entries()] == [(1, 0)]
+
+
+def test_slow_transactional_handlers_run_beside_each_other(notes: AsyncNotes) -> None:
+    inside = 0
+    all_inside = asyncio.Event()
+
+    @after_insert(notes.Note)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        nonlocal inside
+        await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
+        inside += 1
+        if inside == 3:
+            all_inside.set()
+        await asyncio.wait_for(all_inside.wait(), DEADLINE)
+
+    async def program() -> None:
+        async with notes.listening(concurrency=3, claim_size=1) as listener, listener.running():
+            await asyncio.to_thread(notes.write, "a", "b", "c")
+            await asyncio.wait_for(all_inside.wait(), DEADLINE)
+            await asyncio.to_thread(wait_until, lambda: notes.left() == 0, DEADLINE, "all to be settled")
+
+    asyncio.run(program())
+    assert sorted(notes.effects("handle")) == ["a", "b", "c"]
