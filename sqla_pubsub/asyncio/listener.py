@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain, repeat
 from typing import TypeVar
 
 from sqlalchemy import MetaData
@@ -16,11 +17,12 @@ from sqla_pubsub.asyncio.bridge import end, in_greenlet, spawned
 from sqla_pubsub.asyncio.crew import Room, TaskCrew
 from sqla_pubsub.asyncio.handling import HARD, Asynchronous
 from sqla_pubsub.deliver.arguments import chosen, of_colour
-from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.config import MOST_SLOTS, ListenerConfig
 from sqla_pubsub.deliver.happenings import Happening, Settled
 from sqla_pubsub.deliver.instrument import Observer
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
+from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
@@ -38,6 +40,7 @@ class AsyncListener:
         concurrency: How many events are handled at once. Those of ``transactional=False`` listeners share two
             connections; each of the others has one, so these are bounded by the engine's pool too.
         observers: Called with each happening; one that raises is logged.
+        scoreboards: Where to show what is being done, one for each connection that works; given by the worker.
 
     Raises:
         ConfigurationError: No such listener is declared, one of those named is a plain function, or the engine
@@ -53,12 +56,14 @@ class AsyncListener:
         listeners: Collection[str] | None = None,
         concurrency: int = 1,
         observers: Iterable[Observer] = (),
+        scoreboards: Iterable[Scoreboard] = (),
     ) -> None:
         _refuse_wrong_kinds(engine, listeners, concurrency)
         self._engine = engine
         self._metadata = metadata
         self._config = config or ListenerConfig()
         self._observers = tuple(observers)
+        self._scoreboards = chain(scoreboards, repeat(NoScoreboard()))
         self._error: BaseException | None = None
         self._room = Room(concurrency)
         self._colours: list[Asynchronous] = []
@@ -140,7 +145,8 @@ class AsyncListener:
         self._colours.append(colour)
         return Listener(
             self._engine.sync_engine, self._metadata, self._config, listeners=names,
-            observers=[*self._observers, *observers], gate=self._room, colour=colour, crew=crew, sleeper=sleeper,
+            observers=[*self._observers, *observers], scoreboard=next(self._scoreboards),
+            gate=self._room, colour=colour, crew=crew, sleeper=sleeper,
         )  # fmt: skip
 
     async def _all(self, works: Sequence[Callable[[], T]]) -> list[T]:
@@ -197,10 +203,9 @@ class _Following:
 def _slots(engine: AsyncEngine) -> int:
     """Return how many connections transactional handlers may have, so that two are left for the rest."""
     pool = engine.sync_engine.pool
-    if not isinstance(pool, QueuePool):
-        return 10**6
-    overflow = pool._max_overflow
-    return 10**6 if overflow < 0 else max(1, pool.size() + overflow - 2)
+    if not isinstance(pool, QueuePool) or pool._max_overflow < 0:
+        return MOST_SLOTS
+    return max(1, min(MOST_SLOTS, pool.size() + pool._max_overflow - 2))
 
 
 def _refuse_wrong_kinds(engine: object, listeners: object, concurrency: object) -> None:

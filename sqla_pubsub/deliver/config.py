@@ -11,6 +11,8 @@ from sqla_pubsub.values import Kind, instead, shown
 
 MAX_GROUP = 500
 """Most entries claimed at once; a claim of more saves nothing measurable."""
+MOST_SLOTS = 64
+"""Most transactions that a process works at the same time on an event loop, each on a connection of its own."""
 
 _DURATIONS = ("commit_every", "poll_interval", "grace", "unknown_grace")
 _KINDS: dict[str, Kind] = {

@@ -10,7 +10,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, make_url
+from sqlalchemy.pool import NullPool
 
 from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
 from sqla_pubsub.errors import ConfigurationError
@@ -47,6 +48,23 @@ def application_engine(name: str) -> Engine:
     engine = _checked(name, found)
     event.listen(engine, "do_connect", _keep_alive)
     return engine
+
+
+def async_engine(url: str, listener: str) -> Any:
+    """Return an AsyncEngine for the running loop, for *listener* and other ``async def`` ones.
+
+    Raises:
+        ConfigurationError: The driver of the URL is none that can be awaited.
+    """
+    place = make_url(url)
+    driver = place.get_driver_name()
+    if driver != "psycopg":
+        raise ConfigurationError(
+            f"listener {listener!r} is async def, and driver {driver!r} cannot be awaited. Give a URL of "
+            "postgresql+psycopg://, which serves plain functions too. Run: pip install 'sqla-pubsub[psycopg,asyncio]'"
+        )
+    make: Any = import_module("sqlalchemy.ext.asyncio").create_async_engine
+    return make(place, poolclass=NullPool, connect_args=dict(KEEPALIVE))
 
 
 def _made(name: str, factory: Any) -> Any:

@@ -20,6 +20,7 @@ from multiprocessing.sharedctypes import RawArray
 from types import FrameType
 from typing import Any
 
+from sqla_pubsub.deliver.config import MOST_SLOTS
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.process.probes import Health, State, WorkerHealth
 from sqla_pubsub.process.scoreboard import SLOTS, scoreboards
@@ -116,8 +117,9 @@ class Supervisor:
     ) -> None:
         self._plan = plan
         self._context = multiprocessing.get_context("spawn")
-        # The main thread, and those for listeners that work outside of a transaction.
-        self._slots = [_Slot(number, 1 + plan.concurrency) for number in range(processes)]
+        # The main thread, those for plain listeners that work outside of a transaction, and those of the loop.
+        parts = 1 + plan.concurrency + 1 + min(plan.concurrency, MOST_SLOTS)
+        self._slots = [_Slot(number, parts) for number in range(processes)]
         self._count_crash = count_crash
         self._uncounted: list[int] = []
         self._count_at = 0.0

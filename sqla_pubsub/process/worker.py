@@ -7,9 +7,12 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Collection, MutableSequence
+from collections.abc import Collection, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from multiprocessing.connection import wait
+from typing import Protocol
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
@@ -22,10 +25,10 @@ from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.process.application import application_engine
+from sqla_pubsub.process.application import application_engine, async_engine
 from sqla_pubsub.process.logs import log_to_stderr
 from sqla_pubsub.process.scoreboard import Scoreboard, scoreboards
-from sqla_pubsub.registry import registries, registry_of
+from sqla_pubsub.registry import ListenerSpec, registries, registry_of
 from sqla_pubsub.settings import import_modules
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,19 @@ class Plan:
     drain: bool = False
     config: ListenerConfig = field(default_factory=ListenerConfig)
     log_level: int = logging.INFO
+
+
+class Works(Protocol):
+    """A listener in a thread of a worker."""
+
+    def run(self) -> None:
+        """Work until stopped."""
+
+    def drain(self) -> int:
+        """Work until nothing is due."""
+
+    def stop(self) -> None:
+        """End either, after the event in hand."""
 
 
 def find_metadata(modules: Collection[str], listeners: Collection[str]) -> MetaData:
@@ -81,7 +97,7 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     """Run one worker until it is stopped, its parent is gone, or everything is drained."""
     # Not an Event of threading: its lock is not reentrant, and one signal may interrupt the handler of another.
     stopped = StopSignal()
-    running: list[Listener] = []
+    running: list[Works] = []
 
     def stop(*_: object) -> None:
         stopped.raise_()
@@ -112,29 +128,59 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
         sys.exit(EXIT_REFUSED)
 
 
-def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Scoreboard]) -> list[Listener]:
-    """The main one first; the others are threads for the ``transactional=False`` listeners."""
+def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Scoreboard]) -> list[Works]:
+    """What works in the main thread comes first: handlers with ``timeout=`` can be interrupted there."""
     specs = chosen(registry_of(metadata).listeners, plan.listeners)
+    plain = [spec for spec in specs if not spec.asynchronous]
+    awaited = [spec for spec in specs if spec.asynchronous]
+    works: list[Works] = list(_plain(plan, metadata, plain, shown_on)) if plain else []
+    if awaited:
+        works.append(_on_loop(plan, metadata, awaited, shown_on[len(works) :]))
+    return works
+
+
+def _on_loop(
+    plan: Plan, metadata: MetaData, specs: Sequence[ListenerSpec], shown_on: list[Scoreboard]
+) -> Works:
+    try:
+        # Only where it is needed: it needs greenlet, which plain handlers do without.
+        loop = import_module("sqla_pubsub.asyncio.loop")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"listener {specs[0].name!r} is async def, and {error.name!r} is not installed. "
+            "Run: pip install 'sqla-pubsub[asyncio]'"
+        ) from error
+    listener: Works = loop.LoopListener(
+        partial(async_engine, plan.url, specs[0].name), metadata, plan.config,
+        listeners=[spec.name for spec in specs], concurrency=plan.concurrency, scoreboards=shown_on,
+    )  # fmt: skip
+    return listener
+
+
+def _plain(
+    plan: Plan, metadata: MetaData, specs: Sequence[ListenerSpec], shown_on: list[Scoreboard]
+) -> Iterable[Listener]:
+    """The main one first; the others are threads for the ``transactional=False`` listeners."""
     outside = [spec.name for spec in specs if not spec.transactional]
     inside = [spec.name for spec in specs if spec.transactional]
     groups = [[spec.name for spec in specs]]
     if plan.concurrency > 1 and outside:
         groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
     gate = ThreadGate()
-    return [
-        Listener(_engine(plan), metadata, plan.config, listeners=names, scoreboard=scoreboard, gate=gate)
-        for names, scoreboard in zip(groups, shown_on, strict=False)
-    ]
+    for names, scoreboard in zip(groups, shown_on, strict=False):
+        yield Listener(
+            _engine(plan), metadata, plan.config, listeners=names, scoreboard=scoreboard, gate=gate
+        )
 
 
 def _engine(plan: Plan) -> Engine:
     return make_engine(plan.url) if plan.application is None else application_engine(plan.application)
 
 
-def _run(listeners: list[Listener], *, drain: bool) -> None:
+def _run(listeners: list[Works], *, drain: bool) -> None:
     failed: list[BaseException] = []
 
-    def run(listener: Listener) -> None:
+    def run(listener: Works) -> None:
         try:
             if drain:
                 listener.drain()

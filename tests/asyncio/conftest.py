@@ -1,6 +1,6 @@
 """What the tests of the asyncio package share: notes over an AsyncEngine."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -48,7 +48,7 @@ class AsyncNotes(Notes):
 
 
 @pytest.fixture
-def notes(engine: Engine, url: str) -> Iterator[AsyncNotes]:
+def notes(engine: Engine, url: str) -> AsyncNotes:
     notes = AsyncNotes(engine)
     notes.url = make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    yield notes
+    return notes

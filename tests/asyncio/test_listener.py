@@ -107,9 +107,7 @@ def test_what_ended_a_listener_is_raised_at_the_end_of_the_body(notes: AsyncNote
         async with notes.async_engine() as engine:
             listener = AsyncListener(engine, notes.metadata)
             with pytest.raises(ConfigurationError, match="outbox"):
-                async with listener.running():
-                    while listener.error is None:
-                        await asyncio.sleep(0)
+                await _until_it_ends(listener)
             assert isinstance(listener.error, ConfigurationError)
 
     asyncio.run(program())
@@ -160,4 +158,10 @@ def test_slow_transactional_handlers_run_beside_each_other(notes: AsyncNotes) ->
             await asyncio.to_thread(wait_until, lambda: notes.left() == 0, DEADLINE, "all to be settled")
 
     asyncio.run(program())
-    assert sorted(notes.effects("handle")) == ["a", "b", "c"]
+    assert sorted(map(str, notes.effects("handle"))) == ["a", "b", "c"]
+
+
+async def _until_it_ends(listener: AsyncListener) -> None:
+    async with listener.running():
+        while listener.error is None:
+            await asyncio.sleep(0)

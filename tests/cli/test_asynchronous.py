@@ -1,0 +1,94 @@
+"""``sqla-pubsub listen`` with ``async def`` listeners, alone and beside plain ones."""
+
+import signal
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.cli.project import DEADLINE, Shop
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.one_driver("psycopg")
+
+LISTENERS = """
+    import asyncio
+    import os
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+    from sqla_pubsub import RetryPolicy, after_insert
+    from shop.models import Effect, Order
+
+    def effect(listener, item):
+        return Effect(listener=listener, item=item, process=os.getpid())
+
+    @after_insert(Order)
+    def plain(new: Order, session: Session) -> None:
+        session.add(effect("plain", new.item))
+
+    @after_insert(Order, retry=RetryPolicy(max_attempts=1))
+    async def inside(new: Order, session: AsyncSession) -> None:
+        session.add(effect("inside", new.item))
+        await session.flush()
+
+    @after_insert(Order, transactional=False, retry=RetryPolicy(max_attempts=1))
+    async def outside(new: Order, session: AsyncSession) -> None:
+        if new.item == "fatal":
+            os._exit(7)
+        await asyncio.sleep(0.01)
+        session.add(effect("outside", new.item))
+"""
+
+
+@pytest.fixture
+def loop_shop(bare_shop: Shop) -> Shop:
+    """A project with listeners of both kinds."""
+    bare_shop.write("shop/listeners.py", LISTENERS)
+    bare_shop.install()
+    return bare_shop
+
+
+def test_listeners_of_both_kinds_are_drained_together(loop_shop: Shop) -> None:
+    loop_shop.order("a", "b")
+    done = loop_shop.run("listen", "shop.listeners", "--drain", "--concurrency", "5")
+    assert done.returncode == 0, done.stderr
+    for name in ("plain", "inside", "outside"):
+        assert loop_shop.effects(name) == ["a", "b"]
+    assert loop_shop.settled()
+
+
+@pytest.mark.parametrize("names", [("inside",), ("plain", "inside", "outside")])
+def test_a_worker_with_awaited_listeners_works_until_it_is_told_to_stop(
+    loop_shop: Shop, names: tuple[str, ...]
+) -> None:
+    chosen = [word for name in names for word in ("--listener", name)]
+    process = loop_shop.start("listen", "shop.listeners", "--concurrency", "3", *chosen)
+    loop_shop.order("a", "b")
+    wait_until(
+        lambda: all(len(loop_shop.effects(name)) == 2 for name in names), DEADLINE, "all to be handled"
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE) == 0
+    assert loop_shop.effects("inside") == ["a", "b"]
+
+
+def test_what_was_in_hand_beside_an_event_that_kills_its_process_is_never_given_up(loop_shop: Shop) -> None:
+    items = [*map(str, range(20)), "fatal", *map(str, range(20, 40))]
+    loop_shop.order(*items)
+    process = loop_shop.start(
+        "listen", "shop.listeners", "--concurrency", "8", "--listener", "outside", "--processes", "2"
+    )
+    left = "SELECT count(*) FROM pubsub_outbox WHERE listener = 'outside'"
+    wait_until(
+        lambda: loop_shop.scalar(left) == 0 or process.poll() is not None, 4 * DEADLINE, "all to be settled"
+    )
+    assert process.poll() is None, loop_shop.log
+    assert set(loop_shop.effects("outside")) == {*items} - {"fatal"}
+    query = "SELECT count(*) FROM pubsub_dead_letter WHERE new::json ->> 'item' = 'fatal'"
+    assert loop_shop.scalar(query) == loop_shop.scalar("SELECT count(*) FROM pubsub_dead_letter") == 1
+
+
+def test_a_driver_that_cannot_be_awaited_is_refused_with_the_remedy(loop_shop: Shop) -> None:
+    url = make_url(loop_shop.url).set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    done = loop_shop.run("listen", "shop.listeners", "--drain", url=url)
+    assert done.returncode == 2
+    assert "listener 'inside' is async def, and driver 'psycopg2' cannot be awaited" in done.stderr
