@@ -13,8 +13,10 @@ from tests.cli.project import Shop
 from tests.lengths import length
 from tests.waiting import wait_until
 
-ROWS = length(short=4000, full=20_000)
-KILLS = length(short=3, full=12)
+pytestmark = length(short=[pytest.mark.one_driver], full=[])
+
+ROWS = length(short=1_500, full=20_000)
+KILLS = length(short=2, full=12)
 
 
 class Writers:
