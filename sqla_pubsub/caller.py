@@ -51,7 +51,10 @@ def _advice(given: Any, function: str, arguments: str) -> str:
     names = [name for name, module in kinds.items() if module.startswith("sqlalchemy.ext.asyncio")]
     for name, word in _RUNNERS.items():
         if name in names:
-            return f"Write: await {word}.run_sync({function}, {arguments})"
+            return (
+                f"Write: await {word}.run_sync({function}, {arguments}), or take {function} from sqla_pubsub.asyncio: "
+                f"await {function}({word}, {arguments})"
+            )
     if names:
         return (
             "Open a session on it: async with AsyncSession(engine) as session, session.begin(): "

@@ -32,7 +32,7 @@ def set_context(session: Session | scoped_session[Any] | Connection, **values: A
 
     Args:
         session: A Session, scoped_session or Connection; a transaction begins if none is open. With an
-            AsyncSession: ``await session.run_sync(set_context, tenant=...)``.
+            AsyncSession: `sqla_pubsub.asyncio.set_context`.
         values: JSON values by name.
 
     Raises:

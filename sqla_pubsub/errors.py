@@ -71,6 +71,10 @@ class HandlerCancelled(DeliveryError):
     """An ``async def`` handler ended by a cancellation that did not come from the listener."""
 
 
+class HandlerExit(DeliveryError):
+    """An ``async def`` handler asked for the end of the process, which is not its to end."""
+
+
 class LazyLoad(DeliveryError):
     """An ``async def`` handler touched what is not loaded, where nothing can be awaited."""
 

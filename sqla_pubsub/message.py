@@ -68,7 +68,7 @@ def publish(session: Session | scoped_session[Any] | Connection, message: Messag
 
     Args:
         session: A Session, scoped_session or Connection; a transaction begins if none is open. With an
-            AsyncSession: ``await session.run_sync(publish, message)``.
+            AsyncSession: `sqla_pubsub.asyncio.publish`.
         message: An instance of a `Message` subclass.
 
     Raises:

@@ -8,7 +8,7 @@ from contextvars import copy_context
 from typing import Any
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.exc import MissingGreenlet, StatementError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.pool import NullPool
@@ -17,7 +17,7 @@ from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
 from sqla_pubsub.asyncio.session import HandlerAsyncSession
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
-from sqla_pubsub.errors import DeliveryError, HandlerCancelled, HandlerTimeout, LazyLoad
+from sqla_pubsub.errors import DeliveryError, HandlerCancelled, HandlerExit, HandlerTimeout, LazyLoad
 from sqla_pubsub.registry import ListenerSpec
 
 HARD = 5.0
@@ -38,6 +38,7 @@ class Asynchronous:
         self.nudge = self._waiter.nudge
         self.given_up = False
         """Whether the listener ends without waiting for its handlers any longer."""
+        self._stuck: BaseException | None = None
 
     def session(self, session: RowSession) -> HandlerAsyncSession:
         """Return an AsyncSession over the listener's."""
@@ -64,11 +65,15 @@ class Asynchronous:
         try:
             await asyncio.wait({task}, timeout=None if limit is None else limit.total_seconds())
         except asyncio.CancelledError:
-            await end(task, HARD)
-            raise Stopped from None
+            stopped = Stopped()
+            if not await end(task, HARD):
+                self._stuck = stopped
+            raise stopped from None
         if not task.done():
-            await end(task, HARD)
-            raise HandlerTimeout(f"listener {spec.name!r} ran longer than its timeout of {limit}")
+            error = HandlerTimeout(f"listener {spec.name!r} ran longer than its timeout of {limit}")
+            if not await end(task, HARD):
+                self._stuck = error
+            raise error
         if task.cancelled():
             raise HandlerCancelled(
                 f"the handler of listener {spec.name!r} was cancelled, or let a cancellation out"
@@ -83,6 +88,10 @@ class Asynchronous:
         """Whether the listener's own task is being ended."""
         return self.given_up or isinstance(error, Stopped)
 
+    def is_stuck(self, error: BaseException) -> bool:
+        """Whether the handler goes on although it was cancelled, perhaps with a statement on the connection."""
+        return error is self._stuck
+
     def wait(self, seconds: float, /, *descriptors: int) -> bool:
         """Let the loop go on."""
         return self._waiter(seconds, *descriptors)
@@ -95,11 +104,18 @@ class Asynchronous:
 async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
     try:
         await spec.handler(**arguments)
-    except MissingGreenlet as error:
+    except (MissingGreenlet, StatementError) as error:
+        if isinstance(error, StatementError) and not isinstance(error.orig, MissingGreenlet):
+            raise
         raise _lazily(spec, error) from error
+    except SystemExit as error:
+        # Out of a task it would end the loop, with all that runs there.
+        raise HandlerExit(
+            f"the handler of listener {spec.name!r} raised SystemExit({error.code!r})"
+        ) from error
 
 
-def _lazily(spec: ListenerSpec, error: MissingGreenlet) -> DeliveryError:
+def _lazily(spec: ListenerSpec, error: Exception) -> DeliveryError:
     """Say which attribute was to be loaded without an await."""
     name = "an attribute"
     traceback = error.__traceback__
@@ -110,6 +126,6 @@ def _lazily(spec: ListenerSpec, error: MissingGreenlet) -> DeliveryError:
         traceback = traceback.tb_next
     return LazyLoad(
         f"the handler of listener {spec.name!r} touched {name}, which is not loaded and needs a statement. "
-        f"Load it for the whole group with load=[{name}] on the decorator, await it through AsyncAttrs "
-        "(await row.awaitable_attrs.name), or use: await session.run_sync(function)"
+        "Read it with a query of the handler's own, await it through AsyncAttrs (await row.awaitable_attrs.name), "
+        "or use: await session.run_sync(function)"
     )

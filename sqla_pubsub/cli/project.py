@@ -17,7 +17,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.io.reconnect import denial, is_away, make_engine, refusal
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, PubSubError, sqlstate
-from sqla_pubsub.process.application import DRIVERS, application_engine
+from sqla_pubsub.process.application import DRIVERS, application_engine, of_libpq
 from sqla_pubsub.process.worker import find_metadata
 from sqla_pubsub.registry import registries
 from sqla_pubsub.rights import Duty
@@ -181,6 +181,8 @@ def _seconds(name: str, value: float) -> timedelta:
 def with_driver(url: str) -> str:
     """Return *url* with a driver that is installed; a bare one means psycopg2, else psycopg.
 
+    One of asyncpg, which an application may have, means psycopg, else psycopg2: its options are translated.
+
     Raises:
         ConfigurationError: It is no URL, not one of PostgreSQL, or its driver cannot be used.
     """
@@ -193,6 +195,11 @@ def with_driver(url: str) -> str:
     backend, _, driver = parsed.drivername.partition("+")
     if backend not in ("postgresql", "postgres"):
         raise ConfigurationError(f"the database URL is one of {backend!r}. Give a postgresql:// URL.")
+    if driver == "asyncpg":
+        parsed, driver = (
+            parsed.set(query=of_libpq(parsed.query)),
+            next(filter(find_spec, reversed(DRIVERS)), DRIVERS[1]),
+        )
     driver = driver or next(filter(find_spec, DRIVERS), DRIVERS[0])
     if driver not in DRIVERS:
         raise ConfigurationError(f"driver {driver!r} is not supported. Use {' or '.join(DRIVERS)}.")

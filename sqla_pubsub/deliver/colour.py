@@ -39,6 +39,9 @@ class Colour(Protocol):
     def is_stop(self, error: BaseException, /) -> bool:
         """Whether an exception in a handler is the end of the listener, and says nothing of the event."""
 
+    def is_stuck(self, error: BaseException, /) -> bool:
+        """Whether the handler goes on although it was ended, so that nothing can be done on its connection."""
+
     def wait(self, seconds: float, /, *descriptors: int) -> bool:
         """As `sqla_pubsub.deliver.io.waiter.Waiter`."""
 
@@ -73,6 +76,10 @@ class Synchronous:
 
     def is_stop(self, _: BaseException) -> bool:
         """Whatever a handler raises here, it has raised itself."""
+        return False
+
+    def is_stuck(self, _: BaseException) -> bool:
+        """It was interrupted, and has ended."""
         return False
 
     def wait(self, seconds: float, /, *descriptors: int) -> bool:

@@ -6,6 +6,7 @@ that its drivers have to learn) is then true of what handlers do as well.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -18,6 +19,26 @@ from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.settings import import_modules
 
 DRIVERS = ("psycopg2", "psycopg")
+_LIBPQ = {"ssl": "sslmode", "timeout": "connect_timeout", "database": "dbname"}
+_ASYNCPG_ONLY = frozenset(
+    (
+        "prepared_statement_cache_size", "prepared_statement_name_func", "statement_cache_size", "command_timeout",
+        "max_cached_statement_lifetime", "max_cacheable_statement_size", "direct_tls", "json_serializer",
+    )
+)  # fmt: skip
+"""Options of asyncpg, and of SQLAlchemy for it, that tell nothing of where the server is.
+
+Source: https://magicstack.github.io/asyncpg/current/api/index.html#connection
+"""
+
+
+def of_libpq(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a URL for asyncpg as libpq has them.
+
+    >>> of_libpq({"ssl": "require", "timeout": "5", "prepared_statement_cache_size": "0"})
+    {'sslmode': 'require', 'connect_timeout': '5'}
+    """
+    return {_LIBPQ.get(name, name): value for name, value in query.items() if name not in _ASYNCPG_ONLY}
 
 
 @cache

@@ -1,15 +1,19 @@
 """An AsyncListener: what an ``async def`` handler writes is committed together with its acknowledgement."""
 
 import asyncio
+import sys
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import ForeignKey, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import mapped_column, relationship
 
 from sqla_pubsub import ConfigurationError, RetryPolicy, after_insert
 from sqla_pubsub.asyncio import AsyncListener
+from sqla_pubsub.errors import SessionOwnershipError
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
 from tests.waiting import wait_until
@@ -165,3 +169,94 @@ async def _until_it_ends(listener: AsyncListener) -> None:
     async with listener.running():
         while listener.error is None:
             await asyncio.sleep(0)
+
+
+def test_a_handler_that_exits_or_is_cancelled_by_itself_has_failed(notes: AsyncNotes) -> None:
+    @after_insert(notes.Note, retry=ONCE)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
+        match new.content:
+            case "exit":
+                sys.exit(3)
+            case "cancelled":
+                raise asyncio.CancelledError
+            case _:
+                pass
+
+    notes.write("a", "exit", "cancelled", "b")
+    assert asyncio.run(notes.drained()) == 4
+    assert notes.effects("handle") == ["a", "b"]
+    reasons = [letter.reason for letter in notes.dead()]
+    assert "SystemExit(3)" in reasons[0]
+    assert "was cancelled" in reasons[1]
+
+
+def test_a_relationship_that_is_not_loaded_is_named(notes: AsyncNotes) -> None:
+    notes.Effect.note_id = mapped_column(ForeignKey(notes.Note.id))
+    notes.Effect.note = relationship(notes.Note)
+    notes.Note.effects = relationship(notes.Effect, overlaps="note")
+
+    @after_insert(notes.Note, retry=ONCE)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        if new.content == "a":
+            assert await session.run_sync(lambda _: new.effects) == []
+        new.effects  # noqa: B018
+
+    notes.write("a", "b")
+    asyncio.run(notes.drained())
+    [letter] = notes.dead()
+    assert letter.id == 2
+    assert "touched Note.effects, which is not loaded" in letter.reason
+
+
+def test_a_session_is_of_no_use_after_its_handler_has_returned(notes: AsyncNotes) -> None:
+    kept: list[AsyncSession] = []
+
+    @after_insert(notes.Note)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        kept.append(session)
+
+    async def late() -> None:
+        with pytest.raises(SessionOwnershipError, match="after the handler had returned"):
+            await kept[0].execute(select(1))
+        with pytest.raises(SessionOwnershipError, match="after the handler had returned"):
+            kept[0].add(notes.effect("handle", "late"))
+
+    notes.write("a")
+    asyncio.run(notes.drained())
+    asyncio.run(late())
+    assert notes.effects("handle") == []
+
+
+def test_context_variables_of_a_handler_are_gone_at_the_next(notes: AsyncNotes) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    seen: list[str] = []
+
+    @after_insert(notes.Note)
+    async def handle(new: Any) -> None:
+        seen.append(tenant.get())
+        tenant.set(new.content)
+
+    notes.write("a", "b")
+    asyncio.run(notes.drained())
+    assert seen == ["nobody", "nobody"]
+
+
+def test_a_plain_listener_and_one_of_a_loop_leave_each_others_events_alone(notes: AsyncNotes) -> None:
+    @after_insert(notes.Note)
+    async def awaited(new: Any, session: AsyncSession) -> None:
+        session.add(notes.effect("awaited", new.content))
+
+    @after_insert(notes.Note)
+    def plain(new: Any, session: Any) -> None:
+        session.add(notes.effect("plain", new.content))
+
+    notes.write("a")
+    assert notes.drain() == 1
+    assert (notes.effects("plain"), notes.effects("awaited")) == (["a"], [])
+    assert asyncio.run(notes.drained()) == 1
+    assert (notes.effects("plain"), notes.effects("awaited")) == (["a"], ["a"])
+    with pytest.raises(ConfigurationError, match=r"'awaited' is async def\. Run it with sqla_pubsub.asyncio"):
+        notes.drain("awaited")
+    with pytest.raises(ConfigurationError, match="'plain' is a plain function"):
+        asyncio.run(notes.drained("plain"))

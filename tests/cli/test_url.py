@@ -140,3 +140,22 @@ def test_a_driver_that_is_not_installed_is_named_with_its_remedy(shop: Shop) -> 
 def test_the_old_name_of_the_scheme_gets_a_driver_too() -> None:
     assert create_engine(with_driver("postgres://nobody@localhost/nothing")).driver == "psycopg2"
     assert create_engine(with_driver("postgres+psycopg://nobody@localhost/nothing")).driver == "psycopg"
+
+
+@pytest.mark.one_driver
+@pytest.mark.parametrize(
+    "query", ["", "?ssl=disable", "?ssl=prefer&prepared_statement_cache_size=0&timeout=9"]
+)
+def test_a_url_of_asyncpg_serves_every_command(shop: Shop, query: str) -> None:
+    url = (
+        make_url(shop.url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False) + query
+    )
+    shop.order("a")
+    for arguments in (
+        ["check", "shop.listeners"],
+        ["listen", "shop.listeners", "--drain"],
+        ["status", "shop.listeners"],
+    ):
+        done = shop.run(*arguments, url=url)
+        assert done.returncode == 0, done.stderr
+    assert shop.effects("ship") == ["a"]

@@ -149,8 +149,9 @@ class Dispatcher:
             finally:
                 store.guarded = False
             store.finish_event(entries[0].id)
-        except BaseException:
-            store.undo_event()
+        except BaseException as error:
+            if not self.colour.is_stuck(error):
+                store.undo_event()
             raise
 
     def handle_outside(self, entry: Entry, decoded: Decoded, connect: Callable[[str], Connection]) -> None:
@@ -160,8 +161,9 @@ class Dispatcher:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
             self.colour.call(self._spec, arguments)
             session.finish()
-        except BaseException:
-            session.undo()
+        except BaseException as error:
+            if not self.colour.is_stuck(error):
+                session.undo()
             raise
 
     def _chain_after(self, entries: Sequence[Entry]) -> Chain:
