@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.contract.tables import Outbox
 from sqla_pubsub.deliver.claim.claims import Claims
 from sqla_pubsub.deliver.claim.statements import Statements
@@ -19,6 +18,7 @@ from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
 from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.life import STARTED, Life
 from sqla_pubsub.deliver.io.own_settings import (
     LIMITS,
     UNLIMITED,
@@ -91,6 +91,8 @@ class Store:
                 connection.execute(UNLIMITED)
                 connection.execute(WATCHED, {"pid": self._driver.backend_pid})
             self._local = "; ".join(f"SET LOCAL {name} TO {value}" for name, value in wanted.items())
+            self._driver.hear_of_crashes()
+            self._started = str(connection.scalar(STARTED))
             place = find_place(connection, outbox)
             self._own = OwnSettings(connection, pooled=self.pooled)
         self.statements = Statements(outbox, place)
@@ -128,6 +130,11 @@ class Store:
     def lost(self) -> bool:
         """Whether the connection is gone."""
         return self.connection.closed or self.connection.invalidated or self._driver.closed
+
+    @property
+    def life(self) -> Life:
+        """The server behind the connection, also after it is gone."""
+        return Life(started=self._started, crashed=self._driver.told_of_crash)
 
     def begin(self, *, savepoints: bool = True, together: bool = False) -> RootTransaction:
         """Open the transaction of one group.
@@ -286,8 +293,3 @@ class Store:
                 self.connection.invalidate()
         finally:
             self.connection.close()
-
-
-def ids(entries: Iterable[Entry]) -> list[int]:
-    """Return the ids of *entries*."""
-    return [entry.id for entry in entries]
