@@ -20,8 +20,10 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     Text,
     Update,
+    any_,
     bindparam,
     case,
     cast,
@@ -34,6 +36,7 @@ from sqlalchemy import (
 )
 
 from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRY, TRY_ENTRY, lock_parameters
+from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.happenings import ForeignClaim
 from sqla_pubsub.deliver.instrument import Instrument
@@ -102,7 +105,12 @@ class Holds:
         self._release = _release(statements)
         self._mark: str | None = None
         self._clock = clock
+        c = statements.entry.c
+        some = c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+        self._in_hand: Select[Any] = select(literal_column("true")).where(some, _held(c.last_error)).limit(1)
         self._locked = False
+        self._rivals: list[int] = []
+        """What else is locked for the entry that is worked."""
         self._ask_at = 0.0
         self._foreign: dict[int, str | None] = {}
         self._warned = set[str | None]()
@@ -122,6 +130,8 @@ class Holds:
         if not self._locked and not self._is_foreign(entry_id, among):
             return None
         row = connection.execute(self._find, {"listener": name, "id": entry_id}).one_or_none()
+        if row is not None and not self._take_rivals(entry_id):
+            return None
         if row is not None:
             if self._mark is None:
                 self._mark = connection.scalar(MARK)
@@ -137,10 +147,27 @@ class Holds:
 
         Not before: who took it meanwhile would still read the entry.
         """
-        if self._locked:
-            self._locked = False
+        left = [*self._rivals, *([entry_id] if self._locked else [])]
+        self._locked, self._rivals = False, []
+        if left:
             with self._connection.begin():
-                self._connection.execute(LEAVE_ENTRY, {"outbox": self._outbox, "id": entry_id})
+                for each in left:
+                    self._connection.execute(LEAVE_ENTRY, {"outbox": self._outbox, "id": each})
+
+    def _take_rivals(self, entry_id: int) -> bool:
+        """Lock what would come next in the row of a retry without it; return whether nobody has any of that.
+
+        By the advisory lock, which whoever claims one of them tries first: it holds whatever he has read before.
+        """
+        if not isinstance(self._statements, OrderedStatements):
+            return True
+        found = [id_ for _, id_ in self._connection.execute(self._statements.rivals, {"heads": [entry_id]})]
+        for each in found:
+            if self._connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": each}):
+                self._rivals.append(each)
+            elif not self._is_foreign(each, found):
+                return False
+        return not found or not self._connection.scalar(self._in_hand, {"ids": found})
 
     def _is_foreign(self, entry_id: int, among: Sequence[int]) -> bool:
         began = self._clock()
