@@ -100,12 +100,14 @@ class Holds:
         self._instrument = instrument
         self._statements = statements
         # Locked as it is read, so that it is still as free when the claim is written.
-        self._find = statements.claim_one.where(~_held(statements.entry.c.last_error))
+        c = statements.entry.c
+        self._find = statements.claim_one.add_columns(c.due_at.is_not(None).label("retry")).where(
+            ~_held(c.last_error)
+        )
         self._claim = _claim(statements)
         self._release = _release(statements)
         self._mark: str | None = None
         self._clock = clock
-        c = statements.entry.c
         some = c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
         self._in_hand: Select[Any] = select(literal_column("true")).where(some, _held(c.last_error)).limit(1)
         self._locked = False
@@ -115,7 +117,7 @@ class Holds:
         self._foreign: dict[int, str | None] = {}
         self._warned = set[str | None]()
 
-    def take(self, name: str, entry_id: int, among: Sequence[int]) -> Any | None:
+    def take(self, name: str, entry_id: int, among: Sequence[int]) -> Sequence[Any] | None:
         """Claim an entry of listener *name* in the open transaction, and return its columns; None where it is not free.
 
         The transaction has to be committed for it, or to be rolled back and `leave` called.
@@ -130,13 +132,12 @@ class Holds:
         if not self._locked and not self._is_foreign(entry_id, among):
             return None
         row = connection.execute(self._find, {"listener": name, "id": entry_id}).one_or_none()
-        if row is not None and not self._take_rivals(entry_id):
+        if row is None or (row.retry and not self._take_rivals(entry_id)):
             return None
-        if row is not None:
-            if self._mark is None:
-                self._mark = connection.scalar(MARK)
-            connection.execute(self._claim, {"b_id": entry_id, "b_mark": self._mark})
-        return row
+        if self._mark is None:
+            self._mark = connection.scalar(MARK)
+        connection.execute(self._claim, {"b_id": entry_id, "b_mark": self._mark})
+        return row[:-1]
 
     def release(self, entry_id: int) -> None:
         """Give back an entry of which nothing is settled, in the open transaction."""
