@@ -23,6 +23,7 @@ from sqlalchemy import (
     Select,
     Text,
     Update,
+    and_,
     any_,
     bindparam,
     case,
@@ -101,9 +102,9 @@ class Holds:
         self._statements = statements
         # Locked as it is read, so that it is still as free when the claim is written.
         c = statements.entry.c
-        self._find = statements.claim_one.add_columns(c.due_at.is_not(None).label("retry")).where(
-            ~_held(c.last_error)
-        )
+        self._find = statements.claim_one.add_columns(
+            and_(c.due_at.is_not(None), c.attempt == 0).label("returned")
+        ).where(~_held(c.last_error))
         self._claim = _claim(statements)
         self._release = _release(statements)
         self._mark: str | None = None
@@ -132,7 +133,7 @@ class Holds:
         if not self._locked and not self._is_foreign(entry_id, among):
             return None
         row = connection.execute(self._find, {"listener": name, "id": entry_id}).one_or_none()
-        if row is None or (row.retry and not self._take_rivals(entry_id)):
+        if row is None or (row.returned and not self._take_rivals(entry_id)):
             return None
         if self._mark is None:
             self._mark = connection.scalar(MARK)

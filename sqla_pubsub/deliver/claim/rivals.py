@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     TableClause,
+    and_,
     any_,
     bindparam,
     literal,
@@ -39,7 +40,7 @@ _AFTER_TRUNCATE = 1_000
 def rivals(entry: TableClause, previous: Sequence[str]) -> Select[Any]:
     """Find what would come next in the rows of retries, if they were not there.
 
-    Only a retry can have been a dead letter. Parameter: heads (ids).
+    Only a retry without a failed attempt can be a dead letter that came back. Parameter: heads (ids).
     Pairs: the id of a retry, the id of a rival.
 
     Args:
@@ -53,10 +54,12 @@ def rivals(entry: TableClause, previous: Sequence[str]) -> Select[Any]:
     found = [_next(entry, head, name, column, key) for name in names for column, key in keys]
     found += [_after_truncate(entry, head, name) for name in names]
     rival = union_all(*(each.subquery().select() for each in found)).lateral("rival")
+    # One that failed again since was claimed in this way before, and everybody has seen it since.
+    returned = and_(head.due_at.is_not(None), head.attempt == 0)
     return (
         select(head.id, rival.c.id.label("rival"))
         .join_from(retry, rival, true())
-        .where(head.id == any_(bindparam("heads", type_=ARRAY(BigInteger))), head.due_at.is_not(None))
+        .where(head.id == any_(bindparam("heads", type_=ARRAY(BigInteger))), returned)
     )
 
 
