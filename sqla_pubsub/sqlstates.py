@@ -19,7 +19,10 @@ GONE = frozenset({NO_TABLE, "3F000"})
 CONTENDED = frozenset({"40P01", "55P03"})
 """Deadlock and lock timeout: somebody else was in the way."""
 
-SHUTDOWN = frozenset({"57P01", "57P02", "57P03"})
+CRASH_SHUTDOWN = "57P02"
+"""A server that ends all its processes because one of them crashed."""
+
+SHUTDOWN = frozenset({"57P01", CRASH_SHUTDOWN, "57P03"})
 """A server that ends or starts, or an administrator who ended the connection."""
 
 TRANSIENT = CONTENDED | SHUTDOWN | {"40001"}
@@ -37,6 +40,11 @@ def is_lasting(state: str) -> bool:
 def is_exhausted(state: str) -> bool:
     """Whether the server had no room, memory or connection left: a full disk, say."""
     return state[:2] == "53"
+
+
+def is_unreachable(state: str) -> bool:
+    """Whether a connection failed: where the statement's own lives, one to another server, as foreign tables need."""
+    return state[:2] == "08"
 
 
 def is_of_values(state: str) -> bool:

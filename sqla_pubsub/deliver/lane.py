@@ -18,10 +18,10 @@ from sqla_pubsub.deliver.happenings import Replayed, Settled
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.isolated import Isolated
-from sqla_pubsub.deliver.run.result import Result, Turn
+from sqla_pubsub.deliver.run.result import Result, Turn, Unrecorded
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
-from sqla_pubsub.deliver.settle.outcome import Outcome, Retry, describe
+from sqla_pubsub.deliver.settle.outcome import Retry, describe
 from sqla_pubsub.deliver.settle.refusal import Refusal
 from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec
@@ -31,7 +31,7 @@ from sqla_pubsub.registry import ListenerSpec
 class Record:
     """Write down failures that a broken connection kept from being written."""
 
-    outcomes: tuple[Outcome, ...]
+    failures: tuple[Unrecorded, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Lane:
         self._taken = taken
         self._clock = clock
         self._queue: deque[int] = deque()
-        self._unrecorded: tuple[Outcome, ...] = ()
+        self._unrecorded: tuple[Unrecorded, ...] = ()
         self._refusal = Refusal(spec, clock)
 
     def step(self, store: Store) -> Turn:
@@ -190,8 +190,10 @@ class Lane:
 
     def _carry_out(self, plan: Plan, store: Store) -> Result:
         match plan:
-            case Record(outcomes):
-                return self._isolated.record(store, outcomes)
+            case Record(failures):
+                # Each is judged once, by the first connection after it, however often that is lost again.
+                self._unrecorded = judged = tuple(self._isolated.judge(store, each) for each in failures)
+                return self._isolated.record(store, judged)
             case Isolate(entry_id):
                 # Whatever comes of it: what is still there is claimed again.
                 self._queue.popleft()

@@ -1,7 +1,7 @@
 """Who is blamed for a failure, and how often it may be nobody: without a server."""
 
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
-from sqla_pubsub import RetryPolicy
+from sqla_pubsub import Reject, RetryLater, RetryPolicy
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.deliver.settle.outcome import DeadLetter, FailureLimits, Retry
-from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
+from sqla_pubsub.errors import HandlerTimeout, TransactionEnded, UnreadableEntry, UnreadablePayload
 
 
 def entry(id: int = 7, attempt: int = 0) -> Entry:  # noqa: A002
@@ -112,3 +112,36 @@ def test_the_delays_of_what_is_nobodys_fault_begin_anew_after_another_end() -> N
     judged.settled([first])
     judged.settled([judged.failed(entry(), ValueError("no"))])
     assert judged.failed(entry(), database_error("53100")) == first
+
+
+def test_a_try_that_ended_with_its_server_is_put_off_later_each_time_and_counted_in_the_end() -> None:
+    judged = policy(limits=FailureLimits(max_transient=3))
+    lost = database_error("57P01")
+    found = [judged.interrupted(entry(), lost, server_ended=True) for _ in range(3)]
+    assert [outcome.attempt for outcome in found] == [0, 0, 0]
+    delays = [outcome.delay for outcome in found if isinstance(outcome, Retry)]
+    assert delays == [timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=4)]
+    assert judged.interrupted(entry(), lost, server_ended=True).attempt == 1
+
+
+def test_a_try_that_ended_with_its_connection_alone_is_counted() -> None:
+    assert policy().interrupted(entry(), database_error("57P01"), server_ended=False).attempt == 1
+
+
+@pytest.mark.parametrize("error", [Reject("no"), HandlerTimeout("slow"), TransactionEnded("ended")])
+def test_what_an_event_did_or_decided_itself_is_counted_whatever_became_of_the_server(
+    error: Exception,
+) -> None:
+    assert policy().interrupted(entry(), error, server_ended=True).attempt == 1
+
+
+def test_a_try_that_ended_with_its_server_comes_no_earlier_than_the_handler_asked_for() -> None:
+    outcome = policy().interrupted(entry(), RetryLater(after=timedelta(hours=1)), server_ended=True)
+    assert isinstance(outcome, Retry)
+    assert (outcome.delay, outcome.counted) == (timedelta(hours=1), False)
+
+
+def test_another_server_that_cannot_be_reached_is_waited_for_up_to_a_limit() -> None:
+    judged = policy(limits=FailureLimits(max_transient=2))
+    found = [judged.failed(entry(), database_error("08006")) for _ in range(3)]
+    assert [outcome.attempt for outcome in found] == [0, 0, 1]

@@ -1,5 +1,7 @@
 """When a sleeper looks again, decided without a server: every bound of the protocol holds in any history."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +85,50 @@ def test_a_lost_registration_is_made_again_wherever_it_could_be_heard(
     for guard, look, decision in history(IdlePolicy(LONGEST, LIMITS, 0.0), steps):
         asleep = not isinstance(decision, Return)
         assert isinstance(decision, Relisten) == (asleep and guard is not Guard.BLIND and not look.listening)
+
+
+@given(turns, st.lists(st.floats(0, 2), max_size=60))
+def test_looks_that_take_long_are_far_apart_and_delay_nothing_that_is_known(
+    steps: list[tuple[Guard, Seen, float, str]], took: list[float]
+) -> None:
+    slow = [
+        (guard, replace(look, took=each), passed, what)
+        for (guard, look, passed, what), each in zip(steps, took, strict=False)
+    ]
+    before = 0.0
+    for guard, look, decision in history(IdlePolicy(LONGEST, LIMITS, 0.0), slow):
+        quicker, before = min(look.took, before), look.took
+        if not isinstance(decision, Wait):
+            continue
+        known = [LONGEST]
+        if look.work:
+            known.append(LIMITS.take_over)
+        if look.due_in is not None and look.due_in > 0:
+            known.append(look.due_in)
+        assert min(9 * quicker - 1e-9, *known) <= decision.seconds <= min(known)
+        if guard is Guard.WRITERS:
+            assert decision.seconds <= max(LIMITS.writers, 9 * quicker + 1e-9)
+
+
+@given(st.sampled_from([Guard.WRITERS, Guard.BLIND]), st.floats(0.001, 0.5), st.integers(20, 200))
+def test_an_idle_worker_looks_at_most_a_tenth_of_the_time(guard: Guard, took: float, looks: int) -> None:
+    policy, now = IdlePolicy(LONGEST, LIMITS, 0.0), 0.0
+    for _ in range(looks):
+        now += took
+        decision = policy.decide(guard, replace(NOTHING, took=took), now)
+        assert isinstance(decision, Wait)
+        now += decision.seconds
+    # The first two show how long one takes.
+    assert looks * took <= 0.1 * now + 2 * took
+
+
+def test_one_slow_look_delays_nothing() -> None:
+    """The first one after a restart finds cold caches."""
+    policy = IdlePolicy(LONGEST, LIMITS, 0.0)
+    slow, quick = replace(NOTHING, took=3.0), replace(NOTHING, took=0.001)
+    for look in (slow, quick, slow, quick):
+        decision = policy.decide(Guard.WRITERS, look, 100.0)
+        assert decision == Wait(LIMITS.writers, works=False)
 
 
 def test_polls_grow_from_a_few_milliseconds_to_the_longest_sleep() -> None:

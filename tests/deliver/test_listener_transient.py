@@ -14,6 +14,10 @@ from tests.servers import Server
 from tests.waiting import wait_until
 
 ONCE = RetryPolicy(max_attempts=1)
+SHORTLY_IDLE = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE pid = :pid AND clock_timestamp() - state_change < interval '700ms'"
+)
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'momentary' USING ERRCODE = '{}'; END $$"
 
 
@@ -232,15 +236,15 @@ def test_a_limit_of_the_role_does_not_end_the_connection_under_a_slow_handler(
     @after_insert(notes.Note, retry=RetryPolicy(initial=timedelta(0)), transactional=transactional)
     def handle(session: Session) -> None:
         calls.append(1)
-        session.execute(text("SELECT 1"))
-        threading.Event().wait(0.2)
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        wait_until(lambda: not notes.scalar(SHORTLY_IDLE, pid=pid), DEADLINE, "the limit to pass")
         session.execute(text("SELECT 1"))
         if len(calls) > 1:
             listener.stop()
 
     notes.write("a")
     notes.execute("CREATE ROLE hasty LOGIN SUPERUSER")
-    notes.execute(f"ALTER ROLE hasty SET {limit} = '50ms'")
+    notes.execute(f"ALTER ROLE hasty SET {limit} = '500ms'")
     engine = create_engine(notes.engine.url.set(username="hasty"))
     listener = Listener(engine, notes.metadata)
     try:

@@ -63,3 +63,11 @@ def test_ready_entries_are_found_past_those_of_others(backlog: Notes) -> None:
 @pytest.mark.parametrize("kind", ["firsts", "window_end"])
 def test_an_ordered_listener_finds_ready_entries_past_those_of_others(backlog: Notes, kind: str) -> None:
     assert IN_TURN in plan(backlog, getattr(OrderedStatements(outbox(backlog.metadata)), kind))
+
+
+def test_the_rivals_of_a_retry_are_found_by_index(backlog: Notes) -> None:
+    rivals = OrderedStatements(outbox(backlog.metadata)).rivals.params(heads=[1, 2, 3])
+    found = backlog.plan(str(rivals.compile(backlog.engine, compile_kwargs={"literal_binds": True})))
+    assert "pubsub_outbox_key" in found
+    assert "pubsub_outbox_old_key" in found
+    assert "Seq Scan" not in found

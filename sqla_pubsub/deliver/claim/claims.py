@@ -65,11 +65,14 @@ class Claims:
     def due(self, spec: ListenerSpec, *, size: int, left: Sequence[EntryKind] = ()) -> list[Entry]:
         """Claim up to *size* retries whose time has come, and none of the kinds in *left*."""
         parameters = {"listener": spec.name, "size": size, **_left(left)}
-        return self._entries(self._of(spec, left).claim_due, parameters)
+        statements = self._of(spec, left)
+        return self._without_rivals(statements, self._entries(statements.claim_due, parameters))
 
     def one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
         """Claim one entry, or None when it is settled, in other hands, or not to be handled now."""
-        found = self._entries(self._of(spec).claim_one, {"listener": spec.name, "id": entry_id})
+        statements = self._of(spec)
+        found = self._entries(statements.claim_one, {"listener": spec.name, "id": entry_id})
+        found = self._without_rivals(statements, found)
         return found[0] if found else None
 
     def look(self, spec: ListenerSpec, *, start: int, bind: bool) -> Look:
@@ -171,6 +174,20 @@ class Claims:
             elif row not in broken:
                 followers.append(replace(taken[entry_id], row=row))
         return followers
+
+    def _without_rivals(self, statements: Statements, claimed: list[Entry]) -> list[Entry]:
+        """Return those whose rivals this transaction could lock, too; in order, a dead letter that came back has some."""
+        if not isinstance(statements, OrderedStatements) or not claimed:
+            return claimed
+        heads = {"heads": [entry.id for entry in claimed]}
+        pairs = self._connection.execute(statements.rivals, heads).all()
+        if not pairs:
+            return claimed
+        locked = set(
+            self._connection.scalars(statements.lock, {"ids": sorted({rival for _, rival in pairs})})
+        )
+        beside = {head for head, rival in pairs if rival not in locked}
+        return [entry for entry in claimed if entry.id not in beside]
 
     def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
         return [Entry(*row) for row in self._connection.execute(statement, parameters)]

@@ -20,8 +20,11 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     Text,
     Update,
+    and_,
+    any_,
     bindparam,
     case,
     cast,
@@ -34,6 +37,7 @@ from sqlalchemy import (
 )
 
 from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRY, TRY_ENTRY, lock_parameters
+from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.happenings import ForeignClaim
 from sqla_pubsub.deliver.instrument import Instrument
@@ -97,17 +101,24 @@ class Holds:
         self._instrument = instrument
         self._statements = statements
         # Locked as it is read, so that it is still as free when the claim is written.
-        self._find = statements.claim_one.where(~_held(statements.entry.c.last_error))
+        c = statements.entry.c
+        self._find = statements.claim_one.add_columns(
+            and_(c.due_at.is_not(None), c.attempt == 0).label("returned")
+        ).where(~_held(c.last_error))
         self._claim = _claim(statements)
         self._release = _release(statements)
         self._mark: str | None = None
         self._clock = clock
+        some = c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+        self._in_hand: Select[Any] = select(literal_column("true")).where(some, _held(c.last_error)).limit(1)
         self._locked = set[int]()
+        self._rivals = dict[int, list[int]]()
+        """By entry in hand, what else is locked for it."""
         self._ask_at = 0.0
         self._foreign: dict[int, str | None] = {}
         self._warned = set[str | None]()
 
-    def take(self, name: str, entry_id: int, among: Sequence[int]) -> Any | None:
+    def take(self, name: str, entry_id: int, among: Sequence[int]) -> Sequence[Any] | None:
         """Claim an entry of listener *name* in the open transaction, and return its columns; None where it is not free.
 
         The transaction has to be committed for it, or to be rolled back and `leave` called.
@@ -123,11 +134,12 @@ class Holds:
         elif not self._is_foreign(entry_id, among):
             return None
         row = connection.execute(self._find, {"listener": name, "id": entry_id}).one_or_none()
-        if row is not None:
-            if self._mark is None:
-                self._mark = connection.scalar(MARK)
-            connection.execute(self._claim, {"b_id": entry_id, "b_mark": self._mark})
-        return row
+        if row is None or (row.returned and not self._take_rivals(entry_id)):
+            return None
+        if self._mark is None:
+            self._mark = connection.scalar(MARK)
+        connection.execute(self._claim, {"b_id": entry_id, "b_mark": self._mark})
+        return row[:-1]
 
     def release(self, entry_id: int) -> None:
         """Give back an entry of which nothing is settled, in the open transaction."""
@@ -138,10 +150,29 @@ class Holds:
 
         Not before: who took it meanwhile would still read the entry.
         """
+        left = self._rivals.pop(entry_id, [])
         if entry_id in self._locked:
             self._locked.discard(entry_id)
+            left = [*left, entry_id]
+        if left:
             with self._connection.begin():
-                self._connection.execute(LEAVE_ENTRY, {"outbox": self._outbox, "id": entry_id})
+                for each in left:
+                    self._connection.execute(LEAVE_ENTRY, {"outbox": self._outbox, "id": each})
+
+    def _take_rivals(self, entry_id: int) -> bool:
+        """Lock what would come next in the row of a retry without it; return whether nobody has any of that.
+
+        By the advisory lock, which whoever claims one of them tries first: it holds whatever he has read before.
+        """
+        if not isinstance(self._statements, OrderedStatements):
+            return True
+        found = [id_ for _, id_ in self._connection.execute(self._statements.rivals, {"heads": [entry_id]})]
+        for each in found:
+            if self._connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": each}):
+                self._rivals.setdefault(entry_id, []).append(each)
+            elif not self._is_foreign(each, found):
+                return False
+        return not found or not self._connection.scalar(self._in_hand, {"ids": found})
 
     def _is_foreign(self, entry_id: int, among: Sequence[int]) -> bool:
         began = self._clock()

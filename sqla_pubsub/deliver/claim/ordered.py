@@ -34,12 +34,11 @@ from sqlalchemy import (
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from sqla_pubsub.contract.tables import Outbox
+from sqla_pubsub.deliver.claim.rivals import ALL_ROWS, rivals
 from sqla_pubsub.deliver.claim.statements import HIGHEST, LISTENER, SIZE, Statements
 from sqla_pubsub.deliver.io.place import Place
 
 _Columns = ReadOnlyColumnCollection[str, Any]
-_ALL_ROWS: ColumnElement[Any] = literal_column("'[]'::jsonb")
-"""The key of a TRUNCATE."""
 _WINDOW: BindParameter[int] = bindparam("window", type_=Integer)
 _LOW_WATER: BindParameter[int] = bindparam("low_water", 0, type_=BigInteger)
 """What holds others back has no lower id; where nothing is known, nothing is left out."""
@@ -73,20 +72,27 @@ class OrderedStatements(Statements):
     def _free(self) -> list[ColumnElement[bool]]:
         return self._first_of_its_row(self.entry.c)
 
-    def _first_of_its_row(self, c: _Columns) -> list[ColumnElement[bool]]:
+    def _first_of_its_row(
+        self, c: _Columns, low_water: ColumnElement[int] = _LOW_WATER
+    ) -> list[ColumnElement[bool]]:
         """No earlier entry of the same row, and no TRUNCATE between them: those go first."""
         names = (c.listener, *map(literal, self._previous))
         return [
             *(
-                self._none_before(c, name, column, key)
+                self._none_before(c, name, column, key, low_water)
                 for name in names
-                for column, key in (*product(("key", "old_key"), (c.key, c.old_key)), ("key", _ALL_ROWS))
+                for column, key in (*product(("key", "old_key"), (c.key, c.old_key)), ("key", ALL_ROWS))
             ),
-            not_(and_(c.key.is_not_distinct_from(_ALL_ROWS), self._any_before(c, names))),
+            not_(and_(c.key.is_not_distinct_from(ALL_ROWS), self._any_before(c, names))),
         ]
 
     def _none_before(
-        self, c: _Columns, name: ColumnElement[Any], column: str, key: ColumnElement[Any]
+        self,
+        c: _Columns,
+        name: ColumnElement[Any],
+        column: str,
+        key: ColumnElement[Any],
+        low_water: ColumnElement[int] = _LOW_WATER,
     ) -> ColumnElement[bool]:
         """No entry of listener *name* with a lower id has *key* in *column*.
 
@@ -102,7 +108,7 @@ class OrderedStatements(Statements):
                 key.is_not(None),
                 before[column].is_not(None),
                 before.listener == name,
-                pair >= tuple_(key, _LOW_WATER),
+                pair >= tuple_(key, low_water),
                 pair < tuple_(key, c.id),
             )
             .order_by(before[column], before.id)
@@ -135,11 +141,33 @@ class OrderedStatements(Statements):
         alone = case((near.key.is_(None), near.id))
         place = func.row_number().over(partition_by=(near.key, alone), order_by=near.id)
         first = select(*near, place.label("place")).subquery("first").c
-        conditions = (first.place == 1, *self._first_of_its_row(first), *self._not_left(first))
+        conditions = (
+            first.place == 1,
+            *self._first_of_its_row(first, self._present_low_water()),
+            *self._not_left(first),
+        )
         return select(first.id).where(*conditions).order_by(first.id)
+
+    def _present_low_water(self) -> ColumnElement[int]:
+        """Return the low-water mark, or what waits below it by now: a dead letter may have come back since the last look."""
+        lowest = case((literal_column("0") < _LOW_WATER, func.least(_LOW_WATER, self._lowest_waiting())))
+        present = select(func.coalesce(lowest, literal_column("0")).label("mark")).cte("low_water")
+        return select(present.c.mark).scalar_subquery()
 
     def _ready_ids(self) -> Select[Any]:
         return self.firsts
+
+    @cached_property
+    def rivals(self) -> Select[Any]:
+        """Find what must be in nobody's hands while retries are handled; see `rivals`. Parameter: heads (ids)."""
+        return rivals(self.entry, self._previous)
+
+    @cached_property
+    def lock(self) -> Select[Any]:
+        """Lock entries, but for those that others have. Parameter: ids."""
+        c = self.entry.c
+        some = c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+        return select(c.id).where(some).order_by(c.id).with_for_update(skip_locked=True)
 
     def _lowest_waiting(self) -> ColumnElement[Any]:
         c = self.entry.c
@@ -164,7 +192,7 @@ class OrderedStatements(Statements):
         c = self.entry.c
         last = self._in_turn(select(c.id, c.listener)).offset(_WINDOW - 1).limit(1).subquery("last").c
         names = (last.listener, *map(literal, self._previous))
-        return select(last.id).where(*(self._none_before(last, name, "key", _ALL_ROWS) for name in names))
+        return select(last.id).where(*(self._none_before(last, name, "key", ALL_ROWS) for name in names))
 
     @cached_property
     def followers(self) -> Select[Any]:
@@ -194,9 +222,9 @@ class OrderedStatements(Statements):
         later = self.entry.alias("later").c
         pair = tuple_(later.key, later.id)
         others: list[tuple[ColumnElement[Any], str, ColumnElement[Any]]]
-        others = [(later.listener, "old_key", later.key), (later.listener, "key", _ALL_ROWS)]
+        others = [(later.listener, "old_key", later.key), (later.listener, "key", ALL_ROWS)]
         for name in map(literal, self._previous):
-            others += [(name, "key", later.key), (name, "old_key", later.key), (name, "key", _ALL_ROWS)]
+            others += [(name, "key", later.key), (name, "old_key", later.key), (name, "key", ALL_ROWS)]
         follows = and_(
             later.due_at.is_(None),
             later.old_key.is_(None),

@@ -11,6 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from sqla_pubsub.sqlstates import CRASH_SHUTDOWN
+
+CRASHED = "crash of another server process"
+"""In what psycopg2 has of the server's 57P02: no code, only words, and those in the server's language."""
+
 IDLE, IN_ERROR = 0, 3
 """libpq's PQTRANS_IDLE and PQTRANS_INERROR, which both drivers use.
 
@@ -31,6 +36,7 @@ class Driver:
         self.error: type[Exception] = connection.dialect.loaded_dbapi.Error
         """Base class of the driver's errors."""
         self._notified: list[int] = []
+        self._crashed = False
         self._has_queue = hasattr(self._own, "pgconn")
 
     @property
@@ -85,6 +91,20 @@ class Driver:
         """Keep notifications that come with the reply to a statement."""
         if hasattr(self._own, "add_notify_handler"):
             self._own.add_notify_handler(lambda notify: self._notified.append(notify.pid))
+
+    def hear_of_crashes(self) -> None:
+        """Keep in mind, from now on, what `told_of_crash` asks for."""
+        if hasattr(self._own, "add_notice_handler"):
+            self._own.add_notice_handler(self._noticed)
+
+    def _noticed(self, notice: Any) -> None:
+        self._crashed = self._crashed or notice.sqlstate == CRASH_SHUTDOWN
+
+    @property
+    def told_of_crash(self) -> bool:
+        """Whether the server ended the connection because the process behind another one crashed."""
+        notices = () if self._has_queue else self._own.notices
+        return self._crashed or any(CRASHED in notice for notice in notices)
 
     def read(self) -> None:
         """Take in what the server has sent.

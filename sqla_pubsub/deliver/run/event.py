@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.invocation import Decoded, Dispatcher
-from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack, ids
+from sqla_pubsub.deliver.run.result import Again, Broken, Handled, Interrupted, ThrownBack, ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.scoreboard import Scoreboard
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
@@ -64,10 +64,9 @@ class EventRunner:
             if store.spoilt:
                 raise TransactionEnded(ENDED) from error
             if store.lost or isinstance(error, TransactionEnded):
-                # It counts: it may be the event that breaks the connection. And where it ended the transaction,
-                # nothing is known of the state of the connection.
+                # Where it ended the transaction, nothing is known of the state of the connection.
                 store.close()
-                return Broken(self.policy.failed(entry, error), error)
+                return interrupted(store, entry, error)
             if not self.savepoints or not store.intact:
                 return ThrownBack(error)
             return self.failed(entry, error)
@@ -88,8 +87,7 @@ class EventRunner:
             return self.dispatcher.decode_alone(store.connection, entry)
         except (UnreadableEntry, DBAPIError) as error:
             if store.lost:
-                # It counts: the server may have ended the connection for what was sent to it.
-                return Broken(self.policy.failed(entry, error), error)
+                return interrupted(store, entry, error)
             if is_denied(error):
                 raise
             return self.policy.unreadable(entry, error)
@@ -119,3 +117,8 @@ class EventRunner:
     def put_down(self) -> None:
         """Show that nothing is in hand."""
         self._scoreboard.put_down()
+
+
+def interrupted(store: Store, entry: Entry, error: BaseException) -> Broken:
+    """Return what is left of a try whose connection is gone: it may be the event that broke it, or the server."""
+    return Broken(Interrupted(entry=entry, error=error, life=store.life), error)

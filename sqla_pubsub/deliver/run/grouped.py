@@ -97,7 +97,7 @@ class Grouped:
                     return Undone(
                         cause=cause,
                         isolate=ids(entries) if self._ordered else (),
-                        unrecorded=(handled.outcome,),
+                        unrecorded=(handled.failure,),
                     )
                 case Retry():
                     held.add(entry.row or entry.id)

@@ -14,7 +14,15 @@ from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.gate import Gate
-from sqla_pubsub.deliver.run.result import Again, Broken, Handled, Result, ThrownBack
+from sqla_pubsub.deliver.run.result import (
+    Again,
+    Broken,
+    Handled,
+    Interrupted,
+    Result,
+    ThrownBack,
+    Unrecorded,
+)
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry, is_denied
 from sqla_pubsub.errors import TransactionEnded
@@ -86,14 +94,21 @@ class Isolated:
         match handled:
             case Again():
                 return Result(isolate=(entry_id,), conflict=True)
-            case Broken(outcome=outcome, cause=cause):
-                return Result(unrecorded=(outcome,), error=cause)
+            case Broken(failure=failure, cause=cause):
+                return Result(unrecorded=(failure,), error=cause)
             case ThrownBack(cause=cause):
                 assert entry is not None
                 store.abandon()
                 return self._record_failure(store, entry, cause)
             case Acknowledge() | Retry() | DeadLetter():
                 return Result(outcomes=(handled,))
+
+    def judge(self, store: Store, failure: Unrecorded) -> Outcome:
+        """Return what a failure means, now that there is a connection again to compare the broken one with."""
+        if not isinstance(failure, Interrupted):
+            return failure
+        ended = failure.life.was_over(store.life)
+        return self._events.policy.interrupted(failure.entry, failure.error, server_ended=ended)
 
     def record(self, store: Store, outcomes: Sequence[Outcome]) -> Result:
         """Write down failures, but for those that somebody else has now, or whose row has others first again.

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.io.life import Life
 from sqla_pubsub.deliver.settle.outcome import Outcome
 
 
@@ -33,11 +34,30 @@ class ThrownBack:
     cause: BaseException
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupted:
+    """A try that ended with its connection; the next connection shows whose fault that was.
+
+    Attributes:
+        entry: What was in hand.
+        error: What came out of the handler.
+        life: The server behind the connection.
+    """
+
+    entry: Entry
+    error: BaseException
+    life: Life
+
+
+Unrecorded = Outcome | Interrupted
+"""A failure that could not be written down, because the connection broke."""
+
+
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The connection broke or was given up while the handler ran; *outcome* is what that means for the event."""
+    """The connection broke or was given up while the handler ran; *failure* is to be written down on the next."""
 
-    outcome: Outcome
+    failure: Unrecorded
     cause: BaseException
 
 
@@ -76,7 +96,7 @@ class Result:
     outcomes: tuple[Outcome, ...] = ()
     claimed: int = 0
     isolate: tuple[int, ...] = ()
-    unrecorded: tuple[Outcome, ...] = ()
+    unrecorded: tuple[Unrecorded, ...] = ()
     replayed: BaseException | None = None
     error: BaseException | None = None
     rewind: bool = False

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import RootTransaction
 from sqlalchemy.exc import SQLAlchemyError
 
-from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.chain import ContextSetting
 from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
 from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.guard import TransactionGuard
+from sqla_pubsub.deliver.io.life import Life
 from sqla_pubsub.deliver.io.own_settings import may_set
 from sqla_pubsub.deliver.run.work_connection import WorkConnection
 from sqla_pubsub.deliver.settle.outcome import Outcome, describe
@@ -70,6 +70,11 @@ class Store:
     def lost(self) -> bool:
         """Whether the connection is gone."""
         return self._work.lost
+
+    @property
+    def life(self) -> Life:
+        """The server behind the connection, also after it is gone."""
+        return self._work.life
 
     def begin(self, *, savepoints: bool = True, together: bool = False) -> RootTransaction:
         """Open the transaction of one group.
@@ -218,8 +223,3 @@ class Store:
         """Give the connection up; whatever is open on it is undone by the server."""
         self.guarded = False
         self._work.close()
-
-
-def ids(entries: Iterable[Entry]) -> list[int]:
-    """Return the ids of *entries*."""
-    return [entry.id for entry in entries]

@@ -15,7 +15,7 @@ from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.invocation import Decoded
 from sqla_pubsub.deliver.run.claiming import Claimed, Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
-from sqla_pubsub.deliver.run.result import Result, Timing, ids
+from sqla_pubsub.deliver.run.result import Result, Timing, Unrecorded, ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Outcome
 from sqla_pubsub.errors import TransactionEnded, UnreadableEntry
@@ -43,12 +43,12 @@ class Undone:
     Attributes:
         cause: Why.
         isolate: Ids of those that are to be handled in isolation; of the others nothing is known.
-        unrecorded: The outcomes of those that broke the connection, or ended the transaction.
+        unrecorded: The failures of those that broke the connection, or ended the transaction.
     """
 
     cause: BaseException
     isolate: tuple[int, ...]
-    unrecorded: tuple[Outcome, ...] = ()
+    unrecorded: tuple[Unrecorded, ...] = ()
 
 
 Work = Callable[[Store, Sequence[Entry], Decoded], Worked | Undone]

@@ -10,6 +10,7 @@ from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.life import STARTED, Life
 from sqla_pubsub.deliver.io.own_settings import LIMITS, UNLIMITED, WATCHED, OwnSettings, is_pooled
 from sqla_pubsub.deliver.io.place import find_place
 from sqla_pubsub.registry import ListenerSpec
@@ -33,6 +34,8 @@ class WorkConnection:
         try:
             with self.connection.begin():
                 self._set_up(config)
+                self.driver.hear_of_crashes()
+                self._started = str(self.connection.scalar(STARTED))
                 place = find_place(self.connection, outbox)
                 self.own = OwnSettings(self.connection, pooled=self.pooled)
         except BaseException:
@@ -62,6 +65,11 @@ class WorkConnection:
     def lost(self) -> bool:
         """Whether the connection is gone."""
         return self.connection.closed or self.connection.invalidated or self.driver.closed
+
+    @property
+    def life(self) -> Life:
+        """The server behind the connection, also after it is gone."""
+        return Life(started=self._started, crashed=self.driver.told_of_crash)
 
     def set_local(self) -> None:
         """Set, in a transaction that has just begun, what may not outlive it behind a pooler."""

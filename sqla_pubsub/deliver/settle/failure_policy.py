@@ -7,6 +7,7 @@ undid an entry.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 
 from sqla_pubsub.contract.envelope import Entry
@@ -20,11 +21,21 @@ from sqla_pubsub.deliver.settle.outcome import (
     judge,
     written,
 )
-from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload, sqlstate
+from sqla_pubsub.errors import (
+    HandlerTimeout,
+    Reject,
+    RetryLater,
+    TransactionEnded,
+    UnreadableEntry,
+    UnreadablePayload,
+    sqlstate,
+)
 from sqla_pubsub.retry import RetryPolicy, Rng
-from sqla_pubsub.sqlstates import is_exhausted, is_of_values
+from sqla_pubsub.sqlstates import is_exhausted, is_of_values, is_unreachable
 
 _DEFAULTS = FailureLimits()
+_ITS_OWN = (Reject, HandlerTimeout, TransactionEnded, UnreadableEntry)
+"""What an event did itself, or decided, whatever became of the server meanwhile."""
 
 
 class FailurePolicy:
@@ -54,12 +65,31 @@ class FailurePolicy:
         """Whether *error* is the database's momentary state, and not yet too often in a row."""
         if not is_transient(error):
             return False
-        return self._in_a_row(entry) <= self._limits.max_transient
+        return self._is_early(entry)
 
     def failed(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
         """Return the outcome of a try that raised *error*; what is nobody's fault burns no attempt."""
-        if is_exhausted(sqlstate(error) or ""):
+        state = sqlstate(error) or ""
+        if is_exhausted(state) or (is_unreachable(state) and self._is_early(entry)):
             return self.put_off(entry, error)
+        return self._judged(entry, error)
+
+    def interrupted(self, entry: Entry, error: BaseException, *, server_ended: bool) -> Retry | DeadLetter:
+        """Return the outcome of a try that ended with its connection.
+
+        Args:
+            entry: What was in hand.
+            error: What came out of the handler.
+            server_ended: Whether the connection ended with its server. If not, the event may have ended it and
+                would be tried for ever; if so, it is put off, up to the limit of uncounted tries in a row.
+        """
+        if server_ended and not isinstance(error, _ITS_OWN) and self._is_early(entry):
+            later = self.put_off(entry, error)
+            asked = error.after if isinstance(error, RetryLater) else None
+            return later if asked is None else replace(later, delay=max(asked, later.delay))
+        return self._judged(entry, error)
+
+    def _judged(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
         return judge(entry.id, error, entry.attempt + 1, self._retry, self._rng, self._limits)
 
     def unwritten(self, letter: DeadLetter, error: BaseException) -> Retry:
@@ -106,9 +136,10 @@ class FailurePolicy:
         assert delay is not None
         return delay
 
-    def _in_a_row(self, entry: Entry) -> int:
+    def _is_early(self, entry: Entry) -> bool:
+        """Count one more uncounted try in a row; return whether there were not too many yet."""
         self._transient[entry.id] = times = self._transient.get(entry.id, 0) + 1
-        return times
+        return times <= self._limits.max_transient
 
 
 def _named(entry: Entry, listener: str, error: BaseException) -> BaseException:

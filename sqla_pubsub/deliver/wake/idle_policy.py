@@ -3,6 +3,10 @@
 Writers notify only while somebody holds the sleep lock exclusively. A writer that probed the lock before it was
 taken may commit after the sleeper's last look, and nobody tells it; so a sleeper polls too, at once and then at
 growing intervals, which begin anew whenever somebody else begins to hold the lock.
+
+A look walks over all that was settled since the oldest open transaction, which vacuum cannot remove: the longer
+a writer stays open, the slower it is. So where looks would follow each other quickly for long, the pause after a
+look is a multiple of what it took.
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ class PollLimits:
         writers: At most, while open transactions of writers keep the sleep lock from everybody.
         take_over: At most, while others have work in hand: no notification tells that they died.
         blind: At most, where no notification can come at all.
+        share: Most of the time that looks may take, where they find nothing again and again.
     """
 
     first: float = 0.005
     writers: float = 0.05
     take_over: float = 1.0
     blind: float = 0.5
+    share: float = 0.1
 
 
 class Guard(Enum):
@@ -45,11 +51,13 @@ class Seen:
         ready: Whether an entry is ready, in whose hands ever.
         due_in: Seconds until the next retry is due, None without one.
         listening: Whether the registration for notifications is still there.
+        took: Seconds that the look took.
     """
 
     ready: bool
     due_in: float | None
     listening: bool
+    took: float = 0.0
 
     @property
     def work(self) -> bool:
@@ -92,6 +100,8 @@ class IdlePolicy:
         self._limits = limits
         self._since = now
         self._guard: Guard | None = None
+        self._took = 0.0
+        """Seconds that the last look took."""
         self._fruitless = False
         """Whether the last look sent the listener to work that others turned out to have in hand."""
 
@@ -106,6 +116,8 @@ class IdlePolicy:
 
     def decide(self, guard: Guard, seen: Seen, now: float) -> Decision:
         """Return what to do after a look that saw *seen*, while *guard* has the sleep lock."""
+        # The quicker of two: one may have found cold caches, or a busy machine.
+        took, self._took = min(seen.took, self._took), seen.took
         # Writers keep it from everybody, and who held it before may hold it still.
         if guard in (Guard.HELD, Guard.OTHERS) and guard is not self._guard:
             self._guard, self._since = guard, now
@@ -116,17 +128,18 @@ class IdlePolicy:
         self._fruitless = seen.work
         if not seen.listening and guard is not Guard.BLIND:
             return Relisten()
-        return Wait(self._seconds(guard, seen, now), works=seen.work)
+        return Wait(self._seconds(guard, seen, now, took), works=seen.work)
 
-    def _seconds(self, guard: Guard, seen: Seen, now: float) -> float:
+    def _seconds(self, guard: Guard, seen: Seen, now: float, took: float) -> float:
         limits = self._limits
-        bounds = [self._longest, max(limits.first, now - self._since)]
+        wanted = [max(limits.first, now - self._since)]
         if guard is Guard.BLIND:
-            bounds.append(limits.blind)
+            wanted.append(limits.blind)
         if guard is Guard.WRITERS:
-            bounds.append(limits.writers)
+            wanted.append(limits.writers)
+        bounds = [self._longest]
         if seen.work:
             bounds.append(limits.take_over)
         if seen.due_in is not None and seen.due_in > 0:
             bounds.append(seen.due_in)
-        return min(bounds)
+        return min(max(min(wanted), took * (1 / limits.share - 1)), *bounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from sqlalchemy import Engine
@@ -82,7 +83,9 @@ class Sleeper:
         while not self._stop():
             # The lock before the look: who probes it from now on notifies.
             guard = self._listening.guard()
+            began = self._clock()
             seen = self._listening.look(self._low_waters())
+            seen = replace(seen, took=self._clock() - began)
             self._answered()
             match self._policy.decide(guard, seen, self._clock()):
                 case Return():
