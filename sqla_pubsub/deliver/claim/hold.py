@@ -97,7 +97,7 @@ class Holds:
         self._instrument = instrument
         self._statements = statements
         # Locked as it is read, so that it is still as free when the claim is written.
-        self._find = statements.claim_one.where(~_held(statements.entry.c.last_error))
+        self._find = statements.claiming(statements.one.where(~_held(statements.entry.c.last_error)))
         self._claim = _claim(statements)
         self._release = _release(statements)
         self._mark: str | None = None

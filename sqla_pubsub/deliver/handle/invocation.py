@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.deliver.claim.payloads import Payloads
 from sqla_pubsub.deliver.handle.chain import Chain, ContextSetting, context_of, deepest
 from sqla_pubsub.deliver.handle.decoding import RowDecoder, Values
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
@@ -58,15 +59,17 @@ class Dispatcher:
         both = "event" in asked or "events" in asked
         self._sides = tuple(side for side in ("old", "new") if both or side in asked)
 
-    def decode(self, connection: Connection, entries: Sequence[Entry]) -> Decoded:
+    def decode(self, payloads: Payloads, entries: Sequence[Entry]) -> Decoded:
         """Turn the payloads of a group into values, with one statement per class.
+
+        Those that are large are decoded where they stand, by one statement per side.
 
         Raises:
             UnreadableEntry: An entry of an operation or a table that this listener does not know.
             DBAPIError: A payload cannot be read; the transaction is aborted then.
         """
         decoded: Decoded = {}
-        wanted: dict[RowDecoder, list[tuple[tuple[int, str], str]]] = {}
+        wanted: dict[tuple[RowDecoder, str | None], list[tuple[tuple[int, str], str]]] = {}
         for entry in entries:
             rows = self.decoder(entry)
             if rows is None:
@@ -75,9 +78,14 @@ class Dispatcher:
             for side in self._sides:
                 payload: str | None = getattr(entry, side)
                 if payload is not None:
-                    wanted.setdefault(rows, []).append(((entry.id, side), payload))
-        for row_decoder, items in wanted.items():
-            values = row_decoder.decode(connection, [payload for _, payload in items])
+                    stored = None if entry.large is None else side
+                    wanted.setdefault((rows, stored), []).append(((entry.id, side), payload))
+        for (row_decoder, stored), items in wanted.items():
+            values = (
+                row_decoder.decode(payloads.connection, [payload for _, payload in items])
+                if stored is None
+                else row_decoder.decode_stored(payloads, stored, [entry_id for (entry_id, _), _ in items])
+            )
             if len(values) != len(items):
                 raise UnreadablePayload(
                     f"{len(items)} payloads gave {len(values)} rows: one of them is no JSON object."
@@ -85,35 +93,58 @@ class Dispatcher:
             decoded.update(zip((key for key, _ in items), values, strict=True))
         return decoded
 
-    def decode_alone(self, connection: Connection, entry: Entry) -> Decoded:
+    def decode_alone(self, payloads: Payloads, entry: Entry) -> tuple[Entry, Decoded]:
         """Turn the payloads of one entry into values; what cannot be read is an error when the handler looks.
+
+        Returned is also the entry, with what was to be read of it.
 
         Raises:
             UnreadableEntry: The entry is of an operation or a table that this listener does not know.
             DBAPIError: The failure is not the payload's.
         """
         rows, decoded = self.decoder(entry), Decoded()
+        entry = self._read_alone(payloads, entry)
         for side in self._sides if rows is not None else ():
             payload: str | None = getattr(entry, side)
             if payload is not None:
                 assert rows is not None
-                decoded[entry.id, side] = self._read(connection, entry, rows, payload)
-        return decoded
+                decoded[entry.id, side] = self._read(payloads, entry, rows, side)
+        return entry, decoded
+
+    def _read_alone(self, payloads: Payloads, entry: Entry) -> Entry:
+        if entry.large is None:
+            return entry
+        try:
+            with payloads.connection.begin_nested():
+                read = payloads.read([entry])
+        except (UnicodeError, DBAPIError) as error:
+            if is_lost(payloads.connection) or not is_unreadable(error):
+                raise
+            # A handler that looks at no row does not mind.
+            read = payloads.read([entry], digests=False)
+        if not read:
+            raise UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} was deleted meanwhile.")
+        return read[0]
 
     def _read(
-        self, connection: Connection, entry: Entry, rows: RowDecoder, payload: str
+        self, payloads: Payloads, entry: Entry, rows: RowDecoder, side: str
     ) -> Values | UnreadableEntry:
+        connection = payloads.connection
         for plain in (False, True):
             try:
                 with connection.begin_nested():
-                    values = rows.decode(connection, [payload], plain=plain)
+                    values = (
+                        rows.decode(connection, [getattr(entry, side)], plain=plain)
+                        if entry.large is None
+                        else rows.decode_stored(payloads, side, [entry.id], plain=plain)
+                    )
                 if len(values) == 1:
                     return values[0]
                 error: Exception = UnreadablePayload(
                     f"a payload gave {len(values)} rows: it is no JSON object."
                 )
             except (UnreadableEntry, DBAPIError) as raised:
-                if connection.closed or connection.invalidated or not is_unreadable(raised):
+                if is_lost(connection) or not is_unreadable(raised):
                     raise
                 error = raised
         return self.unreadable(entry, error)
@@ -274,6 +305,11 @@ class _Call:
             return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
         except UnreadableEntry as error:
             raise self._dispatcher.unreadable(entry, error) from error
+
+
+def is_lost(connection: Connection) -> bool:
+    """Whether nothing more can be asked on *connection*."""
+    return connection.closed or connection.invalidated
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:

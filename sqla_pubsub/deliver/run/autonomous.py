@@ -19,7 +19,7 @@ from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.invocation import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
-from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.event import UNREADABLE, EventRunner
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
@@ -32,7 +32,7 @@ from sqla_pubsub.deliver.settle.outcome import (
     is_denied,
     is_unreadable,
 )
-from sqla_pubsub.errors import HandlerTimeout, UnreadableEntry
+from sqla_pubsub.errors import HandlerTimeout
 
 CANDIDATES = 20
 """Entries looked at in one statement, of which the first free one is taken."""
@@ -192,30 +192,32 @@ class Autonomous:
         return outcome
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | Again:
-        try:
-            decoded = self._decode(store, entry)
-        except (UnreadableEntry, DBAPIError) as error:
-            if store.lost or is_denied(error):
-                raise
-            return self._events.policy.unreadable(entry, error)
-        return self._call(entry, decoded)
+        # What a process dies of may be the payload.
+        with self._gate.passed(alone=entry.crashes > 0):
+            self._events.take([entry.id])
+            try:
+                entry, decoded = self._decode(store, entry)
+            except UNREADABLE as error:
+                if store.lost or is_denied(error):
+                    raise
+                return self._events.policy.unreadable(entry, error)
+            finally:
+                self._events.put_down()
+            return self._call(entry, decoded)
 
-    def _decode(self, store: Store, entry: Entry) -> Decoded:
-        dispatcher = self._events.dispatcher
+    def _decode(self, store: Store, entry: Entry) -> tuple[Entry, Decoded]:
+        dispatcher, payloads = self._events.dispatcher, store.claims.payloads
         try:
             with store.begin():
-                return dispatcher.decode(store.connection, [entry])
-        except (UnreadableEntry, DBAPIError) as error:
+                for read in payloads.read([entry]):
+                    return read, dispatcher.decode(payloads, [read])
+        except UNREADABLE as error:
             if store.lost or not is_unreadable(error):
                 raise
         with store.begin():
-            return dispatcher.decode_alone(store.connection, entry)
+            return dispatcher.decode_alone(payloads, entry)
 
     def _call(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
-        with self._gate.passed(alone=entry.crashes > 0):
-            return self._call_now(entry, decoded)
-
-    def _call_now(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
         # Outside of the try: a server that has no connection left is not the event's fault.
         own = self._own.connected()
         self._events.take([entry.id])

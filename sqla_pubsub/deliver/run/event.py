@@ -19,6 +19,9 @@ from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome, is_denied
 from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry
 from sqla_pubsub.registry import ListenerSpec
 
+UNREADABLE = (UnreadableEntry, DBAPIError, UnicodeError, MemoryError)
+"""What is raised for a payload that the server or the driver cannot send, show or hold."""
+
 
 class EventRunner:
     """Calls the handler of one listener in the transaction of a store; every runner uses it.
@@ -76,16 +79,19 @@ class EventRunner:
         """Return what an error means that undid nothing but the event."""
         return Again() if self.policy.uncounted(entry, error) else self.policy.failed(entry, error)
 
-    def decode_one(self, store: Store, entry: Entry) -> Decoded | Outcome | Broken:
-        """Decode one entry inside the open transaction, which goes on also where that fails.
+    def decode_one(self, store: Store, entry: Entry) -> tuple[Entry, Decoded] | Outcome | Broken:
+        """Read and decode one entry inside the open transaction, which goes on also where that fails.
 
         Raises:
             DBAPIError: A right is missing.
         """
         self.take([entry.id])
         try:
-            return self.dispatcher.decode_alone(store.connection, entry)
-        except (UnreadableEntry, DBAPIError) as error:
+            return self.dispatcher.decode_alone(store.claims.payloads, entry)
+        except UNREADABLE as error:
+            if isinstance(error, MemoryError):
+                # It came in the midst of what the driver had to say.
+                store.close()
             if store.lost:
                 # It counts: the server may have ended the connection for what was sent to it.
                 return Broken(self.policy.failed(entry, error), error)
