@@ -38,6 +38,7 @@ from sqlalchemy import (
     literal_column,
     null,
     select,
+    true,
     types,
 )
 
@@ -142,34 +143,34 @@ class Payloads:
     def _whole(self) -> Select[Any]:
         """Read payloads. Parameter: ids."""
         c = self.entry.c
-        return self._of(cast(c.old, Text), cast(c.new, Text))
+        old, new, context = (cast(c[name], Text) for name in PAYLOAD)
+        size = sum((_length(each) for each in (new, context)), _length(old))
+        return self._of(size, old, new)
 
     @cached_property
     def _digests(self) -> Select[Any]:
         """Read what is small of large payloads. Parameter: ids."""
-        c = self.entry.c
-        return self._of(_digest(c.old), _digest(c.new))
+        old, new = (_digest(self.entry.c[side], side) for side in ("old", "new"))
+        size = func.coalesce(old.c.size, literal_column("0")) + func.coalesce(new.c.size, literal_column("0"))
+        found = self._of(
+            size, *(_made(self.entry.c[side], each) for side, each in (("old", old), ("new", new)))
+        )
+        return found.select_from(self.entry.join(old, true()).join(new, true()))
 
     @cached_property
     def _presence(self) -> Select[Any]:
         """Find out which payloads there are. Parameter: ids."""
         c = self.entry.c
-        return self._of(*(case((c[name].is_not(None), literal_column("'null'"))) for name in ("old", "new")))
+        there = (case((c[name].is_not(None), literal_column("'null'"))) for name in ("old", "new"))
+        return self._of(literal_column("0"), *there)
 
-    def _of(self, old: ColumnElement[Any], new: ColumnElement[Any]) -> Select[Any]:
+    def _of(self, size: ColumnElement[Any], old: ColumnElement[Any], new: ColumnElement[Any]) -> Select[Any]:
         c = self.entry.c
-        old_size, new_size, context_size = (
-            func.coalesce(func.octet_length(cast(c[name], Text)), literal_column("0")) for name in PAYLOAD
-        )
         # A message is read by Python, from its text.
         message = c.operation == literal_column(f"'{MESSAGE}'")
-        return select(
-            c.id,
-            (old_size + new_size + context_size).label("size"),
-            old,
-            case((message, cast(c.new, Text)), else_=new),
-            cast(c.context, Text),
-        ).where(c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
+        new = case((message, cast(c.new, Text)), else_=new)
+        ids = bindparam("ids", type_=ARRAY(BigInteger))
+        return select(c.id, size.label("size"), old, new, cast(c.context, Text)).where(c.id == any_(ids))
 
 
 def _is_small(entry: Entry) -> bool:
@@ -188,7 +189,12 @@ def _portion(waiting: deque[Entry], room: int, *, one: bool) -> list[Entry]:
     return portion
 
 
-def _digest(payload: ColumnElement[Any]) -> ColumnElement[Any]:
+def _length(value: ColumnElement[Any]) -> ColumnElement[int]:
+    return func.coalesce(func.octet_length(value), literal_column("0"))
+
+
+def _digest(payload: ColumnElement[Any], name: str) -> Any:
+    """Return the digest of a payload and its size, as one row that is joined: a large value is unpacked only once."""
     each = func.json_each(payload).table_valued("key", column("value", types.JSON), name="each")
     value = cast(each.c.value, Text)
     # In the encoding of the database, so that nothing is converted.
@@ -197,12 +203,9 @@ def _digest(payload: ColumnElement[Any]) -> ColumnElement[Any]:
         (func.octet_length(value) <= literal_column(str(_SHORT)), each.c.value),
         else_=func.to_json(func.encode(func.sha256(raw), literal_column("'hex'"))),
     )
-    made = select(cast(func.json_object_agg(each.c.key, short), Text)).scalar_subquery()
-    return case(
-        (payload.is_(None), null()),
-        (
-            func.json_typeof(payload) == literal_column("'object'"),
-            func.coalesce(made, literal_column("'{}'")),
-        ),
-        else_=literal_column("'null'"),
-    )
+    made = cast(func.json_object_agg(each.c.key, short), Text).label("made")
+    return select(made, func.sum(func.octet_length(value)).label("size")).lateral(name)
+
+
+def _made(payload: ColumnElement[Any], digest: Any) -> ColumnElement[Any]:
+    return case((payload.is_not(None), func.coalesce(digest.c.made, literal_column("'{}'"))))
