@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 
 from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRY, TRY_ENTRY, lock_parameters
+from sqla_pubsub.deliver.claim.payloads import SMALL
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.happenings import ForeignClaim
 from sqla_pubsub.deliver.instrument import Instrument
@@ -107,7 +108,7 @@ class Holds:
         self._foreign: dict[int, str | None] = {}
         self._warned = set[str | None]()
 
-    def take(self, name: str, entry_id: int, among: Sequence[int]) -> Any | None:
+    def take(self, name: str, entry_id: int, among: Sequence[int], inline: int = SMALL) -> Any | None:
         """Claim an entry of listener *name* in the open transaction, and return its columns; None where it is not free.
 
         The transaction has to be committed for it, or to be rolled back and `leave` called.
@@ -116,12 +117,14 @@ class Holds:
             name: The listener.
             entry_id: The entry.
             among: Entries that are tried too, to ask once for all who has them.
+            inline: A larger payload is not read.
         """
         connection = self._connection
         self._locked = bool(connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": entry_id}))
         if not self._locked and not self._is_foreign(entry_id, among):
             return None
-        row = connection.execute(self._find, {"listener": name, "id": entry_id}).one_or_none()
+        parameters = {"listener": name, "id": entry_id, "inline": inline}
+        row = connection.execute(self._find, parameters).one_or_none()
         if row is not None:
             if self._mark is None:
                 self._mark = connection.scalar(MARK)

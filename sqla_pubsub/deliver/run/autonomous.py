@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.claim.hold import Holds
+from sqla_pubsub.deliver.claim.payloads import SMALL
 from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.invocation import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
@@ -147,9 +148,19 @@ class Autonomous:
         return self._holds[1]
 
     def _take(self, store: Store, entry_id: int, among: list[int]) -> Entry | None:
+        try:
+            return self._claimed(store, entry_id, among, SMALL)
+        except UNREADABLE as error:
+            if store.lost or is_denied(error):
+                raise
+        # The payload may be at fault: it is read later, when the entry is in hand.
+        self._holds_of(store).leave(entry_id)
+        return self._claimed(store, entry_id, among, -1)
+
+    def _claimed(self, store: Store, entry_id: int, among: list[int], inline: int) -> Entry | None:
         holds = self._holds_of(store)
         with store.connection.begin() as transaction:
-            row = holds.take(self._spec.name, entry_id, among)
+            row = holds.take(self._spec.name, entry_id, among, inline)
             entry = None if row is None else Entry(*row)
             if entry is not None and self._unknown.is_mine(store.connection, entry):
                 return entry
