@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.claim.payloads import Payloads
 from sqla_pubsub.deliver.handle.chain import Chain, ContextSetting, context_of, deepest
-from sqla_pubsub.deliver.handle.decoding import RowDecoder, Values
+from sqla_pubsub.deliver.handle.decoding import RowDecoder
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded, EntryDecoder
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.handle.rows import RowSession
@@ -23,17 +22,13 @@ from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
 from sqla_pubsub.deliver.handle.transaction import EventTransaction
 from sqla_pubsub.deliver.happenings import Chained
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.settle.outcome import describe, is_unreadable
-from sqla_pubsub.errors import Reject, UnreadableEntry, UnreadablePayload
+from sqla_pubsub.errors import Reject, UnreadableEntry
 from sqla_pubsub.event import EVENT_TYPES, Event
 from sqla_pubsub.message import decoder
 from sqla_pubsub.registry import ListenerSpec, Registry, Subscription
 
 WARN_AT = 10
 """Handlers in a chain from which on the log says so, and again at ten times as many."""
-
-Decoded = dict[tuple[int, str], Values | UnreadableEntry]
-"""(entry id, side) -> values of the row, or why it has none."""
 
 
 class Dispatcher:
@@ -55,104 +50,8 @@ class Dispatcher:
         self._warned_at = 0
         self.routes = Routes(spec, registry)
         """What each entry is, for this listener."""
-        asked = spec.parameters
-        both = "event" in asked or "events" in asked
-        self._sides = tuple(side for side in ("old", "new") if both or side in asked)
-
-    def decode(self, payloads: Payloads, entries: Sequence[Entry]) -> Decoded:
-        """Turn the payloads of a group into values, with one statement per class.
-
-        Those that are large are decoded where they stand, by one statement per side.
-
-        Raises:
-            UnreadableEntry: An entry of an operation or a table that this listener does not know.
-            DBAPIError: A payload cannot be read; the transaction is aborted then.
-        """
-        decoded: Decoded = {}
-        wanted: dict[tuple[RowDecoder, str | None], list[tuple[tuple[int, str], str]]] = {}
-        for entry in entries:
-            rows = self.decoder(entry)
-            if rows is None:
-                # A message is read when the handler looks.
-                continue
-            for side in self._sides:
-                payload: str | None = getattr(entry, side)
-                if payload is not None:
-                    stored = None if entry.large is None else side
-                    wanted.setdefault((rows, stored), []).append(((entry.id, side), payload))
-        for (row_decoder, stored), items in wanted.items():
-            values = (
-                row_decoder.decode(payloads.connection, [payload for _, payload in items])
-                if stored is None
-                else row_decoder.decode_stored(payloads, stored, [entry_id for (entry_id, _), _ in items])
-            )
-            if len(values) != len(items):
-                raise UnreadablePayload(
-                    f"{len(items)} payloads gave {len(values)} rows: one of them is no JSON object."
-                )
-            decoded.update(zip((key for key, _ in items), values, strict=True))
-        return decoded
-
-    def decode_alone(self, payloads: Payloads, entry: Entry) -> tuple[Entry, Decoded]:
-        """Turn the payloads of one entry into values; what cannot be read is an error when the handler looks.
-
-        Returned is also the entry, with what was to be read of it.
-
-        Raises:
-            UnreadableEntry: The entry is of an operation or a table that this listener does not know.
-            DBAPIError: The failure is not the payload's.
-        """
-        rows, decoded = self.decoder(entry), Decoded()
-        entry = self._read_alone(payloads, entry)
-        for side in self._sides if rows is not None else ():
-            payload: str | None = getattr(entry, side)
-            if payload is not None:
-                assert rows is not None
-                decoded[entry.id, side] = self._read(payloads, entry, rows, side)
-        return entry, decoded
-
-    def _read_alone(self, payloads: Payloads, entry: Entry) -> Entry:
-        if entry.large is None:
-            return entry
-        try:
-            with payloads.connection.begin_nested():
-                read = payloads.read([entry])
-        except (UnicodeError, DBAPIError) as error:
-            if is_lost(payloads.connection) or not is_unreadable(error):
-                raise
-            # A handler that looks at no row does not mind.
-            read = payloads.read([entry], digests=False)
-        if not read:
-            raise UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} was deleted meanwhile.")
-        return read[0]
-
-    def _read(
-        self, payloads: Payloads, entry: Entry, rows: RowDecoder, side: str
-    ) -> Values | UnreadableEntry:
-        connection = payloads.connection
-        for plain in (False, True):
-            try:
-                with connection.begin_nested():
-                    values = (
-                        rows.decode(connection, [getattr(entry, side)], plain=plain)
-                        if entry.large is None
-                        else rows.decode_stored(payloads, side, [entry.id], plain=plain)
-                    )
-                if len(values) == 1:
-                    return values[0]
-                error: Exception = UnreadablePayload(
-                    f"a payload gave {len(values)} rows: it is no JSON object."
-                )
-            except (UnreadableEntry, DBAPIError) as raised:
-                if is_lost(connection) or not is_unreadable(raised):
-                    raise
-                error = raised
-        return self.unreadable(entry, error)
-
-    def unreadable(self, entry: Entry, error: Exception) -> UnreadableEntry:
-        """Return what a handler gets that looks at what cannot be read."""
-        reason = describe(error).removeprefix(f"{UnreadablePayload.__name__}: ")
-        return UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {reason}")
+        self.entries = EntryDecoder(spec, self.routes)
+        """Turns payloads into values."""
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: EventTransaction) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
@@ -222,10 +121,6 @@ class Dispatcher:
             load=load,
         )
 
-    def decoder(self, entry: Entry) -> RowDecoder | None:
-        """Return the decoder of an entry's rows, None for a message."""
-        return self.routes.of(entry)[1]
-
     def message(self, entry: Entry) -> Any:
         """Return the message of an entry.
 
@@ -276,7 +171,7 @@ class _Call:
 
     def _loader(self, entry: Entry) -> Callable[[str], Any]:
         def load(name: str) -> Any:
-            rows = self._dispatcher.decoder(entry)
+            rows = self._dispatcher.entries.rows(entry)
             if name == "changed":
                 return self._changed(entry, rows)
             payload: str | None = getattr(entry, name)
@@ -290,7 +185,7 @@ class _Call:
             try:
                 instance = rows.hydrate(values, payload)
             except UnreadableEntry as error:
-                raise self._dispatcher.unreadable(entry, error) from error
+                raise self._dispatcher.entries.unreadable(entry, error) from error
             if name == "new" or entry.operation == "DELETE":
                 return self._session().show(instance)
             return instance
@@ -304,12 +199,7 @@ class _Call:
         try:
             return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
         except UnreadableEntry as error:
-            raise self._dispatcher.unreadable(entry, error) from error
-
-
-def is_lost(connection: Connection) -> bool:
-    """Whether nothing more can be asked on *connection*."""
-    return connection.closed or connection.invalidated
+            raise self._dispatcher.entries.unreadable(entry, error) from error
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:

@@ -17,7 +17,7 @@ from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.claim.payloads import SMALL
 from sqla_pubsub.deliver.handle.deadline import call_within
-from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import UNREADABLE, EventRunner
@@ -217,16 +217,16 @@ class Autonomous:
             return self._call(entry, decoded)
 
     def _decode(self, store: Store, entry: Entry) -> tuple[Entry, Decoded]:
-        dispatcher, payloads = self._events.dispatcher, store.claims.payloads
+        decoder, payloads = self._events.dispatcher.entries, store.claims.payloads
         try:
             with store.begin():
                 for read in payloads.read([entry]):
-                    return read, dispatcher.decode(payloads, [read])
+                    return read, decoder.decode(payloads, [read])
         except UNREADABLE as error:
             if store.lost or not is_unreadable(error):
                 raise
         with store.begin():
-            return dispatcher.decode_alone(payloads, entry)
+            return decoder.decode_alone(payloads, entry)
 
     def _call(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
         # Outside of the try: a server that has no connection left is not the event's fault.

@@ -10,7 +10,8 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.deadline import call_within
-from sqla_pubsub.deliver.handle.invocation import Decoded, Dispatcher
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded
+from sqla_pubsub.deliver.handle.invocation import Dispatcher
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, ThrownBack, ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.scoreboard import Scoreboard
@@ -87,7 +88,7 @@ class EventRunner:
         """
         self.take([entry.id])
         try:
-            return self.dispatcher.decode_alone(store.claims.payloads, entry)
+            return self.dispatcher.entries.decode_alone(store.claims.payloads, entry)
         except UNREADABLE as error:
             if isinstance(error, MemoryError):
                 # It came in the midst of what the driver had to say.

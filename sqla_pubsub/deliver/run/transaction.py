@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.run.claiming import Claimed, Claimer
 from sqla_pubsub.deliver.run.event import UNREADABLE, EventRunner
 from sqla_pubsub.deliver.run.result import Result, Timing, ids
@@ -128,7 +128,7 @@ def _read_and_worked(
     events.take(ids(claimed.entries))
     try:
         entries = claimer.read(store, claimed)
-        decoded = events.dispatcher.decode(store.claims.payloads, entries)
+        decoded = events.dispatcher.entries.decode(store.claims.payloads, entries)
     except UNREADABLE as error:
         if isinstance(error, MemoryError):
             # It came in the midst of what the driver had to say.
