@@ -55,7 +55,7 @@ class BatchSize:
 
     def at_most(self, wanted: int) -> int:
         """Return how many of *wanted* entries to claim, where no more had room lately: the others are somebody else's."""
-        return wanted if self._fit is None else min(wanted, 2 * self._fit)
+        return wanted if self._fit is None else min(wanted, max(1, 2 * self._fit))
 
     def fit(self, events: int | None) -> None:
         """Say that the last group had room for no more than so many events, or None where it had room for all."""
