@@ -44,6 +44,7 @@ from sqlalchemy import (
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.contract.names import MESSAGE
+from sqla_pubsub.contract.quoting import identifier
 from sqla_pubsub.deliver.io.place import Place
 
 PAYLOAD = ("old", "new", "context")
@@ -60,24 +61,22 @@ _SHORT = 100
 """Bytes of a value that stands in a digest as it is."""
 
 
-def bound(c: Any) -> ColumnElement[int]:
-    """Return the most bytes that the payload of an entry with the columns *c* can have."""
-    old, new, context = (_bound(c[name]) for name in PAYLOAD)
-    return old + new + context
-
-
-def _bound(stored: ColumnElement[Any]) -> ColumnElement[int]:
-    method, size = func.pg_column_compression(stored), func.pg_column_size(stored)
-    return case(
-        (method.is_(None), func.coalesce(size, literal_column("0"))),
-        (size <= literal_column(str(_FEW)), func.octet_length(cast(stored, Text))),
-        (method == literal_column("'pglz'"), size * literal_column(f"CAST({_PGLZ} AS bigint)")),
-        else_=size * literal_column(f"CAST({_LZ4} AS bigint)"),
-    )
+# As text, because it is compiled for every claim of every listener that starts.
+BOUND: ColumnElement[int] = literal_column(
+    " + ".join(
+        f"CASE WHEN pg_column_compression({name}) IS NULL THEN coalesce(pg_column_size({name}), 0)"
+        f" WHEN pg_column_size({name}) <= {_FEW} THEN octet_length(CAST({name} AS text))"
+        f" WHEN pg_column_compression({name}) = 'pglz' THEN pg_column_size({name}) * CAST({_PGLZ} AS bigint)"
+        f" ELSE pg_column_size({name}) * CAST({_LZ4} AS bigint) END"
+        for name in map(identifier, PAYLOAD)
+    ),
+    BigInteger,
+)
+"""The most bytes that the payload of an entry can have."""
 
 
 def with_small_payloads(found: Select[Any], names: Sequence[str]) -> Select[Any]:
-    """Return *found*, which has the columns *names* and `bound` as ``large``, with the payloads that are small.
+    """Return *found*, which has the columns *names* and `BOUND` as ``large``, with the payloads that are small.
 
     As a subquery, so that the bound is computed once. What stands in it does the locking.
     """

@@ -39,7 +39,7 @@ from sqlalchemy import (
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.contract.tables import STORED_COLUMNS, Outbox
-from sqla_pubsub.deliver.claim.payloads import bound, with_small_payloads
+from sqla_pubsub.deliver.claim.payloads import BOUND, with_small_payloads
 from sqla_pubsub.deliver.io.place import Place, declared_place
 
 _FIELDS = tuple(field.name for field in fields(Entry) if field.name not in ("large", "row"))
@@ -80,7 +80,7 @@ class Statements:
 
     def _columns(self) -> Select[Any]:
         c = self.entry.c
-        return select(*(c[name] for name in _FIELDS), bound(c).label("large"))
+        return select(*(c[name] for name in _FIELDS), BOUND.label("large"))
 
     def claiming(self, found: Select[Any]) -> Select[Any]:
         """Claim what is *found*, and return small payloads with it."""
