@@ -13,6 +13,9 @@ EntryKind = tuple[str, str, int]
 class Entry:
     """A claimed entry. ``old``, ``new`` and ``context`` are raw JSON text.
 
+    ``large`` is given where they did not travel with the claim: the most bytes that they can have. What is read of
+    them later is the context, a message, and of rows a digest.
+
     ``row`` is given where another entry of the same row was claimed with it and comes first: the id of
     the first one.
     """
@@ -27,4 +30,5 @@ class Entry:
     format: int
     attempt: int
     crashes: int
+    large: int | None = None
     row: int | None = None

@@ -70,7 +70,7 @@ def lane_of(
     cursor = ClaimCursor(has_low_water=not spec.previous_names, limits=limits.cursor)
     dispatcher = Dispatcher(spec, registry, instrument, config.max_depth, colour)
     unknown = Unknown(spec, registry, dispatcher.routes, config.unknown_grace, instrument, clock)
-    claimer = Claimer(spec, cursor, unknown, clock)
+    claimer = Claimer(spec, cursor, unknown, clock, most_bytes=limits.batch_size.most_bytes)
     events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
     turn = config.commit_every.total_seconds()
     time_box = 0.0 if spec.timeout is not None else turn

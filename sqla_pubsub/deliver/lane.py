@@ -186,7 +186,7 @@ class Lane:
             return Record(self._unrecorded)
         if self._queue:
             return Isolate(self._queue[0])
-        return Claim(self.spec.batch or self._size.size)
+        return Claim(self._size.at_most(self.spec.batch or self._size.size))
 
     def _carry_out(self, plan: Plan, store: Store) -> Result:
         match plan:
@@ -218,6 +218,8 @@ class Lane:
         self._move_cursor(plan, result)
         if result.conflict:
             self._size.conflict()
+        if result.claimed and isinstance(plan, Claim):
+            self._size.fit(result.fit)
         if result.timing is not None:
             self._size.measure(
                 result.timing.seconds, result.timing.events, savepoints=result.timing.savepoints

@@ -15,12 +15,14 @@ class BatchSizeLimits:
         first_single: Groups of one event after the first conflict; twice as many after each further one.
         longest_single: Most of them.
         slow: Seconds of one event from which on a neighbour should rather take the next one.
+        most_bytes: Bytes of payloads in one group; one event may have more. A driver makes some ten copies.
     """
 
     max_savepoints: int = 50
     first_single: int = 500
     longest_single: int = 50_000
     slow: float = 0.01
+    most_bytes: int = 4_000_000
 
 
 _DEFAULTS = BatchSizeLimits()
@@ -39,6 +41,7 @@ class BatchSize:
         self.time_box = time_box
         self.limits = limits
         self._largest = self._limit = largest
+        self._fit: int | None = None
         self._per_event: float | None = None
         self._single = 0
         self._next_single = limits.first_single
@@ -49,6 +52,14 @@ class BatchSize:
         if self._per_event is None or self.time_box == 0.0 or self._single:
             return 1
         return max(1, min(int(self.time_box / max(self._per_event, 1e-6)), self._limit))
+
+    def at_most(self, wanted: int) -> int:
+        """Return how many of *wanted* entries to claim, where no more had room lately: the others are somebody else's."""
+        return wanted if self._fit is None else min(wanted, max(1, 2 * self._fit))
+
+    def fit(self, events: int | None) -> None:
+        """Say that the last group had room for no more than so many events, or None where it had room for all."""
+        self._fit = events
 
     @property
     def slow(self) -> bool:

@@ -14,6 +14,7 @@ from sqla_pubsub.contract.tables import Outbox
 from sqla_pubsub.deliver.claim.cursor import Look
 from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
+from sqla_pubsub.deliver.claim.payloads import SMALL, Payloads
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.place import Place
@@ -40,39 +41,61 @@ class Claims:
         self._connection = connection
         self._outbox = outbox
         self._place = place
+        self.payloads = Payloads(connection, place)
+        """Reads what does not travel with a claim."""
         self._statements: dict[tuple[bool, tuple[str, ...], bool], Statements] = {}
 
     def ready(
-        self, spec: ListenerSpec, *, start: int, low_water: int, size: int, left: Sequence[EntryKind] = ()
+        self,
+        spec: ListenerSpec,
+        *,
+        start: int,
+        low_water: int,
+        size: int,
+        inline: int = SMALL,
+        left: Sequence[EntryKind] = (),
     ) -> list[Entry]:
         """Claim up to *size* ready entries from id *start* on, lowest first, and none of the kinds in *left*.
 
         In order: only those that wait for no other one of their row, whose id would be *low-water mark* at least.
+        Payloads of more than *inline* bytes are not read.
         """
         statements = self._of(spec, left)
         if not isinstance(statements, OrderedStatements):
-            parameters = {"listener": spec.name, "start": start, "size": size, **_left(left)}
+            parameters = {
+                "listener": spec.name,
+                "start": start,
+                "size": size,
+                "inline": inline,
+                **_left(left),
+            }
             return self._entries(statements.claim_ready, parameters)
         for stretch in self._stretches(spec, statements, start, low_water, size, left):
             firsts = self._connection.scalars(statements.firsts, stretch).all()
-            if heads := self._take(statements, firsts, size):
+            if heads := self._take(statements, firsts, size, inline):
+                room = size - len(heads)
                 return sorted(
-                    [*heads, *self._followers(statements, heads, stretch, size - len(heads))],
+                    [*heads, *self._followers(statements, heads, stretch, room, inline)],
                     key=attrgetter("id"),
                 )
         return []
 
-    def due(self, spec: ListenerSpec, *, size: int, left: Sequence[EntryKind] = ()) -> list[Entry]:
+    def due(
+        self, spec: ListenerSpec, *, size: int, inline: int = SMALL, left: Sequence[EntryKind] = ()
+    ) -> list[Entry]:
         """Claim up to *size* retries whose time has come, and none of the kinds in *left*."""
-        parameters = {"listener": spec.name, "size": size, **_left(left)}
+        parameters = {"listener": spec.name, "size": size, "inline": inline, **_left(left)}
         statements = self._of(spec, left)
         return self._without_rivals(statements, self._entries(statements.claim_due, parameters))
 
     def one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
-        """Claim one entry, or None when it is settled, in other hands, or not to be handled now."""
+        """Claim one entry, or None when it is settled, in other hands, or not to be handled now.
+
+        No payload is read with it: it may be what undid the group of the entry.
+        """
+        parameters = {"listener": spec.name, "id": entry_id, "inline": -1}
         statements = self._of(spec)
-        found = self._entries(statements.claim_one, {"listener": spec.name, "id": entry_id})
-        found = self._without_rivals(statements, found)
+        found = self._without_rivals(statements, self._entries(statements.claim_one, parameters))
         return found[0] if found else None
 
     def look(self, spec: ListenerSpec, *, start: int, bind: bool) -> Look:
@@ -146,14 +169,19 @@ class Claims:
             yield stretch
             end, window = self._connection.scalar(statements.window_end, stretch), WIDEN * window
 
-    def _take(self, statements: OrderedStatements, ids: Sequence[int], size: int) -> list[Entry]:
+    def _take(self, statements: OrderedStatements, ids: Sequence[int], size: int, inline: int) -> list[Entry]:
         if not ids:
             return []
-        found = self._connection.execute(statements.take, {"ids": ids, "size": size})
+        found = self._connection.execute(statements.take, {"ids": ids, "size": size, "inline": inline})
         return [Entry(*columns) for *columns, ready in found if ready]
 
     def _followers(
-        self, statements: OrderedStatements, heads: list[Entry], stretch: dict[str, Any], room: int
+        self,
+        statements: OrderedStatements,
+        heads: list[Entry],
+        stretch: dict[str, Any],
+        room: int,
+        inline: int,
     ) -> list[Entry]:
         """Claim up to *room* entries that come next in the rows of *heads*, as many of each row."""
         # One that killed a process before is handled alone, and those behind it later.
@@ -163,9 +191,8 @@ class Claims:
         each = -(-room // len(rows))
         parameters = {**stretch, "heads": rows, "each": each}
         found = self._connection.execute(statements.followers, parameters).all()[:room]
-        taken = {
-            entry.id: entry for entry in self._take(statements, [entry_id for entry_id, _ in found], room)
-        }
+        ids = [entry_id for entry_id, _ in found]
+        taken = {entry.id: entry for entry in self._take(statements, ids, room, inline)}
         followers, broken = [], set[int]()
         for entry_id, row in found:
             # Where one is missing, somebody else has it or had it, and those behind it must wait.

@@ -38,6 +38,7 @@ from sqlalchemy import (
 
 from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRY, TRY_ENTRY, lock_parameters
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
+from sqla_pubsub.deliver.claim.payloads import SMALL
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.happenings import ForeignClaim
 from sqla_pubsub.deliver.instrument import Instrument
@@ -102,9 +103,8 @@ class Holds:
         self._statements = statements
         # Locked as it is read, so that it is still as free when the claim is written.
         c = statements.entry.c
-        self._find = statements.claim_one.add_columns(
-            and_(c.due_at.is_not(None), c.attempt == 0).label("returned")
-        ).where(~_held(c.last_error))
+        returned = and_(c.due_at.is_not(None), c.attempt == 0).label("returned")
+        self._find = statements.claiming(statements.one.where(~_held(c.last_error)).add_columns(returned))
         self._claim = _claim(statements)
         self._release = _release(statements)
         self._mark: str | None = None
@@ -118,7 +118,9 @@ class Holds:
         self._foreign: dict[int, str | None] = {}
         self._warned = set[str | None]()
 
-    def take(self, name: str, entry_id: int, among: Sequence[int]) -> Sequence[Any] | None:
+    def take(
+        self, name: str, entry_id: int, among: Sequence[int], inline: int = SMALL
+    ) -> Sequence[Any] | None:
         """Claim an entry of listener *name* in the open transaction, and return its columns; None where it is not free.
 
         The transaction has to be committed for it, or to be rolled back and `leave` called.
@@ -127,13 +129,15 @@ class Holds:
             name: The listener.
             entry_id: The entry.
             among: Entries that are tried too, to ask once for all who has them.
+            inline: A larger payload is not read.
         """
         connection = self._connection
         if connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": entry_id}):
             self._locked.add(entry_id)
         elif not self._is_foreign(entry_id, among):
             return None
-        row = connection.execute(self._find, {"listener": name, "id": entry_id}).one_or_none()
+        parameters = {"listener": name, "id": entry_id, "inline": inline}
+        row = connection.execute(self._find, parameters).one_or_none()
         if row is None or (row.returned and not self._take_rivals(entry_id)):
             return None
         if self._mark is None:

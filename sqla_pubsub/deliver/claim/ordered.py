@@ -248,17 +248,16 @@ class OrderedStatements(Statements):
 
     @cached_property
     def take(self) -> Select[Any]:
-        """Claim entries that were found, lowest id first. Parameters: ids, size.
+        """Claim entries that were found, lowest id first. Parameters: ids, size, inline.
 
         The last column says whether the entry is still ready. Not a condition, for which the server might
         rather read all that are.
         """
         c = self.entry.c
-        return (
+        return self.claiming(
             self._columns()
             .add_columns(c.due_at.is_(None).label("ready"))
             .where(c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
             .order_by(c.id)
             .limit(SIZE)
-            .with_for_update(skip_locked=True, of=self.entry)
         )

@@ -39,10 +39,10 @@ from sqlalchemy import (
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.contract.tables import STORED_COLUMNS, Outbox
+from sqla_pubsub.deliver.claim.payloads import BOUND, with_small_payloads
 from sqla_pubsub.deliver.io.place import Place, declared_place
 
-_FIELDS = tuple(field.name for field in fields(Entry) if field.name != "row")
-_JSON = ("old", "new", "context")
+_FIELDS = tuple(field.name for field in fields(Entry) if field.name not in ("large", "row"))
 SIZE: BindParameter[int] = bindparam("size", type_=Integer)
 LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
 HIGHEST: ColumnElement[int] = literal_column(str(2**63 - 1), BigInteger)
@@ -80,7 +80,11 @@ class Statements:
 
     def _columns(self) -> Select[Any]:
         c = self.entry.c
-        return select(*(cast(c[name], Text).label(name) if name in _JSON else c[name] for name in _FIELDS))
+        return select(*(c[name] for name in _FIELDS), BOUND.label("large"))
+
+    def claiming(self, found: Select[Any]) -> Select[Any]:
+        """Claim what is *found*, and return small payloads with it."""
+        return with_small_payloads(found.with_for_update(skip_locked=True, of=self.entry), _FIELDS)
 
     def _claim(self) -> Select[Any]:
         return self._columns().where(self.entry.c.listener == LISTENER, *self._free())
@@ -109,25 +113,20 @@ class Statements:
 
     @cached_property
     def claim_ready(self) -> Select[Any]:
-        """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size."""
-        found = self._in_turn(self._columns()).where(*self._not_left(self.entry.c))
-        return found.limit(SIZE).with_for_update(skip_locked=True, of=self.entry)
+        """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size, inline."""
+        found = self._in_turn(self._columns()).where(*self._not_left(self.entry.c)).limit(SIZE)
+        return self.claiming(found)
 
     @cached_property
     def claim_due(self) -> Select[Any]:
-        """Claim retries whose time has come. Parameters: listener, size."""
-        return (
-            self._claim()
-            .where(self._due(), *self._not_left(self.entry.c))
-            .order_by(self.entry.c.due_at)
-            .limit(SIZE)
-            .with_for_update(skip_locked=True, of=self.entry)
-        )
+        """Claim retries whose time has come. Parameters: listener, size, inline."""
+        due = self._claim().where(self._due(), *self._not_left(self.entry.c))
+        return self.claiming(due.order_by(self.entry.c.due_at).limit(SIZE))
 
     @cached_property
     def claim_one(self) -> Select[Any]:
-        """Claim one entry if it is still there, due, and nobody has it. Parameters: listener, id."""
-        return self.read_one.with_for_update(skip_locked=True, of=self.entry)
+        """Claim one entry if it is still there, due, and nobody has it. Parameters: listener, id, inline."""
+        return self.claiming(self.one)
 
     @cached_property
     def look(self) -> Select[Any]:
@@ -166,8 +165,8 @@ class Statements:
         return union_all(ready.subquery().select(), due.subquery().select()).order_by("id").limit(SIZE)
 
     @cached_property
-    def read_one(self) -> Select[Any]:
-        """Read one entry if it is to be handled now. Parameters: listener, id."""
+    def one(self) -> Select[Any]:
+        """Find one entry if it is to be handled now. Parameters: listener, id."""
         c = self.entry.c
         return self._claim().where(
             c.id == bindparam("id", type_=BigInteger),

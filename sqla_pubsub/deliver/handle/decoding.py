@@ -13,62 +13,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from types import NoneType
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Dialect,
-    Select,
-    bindparam,
-    cast,
-    column,
-    func,
-    select,
-    type_coerce,
-    types,
-)
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Column, Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapper, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_pubsub.deliver.claim.payloads import Payloads
 from sqla_pubsub.deliver.handle.mapped import MappedRows, Shape
-from sqla_pubsub.deliver.handle.reading import (
-    Kind,
-    Processor,
-    as_declared,
-    is_foreign_array,
-    processor,
-    read_as,
-)
-from sqla_pubsub.deliver.handle.type_names import named_types
+from sqla_pubsub.deliver.handle.reading import Kind, Processor, processor
+from sqla_pubsub.deliver.handle.row_statements import Reading, Source, reading_of
 from sqla_pubsub.errors import UnreadablePayload
 from sqla_pubsub.registry import Publish
 
 Values = Sequence[Any]
 """What the driver made of one row: columns, what tells the classes apart, expressions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
-    """How rows are read from one database.
-
-    Attributes:
-        statement: Reads all of `Values`.
-        plain: Reads all but the expressions.
-        kinds: The model's type of each value.
-        shapes: By class, where its attributes are found.
-    """
-
-    statement: Select[Any]
-    plain: Select[Any]
-    kinds: tuple[Kind, ...]
-    shapes: dict[Mapper[Any], Shape]
 
 
 class RowDecoder:
@@ -78,7 +40,7 @@ class RowDecoder:
         self._rows = MappedRows(top, publish)
         self._top = top
         self._names = tuple(str(column.name) for column in self._rows.columns)
-        self._reading: _Reading | None = None
+        self._readings: dict[Source, Reading] = {}
         self._shapes: dict[Mapper[Any], Shape] = {}
         self._processors: dict[int, dict[int, Processor]] = {}
 
@@ -96,20 +58,45 @@ class RowDecoder:
             DBAPIError: One of them cannot be read; the transaction is aborted then.
             UnreadablePayload: The driver refuses what PostgreSQL accepts.
         """
+        parameters = {"payloads": f"[{','.join(payloads)}]"}
+        return self._values(connection, None, parameters, plain=plain)
+
+    def decode_stored(
+        self, payloads: Payloads, side: str, ids: Sequence[int], *, plain: bool = False
+    ) -> Sequence[Values]:
+        """Return what the driver makes of the payloads of entries that the server reads itself.
+
+        Args:
+            payloads: Where the entries are, on the connection that has them in hand.
+            side: ``old`` or ``new``.
+            ids: The entries.
+            plain: Leave out the expressions of ``column_property``.
+
+        Raises:
+            DBAPIError: See `decode`.
+            UnreadablePayload: See there.
+        """
+        return self._values(payloads.connection, (payloads.entry, side), {"ids": list(ids)}, plain=plain)
+
+    def _values(
+        self, connection: Connection, source: Source, parameters: dict[str, Any], *, plain: bool
+    ) -> Sequence[Values]:
         try:
-            if self._reading is None:
-                self._reading = _reading(self._rows, connection)
-                self._shapes = self._reading.shapes
-            reading = self._reading
+            if source not in self._readings:
+                self._readings[source] = reading_of(self._rows, connection, source)
+                self._shapes = self._readings[source].shapes
+            reading = self._readings[source]
             statement = reading.plain if plain else reading.statement
-            result: Any = connection.execute(statement, {"payloads": f"[{','.join(payloads)}]"})
+            result: Any = connection.execute(statement, parameters)
             codes = [described[1] for described in result.cursor.description]
             if len(codes) not in self._processors:
                 self._processors[len(codes)] = _processors(reading.kinds, connection, codes)
             values: Sequence[Values] = result.all()
         except DBAPIError:
             # Types that only the database knows may be others by now.
-            self._reading = None
+            self._readings.clear()
+            raise
+        except MemoryError:
             raise
         except Exception as error:
             raise UnreadablePayload(f"{type(error).__name__}: {error}") from error
@@ -151,6 +138,8 @@ class RowDecoder:
         try:
             for index, process in self._processors[len(row)].items():
                 row[index] = process(row[index])
+        except MemoryError:
+            raise
         except Exception as error:
             # An unknown member of an Enum, say, or what a TypeDecorator was never written for.
             raise UnreadablePayload(f"{type(error).__name__}: {error}") from error
@@ -204,58 +193,6 @@ class RowDecoder:
     def _class(self, identity: Any) -> Mapper[Any]:
         found = self._top.polymorphic_map.get(identity, self._top)
         return found if found in self._shapes else self._top
-
-
-def _reading(rows: MappedRows, connection: Connection) -> _Reading:
-    dialect = connection.dialect
-    known = {str(own.name): read_as(own.type, dialect) for own in rows.columns}
-    named = named_types(connection, rows.table, [name for name, kind in known.items() if kind is None])
-    stored = (
-        func.json_to_recordset(cast(bindparam("payloads", type_=types.Text), postgresql.JSON))
-        .table_valued(*(column(name, kind or named.get(name, types.Text())) for name, kind in known.items()))
-        .render_derived(name="r", with_types=True)
-    )
-    declared = {
-        str(own.name): as_declared(stored.c[str(own.name)], own.type, dialect) for own in rows.columns
-    }
-    travelling = {name: value for name, value in declared.items() if name not in rows.left_out}
-    given = {name: value for name, value in travelling.items() if value is not None}
-    chosen = [each for each in rows.expressions if rows.needs(each) <= given.keys()]
-    columns = [
-        _column(stored.c[str(own.name)], declared[str(own.name)], own.type, dialect) for own in rows.columns
-    ]
-    read, kinds = [each for each, _ in columns], [kind for _, kind in columns]
-    if rows.switch is not None and rows.switch_index == len(read):
-        read.append(rows.on_row(rows.switch, stored, given))
-        kinds.append(rows.switch.type)
-    computed = [rows.on_row(each, stored, given) for each in chosen]
-    return _Reading(
-        statement=_select([*read, *computed]),
-        plain=_select(read),
-        kinds=(*kinds, *(each.type for each in chosen)),
-        shapes={mapper: rows.shape(mapper, chosen, after=len(read)) for mapper in rows.classes},
-    )
-
-
-def _column(
-    stored: ColumnElement[Any], declared: ColumnElement[Any] | None, kind: Kind, dialect: Dialect
-) -> tuple[ColumnElement[Any], Kind]:
-    """Return what reads a column, itself or what its type puts around it, and the type of that."""
-    if is_foreign_array(kind, dialect):
-        # No driver takes it apart.
-        return cast(stored, postgresql.ARRAY(types.Text)), kind
-    around = None
-    if declared is not None:
-        around = kind.dialect_impl(dialect).column_expression(type_coerce(declared, kind))
-    return (stored, kind) if around is None else (around, around.type)
-
-
-def _select(read: Sequence[ColumnElement[Any]]) -> Select[Any]:
-    # Of no type, so that the driver's values come as they are.
-    bare: list[Any] = [
-        type_coerce(each, types.NullType()).label(f"v{number}") for number, each in enumerate(read)
-    ]
-    return select(*bare)
 
 
 def _processors(

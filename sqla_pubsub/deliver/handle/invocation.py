@@ -11,29 +11,25 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.handle.chain import Chain, context_of, deepest
-from sqla_pubsub.deliver.handle.decoding import RowDecoder, Values
+from sqla_pubsub.deliver.handle.decoding import RowDecoder
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded, EntryDecoder
 from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
 from sqla_pubsub.deliver.handle.transaction import EventTransaction
 from sqla_pubsub.deliver.happenings import Chained
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.settle.outcome import describe, is_unreadable
-from sqla_pubsub.errors import Reject, UnreadableEntry, UnreadablePayload
+from sqla_pubsub.errors import Reject, UnreadableEntry
 from sqla_pubsub.event import EVENT_TYPES, Event
 from sqla_pubsub.message import decoder
 from sqla_pubsub.registry import ListenerSpec, Registry, Subscription
 
 WARN_AT = 10
 """Handlers in a chain from which on the log says so, and again at ten times as many."""
-
-Decoded = dict[tuple[int, str], Values | UnreadableEntry]
-"""(entry id, side) -> values of the row, or why it has none."""
 
 
 class Dispatcher:
@@ -62,74 +58,8 @@ class Dispatcher:
         self._warned_at = 0
         self.routes = Routes(spec, registry)
         """What each entry is, for this listener."""
-        asked = spec.parameters
-        both = "event" in asked or "events" in asked
-        self._sides = tuple(side for side in ("old", "new") if both or side in asked)
-
-    def decode(self, connection: Connection, entries: Sequence[Entry]) -> Decoded:
-        """Turn the payloads of a group into values, with one statement per class.
-
-        Raises:
-            UnreadableEntry: An entry of an operation or a table that this listener does not know.
-            DBAPIError: A payload cannot be read; the transaction is aborted then.
-        """
-        decoded: Decoded = {}
-        wanted: dict[RowDecoder, list[tuple[tuple[int, str], str]]] = {}
-        for entry in entries:
-            rows = self.decoder(entry)
-            if rows is None:
-                # A message is read when the handler looks.
-                continue
-            for side in self._sides:
-                payload: str | None = getattr(entry, side)
-                if payload is not None:
-                    wanted.setdefault(rows, []).append(((entry.id, side), payload))
-        for row_decoder, items in wanted.items():
-            values = row_decoder.decode(connection, [payload for _, payload in items])
-            if len(values) != len(items):
-                raise UnreadablePayload(
-                    f"{len(items)} payloads gave {len(values)} rows: one of them is no JSON object."
-                )
-            decoded.update(zip((key for key, _ in items), values, strict=True))
-        return decoded
-
-    def decode_alone(self, connection: Connection, entry: Entry) -> Decoded:
-        """Turn the payloads of one entry into values; what cannot be read is an error when the handler looks.
-
-        Raises:
-            UnreadableEntry: The entry is of an operation or a table that this listener does not know.
-            DBAPIError: The failure is not the payload's.
-        """
-        rows, decoded = self.decoder(entry), Decoded()
-        for side in self._sides if rows is not None else ():
-            payload: str | None = getattr(entry, side)
-            if payload is not None:
-                assert rows is not None
-                decoded[entry.id, side] = self._read(connection, entry, rows, payload)
-        return decoded
-
-    def _read(
-        self, connection: Connection, entry: Entry, rows: RowDecoder, payload: str
-    ) -> Values | UnreadableEntry:
-        for plain in (False, True):
-            try:
-                with connection.begin_nested():
-                    values = rows.decode(connection, [payload], plain=plain)
-                if len(values) == 1:
-                    return values[0]
-                error: Exception = UnreadablePayload(
-                    f"a payload gave {len(values)} rows: it is no JSON object."
-                )
-            except (UnreadableEntry, DBAPIError) as raised:
-                if connection.closed or connection.invalidated or not is_unreadable(raised):
-                    raise
-                error = raised
-        return self.unreadable(entry, error)
-
-    def unreadable(self, entry: Entry, error: Exception) -> UnreadableEntry:
-        """Return what a handler gets that looks at what cannot be read."""
-        reason = describe(error).removeprefix(f"{UnreadablePayload.__name__}: ")
-        return UnreadableEntry(f"outbox entry {entry.id} for {self._spec.name!r} cannot be read: {reason}")
+        self.entries = EntryDecoder(spec, self.routes)
+        """Turns payloads into values."""
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: EventTransaction) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
@@ -198,10 +128,6 @@ class Dispatcher:
             load=load,
         )
 
-    def decoder(self, entry: Entry) -> RowDecoder | None:
-        """Return the decoder of an entry's rows, None for a message."""
-        return self.routes.of(entry)[1]
-
     def message(self, entry: Entry) -> Any:
         """Return the message of an entry.
 
@@ -252,7 +178,7 @@ class _Call:
 
     def _loader(self, entry: Entry) -> Callable[[str], Any]:
         def load(name: str) -> Any:
-            rows = self._dispatcher.decoder(entry)
+            rows = self._dispatcher.entries.rows(entry)
             if name == "changed":
                 return self._changed(entry, rows)
             payload: str | None = getattr(entry, name)
@@ -266,7 +192,7 @@ class _Call:
             try:
                 instance = rows.hydrate(values, payload)
             except UnreadableEntry as error:
-                raise self._dispatcher.unreadable(entry, error) from error
+                raise self._dispatcher.entries.unreadable(entry, error) from error
             if name == "new" or entry.operation == "DELETE":
                 return self._session().show(instance)
             return instance
@@ -280,7 +206,7 @@ class _Call:
         try:
             return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
         except UnreadableEntry as error:
-            raise self._dispatcher.unreadable(entry, error) from error
+            raise self._dispatcher.entries.unreadable(entry, error) from error
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:

@@ -13,16 +13,16 @@ from functools import partial
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.claim.hold import Holds
-from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.gate import Gate
-from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside
+from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside, take_outside
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
-from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome
 from sqla_pubsub.errors import HandlerTimeout
 
 CANDIDATES = 20
@@ -150,15 +150,7 @@ class Autonomous:
         return self._holds[1]
 
     def _take(self, store: Store, entry_id: int, among: list[int]) -> Entry | None:
-        holds = self._holds_of(store)
-        with store.connection.begin() as transaction:
-            row = holds.take(self._spec.name, entry_id, among)
-            entry = None if row is None else Entry(*row)
-            if entry is not None and self._unknown.is_mine(store.connection, entry):
-                return entry
-            transaction.rollback()
-        holds.leave(entry_id)
-        return None
+        return take_outside(store, self._holds_of(store), self._spec, self._unknown, entry_id, among)
 
     def _work(self, store: Store, entry: Entry) -> Outcome | Again:
         holds = self._holds_of(store)
@@ -174,16 +166,16 @@ class Autonomous:
                 holds.leave(entry.id)
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | Again:
-        decoded = decode_outside(store, self._events, entry)
-        return (
-            decoded if isinstance(decoded, Acknowledge | DeadLetter | Retry) else self._call(entry, decoded)
-        )
+        # What a process dies of may be the payload.
+        with self._gate.passed(alone=entry.crashes > 0):
+            self._events.take([entry.id])
+            try:
+                read = decode_outside(store, self._events, entry)
+            finally:
+                self._events.put_down()
+            return self._call(*read) if isinstance(read, tuple) else read
 
     def _call(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
-        with self._gate.passed(alone=entry.crashes > 0):
-            return self._call_now(entry, decoded)
-
-    def _call_now(self, entry: Entry, decoded: Decoded) -> Outcome | Again:
         # Outside of the try: a server that has no connection left is not the event's fault.
         own = self._own.connected()
         self._events.take([entry.id])

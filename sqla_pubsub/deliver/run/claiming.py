@@ -12,6 +12,9 @@ from sqla_pubsub.deliver.run.result import ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.registry import ListenerSpec
 
+LARGEST_INLINE = 64_000
+"""Bytes of a payload that travels with a claim, however few are claimed: what is larger, the server had better decode."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
@@ -36,15 +39,25 @@ class Claimer:
         cursor: Where its next claim starts.
         unknown: Leaves alone what this worker does not know.
         clock: Seconds.
+        most_bytes: Bytes of payloads that may be in hand at once; one entry may have more.
     """
 
     def __init__(
-        self, spec: ListenerSpec, cursor: ClaimCursor, unknown: Unknown, clock: Callable[[], float]
+        self,
+        spec: ListenerSpec,
+        cursor: ClaimCursor,
+        unknown: Unknown,
+        clock: Callable[[], float],
+        *,
+        most_bytes: int,
     ) -> None:
         self._spec = spec
         self._unknown = unknown
         self._cursor = cursor
         self._clock = clock
+        self._most_bytes = most_bytes
+        self.bare = False
+        """Whether the next claim reads no payload, because one failed: the payloads may be to blame."""
         self._due_last = False
         """Whether the last claim was of due entries: a storm of retries leaves new events their share."""
 
@@ -52,33 +65,54 @@ class Claimer:
         """Claim up to *size* entries in the open transaction of *store*: due ones and new ones in turn.
 
         What this worker does not know is no reason to stop: its kind is left out, and the claim tried again.
+
+        Raises:
+            DBAPIError: The server refuses it, or cannot send a payload.
+            UnicodeError: The driver cannot show a payload.
         """
+        inline = -1 if self.bare else min(self._most_bytes // size, LARGEST_INLINE)
+        self.bare = True
         while True:
             first, second = (self._new, self._due) if self._due_last else (self._due, self._new)
-            found = first(store, size) or second(store, size)
+            found = first(store, size, inline) or second(store, size, inline)
             known, expired = self._unknown.sift(store.connection, found)
             if known or expired or not found:
+                self.bare = False
                 return _apart(known, expired, full=len(found) == size)
 
-    def _due(self, store: Store, size: int) -> list[Entry]:
+    def read(self, store: Store, claimed: Claimed) -> list[Entry]:
+        """Return the first ones of what was claimed, as many as have room, with their payloads.
+
+        Raises:
+            DBAPIError: A payload cannot be read.
+            UnicodeError: The driver cannot show it.
+        """
+        return store.claims.payloads.read(claimed.entries, self._most_bytes)
+
+    def _due(self, store: Store, size: int, inline: int) -> list[Entry]:
         now = self._clock()
         if not self._cursor.is_due(now):
             return []
-        due = store.claims.due(self._spec, size=size, left=self._unknown.left)
+        due = store.claims.due(self._spec, size=size, inline=inline, left=self._unknown.left)
         # In order, those that are handled now may hold back others that are due too.
         if len(due) < size and not (due and self._spec.ordered):
             self._cursor.no_more_due(now)
         self._due_last = bool(due)
         return due
 
-    def _new(self, store: Store, size: int) -> list[Entry]:
+    def _new(self, store: Store, size: int, inline: int) -> list[Entry]:
         self._due_last = False
         now = self._clock()
         if self._cursor.is_look_back(now):
             self.look_back(store)
         start, low_water = self._cursor.start(now), self._cursor.order_low_water(now)
         return store.claims.ready(
-            self._spec, start=start, low_water=low_water, size=size, left=self._unknown.left
+            self._spec,
+            start=start,
+            low_water=low_water,
+            size=size,
+            inline=inline,
+            left=self._unknown.left,
         )
 
     def look_back(self, store: Store) -> None:

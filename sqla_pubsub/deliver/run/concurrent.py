@@ -14,15 +14,15 @@ from typing import Protocol
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.claim.hold import Holds
-from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
-from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside
+from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside, take_outside
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
-from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome
 from sqla_pubsub.errors import HandlerTimeout
 
 CANDIDATES = 20
@@ -216,11 +216,9 @@ class Concurrent:
     def _hand_over(self, store: Store, entry: Entry) -> None:
         self._in_hand[entry.id] = entry
         self._show()
-        decoded = decode_outside(store, self._events, entry)
-        if isinstance(decoded, Acknowledge | DeadLetter | Retry):
-            self._crew.begin(partial(_known, decoded), entry)
-        else:
-            self._crew.begin(partial(self._handle, entry, decoded), entry)
+        read = decode_outside(store, self._events, entry)
+        work = partial(self._handle, *read) if isinstance(read, tuple) else partial(_known, read)
+        self._crew.begin(work, entry)
 
     def _handle(self, entry: Entry, decoded: Decoded) -> Ended:
         dispatcher = self._events.dispatcher
@@ -237,15 +235,7 @@ class Concurrent:
         return Acknowledge(id=entry.id)
 
     def _take(self, store: Store, entry_id: int, among: list[int]) -> Entry | None:
-        holds = self._holds_of(store)
-        with store.connection.begin() as transaction:
-            row = holds.take(self._spec.name, entry_id, among)
-            entry = None if row is None else Entry(*row)
-            if entry is not None and self._unknown.is_mine(store.connection, entry):
-                return entry
-            transaction.rollback()
-        holds.leave(entry_id)
-        return None
+        return take_outside(store, self._holds_of(store), self._spec, self._unknown, entry_id, among)
 
     def _give_back(self, store: Store, entry_id: int) -> None:
         holds = self._holds_of(store)

@@ -9,7 +9,8 @@ from functools import partial
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.handle.invocation import Decoded, Dispatcher
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded
+from sqla_pubsub.deliver.handle.invocation import Dispatcher
 from sqla_pubsub.deliver.run.result import Again, Broken, Handled, Interrupted, ThrownBack, ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.scoreboard import Scoreboard
@@ -17,6 +18,9 @@ from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome, is_denied
 from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry
 from sqla_pubsub.registry import ListenerSpec
+
+UNREADABLE = (UnreadableEntry, DBAPIError, UnicodeError, MemoryError)
+"""What is raised for a payload that the server or the driver cannot send, show or hold."""
 
 
 class EventRunner:
@@ -76,16 +80,19 @@ class EventRunner:
         """Return what an error means that undid nothing but the event."""
         return Again() if self.policy.uncounted(entry, error) else self.policy.failed(entry, error)
 
-    def decode_one(self, store: Store, entry: Entry) -> Decoded | Outcome | Broken:
-        """Decode one entry inside the open transaction, which goes on also where that fails.
+    def decode_one(self, store: Store, entry: Entry) -> tuple[Entry, Decoded] | Outcome | Broken:
+        """Read and decode one entry inside the open transaction, which goes on also where that fails.
 
         Raises:
             DBAPIError: A right is missing.
         """
         self.take([entry.id])
         try:
-            return self.dispatcher.decode_alone(store.connection, entry)
-        except (UnreadableEntry, DBAPIError) as error:
+            return self.dispatcher.entries.decode_alone(store.claims.payloads, entry)
+        except UNREADABLE as error:
+            if isinstance(error, MemoryError):
+                # It came in the midst of what the driver had to say.
+                store.close()
             if store.lost:
                 return interrupted(store, entry, error)
             if is_denied(error):

@@ -138,11 +138,9 @@ class Isolated:
 
     def _handle(self, store: Store, entry: Entry) -> Handled:
         decoded = self._events.decode_one(store, entry)
-        return (
-            decoded
-            if isinstance(decoded, Acknowledge | DeadLetter | Retry | Broken)
-            else self._events.handle(store, entry, decoded)
-        )
+        if isinstance(decoded, tuple):
+            return self._events.handle(store, *decoded)
+        return decoded
 
     def _record_failure(self, store: Store, entry: Entry, error: BaseException) -> Result:
         """Record a failure for which the transaction had to be given up."""

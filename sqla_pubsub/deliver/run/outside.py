@@ -1,12 +1,15 @@
-"""What all runners of ``transactional=False`` listeners do around a handler: decode before it, settle after it."""
+"""What all runners of ``transactional=False`` listeners do around a handler: claim and decode, settle."""
 
 from __future__ import annotations
 
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.handle.invocation import Decoded
-from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.claim.hold import Holds
+from sqla_pubsub.deliver.claim.payloads import SMALL
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded
+from sqla_pubsub.deliver.handle.unknown import Unknown
+from sqla_pubsub.deliver.run.event import UNREADABLE, EventRunner
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import (
     Acknowledge,
@@ -16,18 +19,47 @@ from sqla_pubsub.deliver.settle.outcome import (
     is_denied,
     is_unreadable,
 )
-from sqla_pubsub.errors import UnreadableEntry
+from sqla_pubsub.registry import ListenerSpec
 
 
-def decode_outside(store: Store, events: EventRunner, entry: Entry) -> Decoded | Outcome:
-    """Decode one entry in a transaction of its own; what cannot be read is an outcome.
+def take_outside(
+    store: Store, holds: Holds, spec: ListenerSpec, unknown: Unknown, entry_id: int, among: list[int]
+) -> Entry | None:
+    """Claim one entry, or return None where it is not free or not this worker's to handle.
+
+    Raises:
+        DBAPIError: The connection is lost, or a right is missing.
+    """
+
+    def claimed(inline: int) -> Entry | None:
+        with store.connection.begin() as transaction:
+            row = holds.take(spec.name, entry_id, among, inline)
+            entry = None if row is None else Entry(*row)
+            if entry is not None and unknown.is_mine(store.connection, entry):
+                return entry
+            transaction.rollback()
+        holds.leave(entry_id)
+        return None
+
+    try:
+        return claimed(SMALL)
+    except UNREADABLE as error:
+        if store.lost or is_denied(error):
+            raise
+    # The payload may be at fault: it is read later, when the entry is in hand.
+    holds.leave(entry_id)
+    return claimed(-1)
+
+
+def decode_outside(store: Store, events: EventRunner, entry: Entry) -> tuple[Entry, Decoded] | Outcome:
+    """Read and decode one entry in a transaction of its own; what cannot be read is an outcome.
 
     Raises:
         DBAPIError: The connection is lost, or a right is missing.
     """
     try:
         return _decode(store, events, entry)
-    except (UnreadableEntry, DBAPIError) as error:
+    except UNREADABLE as error:
         if store.lost or is_denied(error):
             raise
         return events.policy.unreadable(entry, error)
@@ -58,13 +90,14 @@ def settle_outside(store: Store, events: EventRunner, entry: Entry, outcome: Out
     return outcome
 
 
-def _decode(store: Store, events: EventRunner, entry: Entry) -> Decoded:
-    dispatcher = events.dispatcher
+def _decode(store: Store, events: EventRunner, entry: Entry) -> tuple[Entry, Decoded]:
+    decoder, payloads = events.dispatcher.entries, store.claims.payloads
     try:
         with store.begin():
-            return dispatcher.decode(store.connection, [entry])
-    except (UnreadableEntry, DBAPIError) as error:
+            for read in payloads.read([entry]):
+                return read, decoder.decode(payloads, [read])
+    except UNREADABLE as error:
         if store.lost or not is_unreadable(error):
             raise
     with store.begin():
-        return dispatcher.decode_alone(store.connection, entry)
+        return decoder.decode_alone(payloads, entry)

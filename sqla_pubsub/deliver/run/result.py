@@ -90,6 +90,7 @@ class Result:
         conflict: Whether transactions of others undid an event.
         exhausted: Whether nothing more was found from where the claim started.
         left: Whether claimed entries were not reached; retries that are due may be among them.
+        fit: How many entries had room in the group, None where all had.
         timing: What the handlers needed, None where that tells nothing.
     """
 
@@ -103,6 +104,7 @@ class Result:
     conflict: bool = False
     exhausted: bool = False
     left: bool = False
+    fit: int | None = None
     timing: Timing | None = None
 
 

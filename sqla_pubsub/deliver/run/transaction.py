@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.handle.invocation import Decoded
+from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.run.claiming import Claimed, Claimer
-from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.event import UNREADABLE, EventRunner
 from sqla_pubsub.deliver.run.result import Result, Timing, Unrecorded, ids
 from sqla_pubsub.deliver.run.store import Store
-from sqla_pubsub.deliver.settle.outcome import Outcome
-from sqla_pubsub.errors import TransactionEnded, UnreadableEntry
+from sqla_pubsub.deliver.settle.outcome import Outcome, is_denied
+from sqla_pubsub.errors import TransactionEnded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +79,21 @@ def one_transaction(
         SQLAlchemyError: Nothing could be claimed.
     """
     transaction = store.begin(savepoints=events.savepoints, together=deferred)
-    claimed = claimer.claim(store, size)
+    bare, fit = claimer.bare, None
+    try:
+        claimed = claimer.claim(store, size)
+    except UNREADABLE as error:
+        if bare or store.lost or is_denied(error):
+            raise
+        # A payload may be at fault, and the next claim reads none.
+        store.abandon()
+        return Result(left=True)
     if not claimed.entries:
         store.abandon()
         return Result(isolate=claimed.isolate, exhausted=True)
     taken()
     try:
-        done = _decoded_and_worked(store, events, claimed.entries, work)
+        done, fit = _read_and_worked(store, claimer, events, claimed, work)
         if isinstance(done, Worked):
             store.settle(done.outcomes)
             transaction.commit()
@@ -105,24 +113,31 @@ def one_transaction(
                 conflict=bool(done.again),
                 exhausted=not claimed.full,
                 left=len(done.outcomes) < len(claimed.entries),
+                fit=fit,
                 timing=done.timing,
             )
         case Undone():
             return _undo(store, claimed, done, ordered=events.spec.ordered)
 
 
-def _decoded_and_worked(
-    store: Store, events: EventRunner, entries: Sequence[Entry], work: Work
-) -> Worked | Undone:
+def _read_and_worked(
+    store: Store, claimer: Claimer, events: EventRunner, claimed: Claimed, work: Work
+) -> tuple[Worked | Undone, int | None]:
+    """Return also how many entries had room, None for all."""
     # What a process or a connection dies of may be a payload.
-    events.take(ids(entries))
+    events.take(ids(claimed.entries))
     try:
-        decoded = events.dispatcher.decode(store.connection, entries)
-    except (UnreadableEntry, DBAPIError) as error:
-        return Undone(cause=error, isolate=ids(entries))
+        entries = claimer.read(store, claimed)
+        decoded = events.dispatcher.entries.decode(store.claims.payloads, entries)
+    except UNREADABLE as error:
+        if isinstance(error, MemoryError):
+            # It came in the midst of what the driver had to say.
+            store.close()
+        return Undone(cause=error, isolate=ids(claimed.entries)), None
     finally:
         events.put_down()
-    return work(store, entries, decoded)
+    fit = len(entries) if len(entries) < len(claimed.entries) else None
+    return work(store, entries, decoded), fit
 
 
 def _undo(store: Store, claimed: Claimed, undone: Undone, *, ordered: bool) -> Result:

@@ -97,11 +97,13 @@ def judge(
 
 def written(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
     """Return *error* with its traceback, as it is stored."""
+    _hide_parameters(error)
     return _encodable("".join(traceback.format_exception(error)))[-limits.max_error :]
 
 
 def describe(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
     """Return type and message of *error* in one line."""
+    _hide_parameters(error)
     try:
         message = one_line(_encodable(str(error)).strip().partition("\n")[0])
     except Exception:
@@ -124,6 +126,20 @@ def is_unreadable(error: BaseException) -> bool:
     """Whether what could not be decoded never will be: a value that no type takes, a type that is gone."""
     state = sqlstate(error)
     return not is_denied(error) and (state is None or is_of_values(state))
+
+
+def _hide_parameters(error: BaseException) -> None:
+    """Let errors of SQLAlchemy, also those behind *error*, not show what was sent: it may be a payload, and long."""
+    seen, waiting = set[int](), [error]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if hasattr(each, "hide_parameters"):
+            each.hide_parameters = True
+        behind = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+        waiting.extend(other for other in behind if isinstance(other, BaseException))
 
 
 def _encodable(text: object) -> str:
