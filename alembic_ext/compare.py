@@ -18,11 +18,11 @@ from alembic_ext.filters import Filters
 from alembic_ext.listeners import listener_modules, say_unheard
 from alembic_ext.names import NAME
 from alembic_ext.others import spare
-from alembic_ext.plan import OUTBOX, Place, Plan, TableChanges
+from alembic_ext.plan import Plan, TableChanges, TableKey
 from sqla_pubsub.contract.names import Operation, publish_function
-from sqla_pubsub.declare.catalog import Names, existing, installed, installed_publish
+from sqla_pubsub.declare.catalog import existing, installed, installed_publish
 from sqla_pubsub.declare.declared import constant_conditions
-from sqla_pubsub.declare.diff import Difference, diff
+from sqla_pubsub.declare.diff import Changed, Difference, Missing, Orphaned, diff
 from sqla_pubsub.declare.install import compare_fan_out, originals
 from sqla_pubsub.declare.relations import declared_in, refuse_views, refused, strays
 from sqla_pubsub.declare.spec import Installed, TriggerSpec
@@ -107,10 +107,10 @@ class _Comparison:
         ours = any(registry.in_use for registry in registries) or changes.outboxes
         tables = [table for target in targets for table in target.tables.values()] if ours else []
         self._filters = Filters(
-            context, existing(self._connection, [(table.schema, table.name) for table in tables])
+            context, existing(self._connection, [TableKey(table.schema, table.name) for table in tables])
         )
-        self._tables: dict[Names, Table] = {
-            (table.schema, table.name): table for table in tables if self._filters.table(table)
+        self._tables = {
+            TableKey(table.schema, table.name): table for table in tables if self._filters.table(table)
         }
         self._renamed = {
             name
@@ -118,10 +118,9 @@ class _Comparison:
             for spec in registry.listeners.values()
             for name in spec.previous_names
         }
-        self._outboxes: set[Place] = {
-            (registry.settings.prefix, self._short(registry.settings.schema))
-            for registry in registries
-            if registry.in_use
+        entries = [registry.outbox.Entry.__table__ for registry in registries if registry.in_use]
+        self._outboxes = {
+            TableKey(entry.schema, entry.name).within(self._default_schema) for entry in entries
         }
 
     def compare(self, metadata: MetaData) -> None:
@@ -142,12 +141,16 @@ class _Comparison:
         differences = refused(self._connection, diff(known.values(), wanted), specs)
         self._clear_partitions(differences)
         for difference in differences:
-            if difference.installed is not None:
-                del known[_key(difference.installed)]
+            match difference:
+                case Changed(installed=Installed() as item) | Orphaned(installed=Installed() as item):
+                    del known[_key(item)]
+                case _:
+                    pass
             self._settle(difference)
         for item in known.values():
             if item.spec is not None:
-                self.plan.keep(item.spec, self._changed(item.schema, item.table))
+                key = TableKey(item.schema, item.table).within(self._default_schema)
+                self.plan.keep(item.spec, self._changes.columns_of(key))
 
     def compare_messages(self, metadata: MetaData) -> None:
         """Compare the publish function of one metadata."""
@@ -159,7 +162,7 @@ class _Comparison:
             return
         registry = registry_of(metadata)
         entry = registry.outbox.Entry.__table__
-        table = self._tables.get((entry.schema, entry.name))
+        table = self._tables.get(TableKey(entry.schema, entry.name))
         function = publish_function(registry.settings.prefix)
         if table is not None and self._filters.ours(table, function, "function"):
             logger.info("messages.%s: %s", difference.kind, difference.detail)
@@ -171,22 +174,22 @@ class _Comparison:
         if not registry.in_use or registry.listeners:
             return False
         outbox = registry.outbox.Entry.__table__
-        return (outbox.schema, outbox.name) in self._tables and self._filters.names(outbox)
+        return TableKey(outbox.schema, outbox.name) in self._tables and self._filters.names(outbox)
 
     def drop_with_tables(self) -> None:
         """Drop the triggers of tables that the migration drops, and all that write to a dropped outbox."""
         gone = self._changes.outboxes
-        for prefix in sorted({prefix for prefix, _ in gone | self._outboxes}):
+        for prefix in sorted({key.prefix for key in gone | self._outboxes if key.prefix is not None}):
             names = sorted(self._changes.dropped, key=repr)
-            if any(prefix == dropped for dropped, _ in gone):
+            if any(prefix == key.prefix for key in gone):
                 names += self._tables
             for item in installed(self._connection, names, prefix):
-                table = (item.schema, item.table)
+                table = TableKey(item.schema, item.table)
                 ours = gone | self._outboxes if table in self._changes.dropped else gone
-                if item.spec is not None and self._place(item.spec) in ours:
+                if item.spec is not None and self._outbox_of(item.spec) in ours:
                     self._drop(item.spec, table)
-        for prefix, schema in sorted(gone, key=repr):
-            outbox, function = (schema, f"{prefix}{OUTBOX}"), publish_function(prefix)
+        for outbox in sorted(gone, key=repr):
+            function = publish_function(outbox.prefix or "")
             found = installed_publish(self._connection, outbox, function)
             if (
                 found is not None
@@ -197,7 +200,8 @@ class _Comparison:
                 self.plan.drop_messages(found.fan_out, lost)
 
     def _clear_partitions(self, differences: Sequence[Difference]) -> None:
-        created = [d.declared for d in differences if d.declared is not None and not d.same_trigger]
+        wanted = [d.declared for d in differences if isinstance(d, Missing | Changed) and not d.same_trigger]
+        created = [spec for spec in wanted if isinstance(spec, TriggerSpec)]
         for spec, stray in strays(self._connection, created):
             logger.info(
                 "trigger.partition: %s on %r gives way to that on %r",
@@ -209,22 +213,36 @@ class _Comparison:
             self.plan.drop(stray, self._warned(left, f"{spec.operation} on table {stray.source!r}"))
 
     def _settle(self, difference: Difference) -> None:
-        spec, item = difference.declared, difference.installed
-        if difference.by_hand is not None and difference.kind == "missing":
-            raise ConfigurationError(str(difference))
-        if difference.by_hand is not None:
-            logger.warning("trigger.%s: %s", difference.kind, difference)
-        elif spec is not None:
-            logger.info("trigger.%s: %s", difference.kind, difference.detail)
-            moved = item is not None and item.spec is not None and self._home(item.spec) != self._home(spec)
-            changed = self._changed(spec.schema, spec.table)
-            lost = self._lost(difference, f"{spec.operation} on table {spec.source!r}")
-            self.plan.settle(difference, changed, moved=moved, lost=lost)
-        elif item is not None and item.spec is not None and self._place(item.spec) in self._outboxes:
-            self._drop(item.spec, (item.schema, item.table))
+        match difference:
+            case Missing(by_hand=str()):
+                raise ConfigurationError(str(difference))
+            case Changed(by_hand=str()) | Orphaned(by_hand=str()):
+                logger.warning("trigger.%s: %s", difference.kind, difference)
+            case Missing(declared=TriggerSpec() as spec) | Changed(declared=TriggerSpec() as spec):
+                logger.info("trigger.%s: %s", difference.kind, difference.detail)
+                key = TableKey.of(spec, self._default_schema)
+                lost = self._lost(difference, f"{spec.operation} on table {spec.source!r}")
+                changed = self._changes.columns_of(key)
+                self.plan.settle(difference, changed, moved=self._moved(difference, key), lost=lost)
+            case Orphaned(installed=Installed(spec=TriggerSpec() as spec) as item):
+                if self._outbox_of(spec) in self._outboxes:
+                    self._drop(spec, TableKey(item.schema, item.table))
+            case _:
+                raise TypeError(f"{difference} is not of a trigger")
 
-    def _drop(self, spec: TriggerSpec, table: Names) -> None:
-        if self._short(table[0]) in self._schemas and self._gives_up(table, spec.trigger, "trigger"):
+    def _moved(self, difference: Missing | Changed, key: TableKey) -> bool:
+        match difference:
+            case Changed(installed=Installed(spec=TriggerSpec() as spec)):
+                return TableKey.of(spec, self._default_schema) != key
+            case _:
+                return False
+
+    def _outbox_of(self, spec: TriggerSpec) -> TableKey:
+        return TableKey.of_outbox(spec, self._default_schema)
+
+    def _drop(self, spec: TriggerSpec, table: TableKey) -> None:
+        schema = table.within(self._default_schema).schema
+        if schema in self._schemas and self._gives_up(table, spec.trigger, "trigger"):
             logger.info("trigger.orphaned: %s on table %r is dropped", spec.operation, spec.source)
             what = f"{spec.operation} on table {spec.source!r}"
             self.plan.drop(spec, self._warned(spec.listener_names, what))
@@ -243,12 +261,12 @@ class _Comparison:
             )  # fmt: skip
         return lost
 
-    def _gives_up(self, table: Names, name: str, kind: str) -> bool:
-        stand_in = Table(table[1], MetaData(), schema=table[0])
+    def _gives_up(self, table: TableKey, name: str, kind: str) -> bool:
+        stand_in = Table(table.table, MetaData(), schema=table.schema)
         return self._filters.ours(self._tables.get(table, stand_in), name, kind, reflected=True)
 
     def _wants(self, spec: TriggerSpec, *, there: bool) -> bool:
-        table = self._tables.get((spec.schema, spec.table))
+        table = self._tables.get(TableKey(spec.schema, spec.table))
         compare_to = table if there else None
         return table is not None and self._filters.ours(table, spec.trigger, "trigger", compare_to=compare_to)
 
@@ -256,19 +274,6 @@ class _Comparison:
         return table.metadata is metadata or (
             table.metadata not in self.metadata and metadata.tables.get(table.key) is not None
         )
-
-    def _changed(self, schema: str | None, table: str) -> frozenset[str]:
-        return self._changes.columns.get((self._short(schema), table), frozenset())
-
-    def _home(self, spec: TriggerSpec) -> Names:
-        return (self._short(spec.schema), spec.table)
-
-    def _place(self, spec: TriggerSpec) -> Place:
-        return (spec.prefix, self._short(spec.outbox_schema))
-
-    def _short(self, schema: str | None) -> str | None:
-        """Return *schema* as Alembic writes it: None where it is the default one."""
-        return None if schema == self._default_schema else schema
 
 
 def _all_metadata(context: AutogenContext) -> list[MetaData]:

@@ -10,21 +10,44 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from alembic.operations import MigrateOperation
 from alembic.operations.ops import AlterColumnOp, DropColumnOp, DropTableOp, OpContainer
 
 from alembic_ext.operations import CreateTriggerOp, DropTriggerOp, PubSubOperation, ReplaceFunctionOp
 from alembic_ext.publish import CreatePublishOp, DropPublishOp
-from sqla_pubsub.declare.catalog import Names
-from sqla_pubsub.declare.diff import Difference
+from sqla_pubsub.declare.diff import Changed, Difference, Missing, Orphaned
 from sqla_pubsub.declare.fanout import FanOut
-from sqla_pubsub.declare.spec import TriggerSpec
+from sqla_pubsub.declare.spec import Installed, TriggerSpec
 
-Place = tuple[str, str | None]
-"""Prefix and schema of an outbox. Tables and places here have None for the default schema."""
+_OUTBOX = "outbox"
 
-OUTBOX = "outbox"
+
+class TableKey(NamedTuple):
+    """A table by schema and name, as Alembic writes it: None is the default schema."""
+
+    schema: str | None
+    table: str
+
+    @classmethod
+    def of(cls, spec: TriggerSpec, default_schema: str | None) -> TableKey:
+        """Return the table that *spec* captures."""
+        return cls(spec.schema, spec.table).within(default_schema)
+
+    @classmethod
+    def of_outbox(cls, spec: TriggerSpec, default_schema: str | None) -> TableKey:
+        """Return the outbox that *spec* writes."""
+        return cls(spec.outbox_schema, spec.outbox).within(default_schema)
+
+    def within(self, default_schema: str | None) -> TableKey:
+        """Return the same table where *default_schema* is the default one."""
+        return self._replace(schema=None) if self.schema == default_schema else self
+
+    @property
+    def prefix(self) -> str | None:
+        """The prefix of our names where this may be an outbox, by its name."""
+        return self.table.removesuffix(_OUTBOX) if self.table.endswith(_OUTBOX) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,32 +59,34 @@ class TableChanges:
         columns: Per table, the columns that it drops, retypes or renames.
     """
 
-    dropped: frozenset[Names]
-    columns: dict[Names, frozenset[str]]
+    dropped: frozenset[TableKey]
+    columns: dict[TableKey, frozenset[str]]
 
     @classmethod
     def of(cls, operations: Iterable[MigrateOperation]) -> TableChanges:
         """Collect the changes from *operations* and the containers among them."""
-        dropped: set[Names] = set()
-        columns: dict[Names, set[str]] = defaultdict(set)
+        dropped: set[TableKey] = set()
+        columns: dict[TableKey, set[str]] = defaultdict(set)
         for operation in _flat(operations):
             if isinstance(operation, DropTableOp):
-                dropped.add((operation.schema, operation.table_name))
+                dropped.add(TableKey(operation.schema, operation.table_name))
             elif isinstance(operation, DropColumnOp) or (
                 isinstance(operation, AlterColumnOp)
                 and (operation.modify_type is not None or operation.modify_name is not None)
             ):
-                columns[operation.schema, operation.table_name].add(operation.column_name)
+                columns[TableKey(operation.schema, operation.table_name)].add(operation.column_name)
         return cls(
             dropped=frozenset(dropped), columns={table: frozenset(names) for table, names in columns.items()}
         )
 
     @property
-    def outboxes(self) -> frozenset[Place]:
-        """Where an outbox may be among the dropped tables, by its name."""
-        return frozenset(
-            (name.removesuffix(OUTBOX), schema) for schema, name in self.dropped if name.endswith(OUTBOX)
-        )
+    def outboxes(self) -> frozenset[TableKey]:
+        """Those of the dropped tables that may be an outbox."""
+        return frozenset(key for key in self.dropped if key.prefix is not None)
+
+    def columns_of(self, key: TableKey) -> frozenset[str]:
+        """Return the columns of one table that it drops, retypes or renames."""
+        return self.columns.get(key, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +103,35 @@ class Plan:
             self.tail.append(ReplaceFunctionOp(spec, previous=relaxed))
 
     def settle(
-        self, difference: Difference, changed: Iterable[str], *, moved: bool, lost: Sequence[str] = ()
+        self, difference: Missing | Changed, changed: Iterable[str], *, moved: bool, lost: Sequence[str] = ()
     ) -> None:
         """Turn what is installed into what is declared.
 
         Args:
-            difference: One that has a declaration.
+            difference: One of a trigger.
             changed: Columns of the table that the migration drops, retypes or renames.
             moved: Whether the table got its name since the trigger was installed.
             lost: Listeners that have a capture now and are not declared.
         """
-        wanted = difference.declared
-        assert wanted is not None
-        current = None if difference.installed is None else difference.installed.spec
-        if difference.kind == "missing":
-            self.tail.append(CreateTriggerOp(wanted))
-        elif current is None or moved:
-            # What was there cannot be written down, so the downgrade leaves what is declared.
-            self.tail.append(CreateTriggerOp(wanted, previous=wanted))
-        elif difference.same_trigger:
+        match difference:
+            case Missing(declared=TriggerSpec() as wanted):
+                self.tail.append(CreateTriggerOp(wanted))
+            case Changed(
+                declared=TriggerSpec() as wanted, installed=Installed(spec=TriggerSpec() as current)
+            ) if not moved:
+                self._change(difference, current, wanted, changed)
+            case Changed(declared=TriggerSpec() as wanted):
+                # What was there cannot be written down, so the downgrade leaves what is declared.
+                self.tail.append(CreateTriggerOp(wanted, previous=wanted))
+            case _:
+                raise TypeError(f"{difference} is not of a trigger")
+        if lost:
+            self.tail[-1].lost = tuple(lost)
+
+    def _change(
+        self, difference: Changed, current: TriggerSpec, wanted: TriggerSpec, changed: Iterable[str]
+    ) -> None:
+        if difference.same_trigger:
             relaxed = self._relax(current, changed)
             if relaxed != wanted or difference.kind == "damaged" or _looks_up(current, changed):
                 self.tail.append(ReplaceFunctionOp(wanted, previous=relaxed))
@@ -106,19 +141,25 @@ class Plan:
         else:
             self.drop(current)
             self.tail.append(CreateTriggerOp(wanted))
-        if lost:
-            self.tail[-1].lost = tuple(lost)
 
     def settle_messages(self, difference: Difference, lost: Sequence[str] = ()) -> None:
         """Turn the installed publish function into what is declared; *lost* is as above."""
-        wanted, current = difference.fan_out, difference.installed_fan_out
-        if wanted is not None:
-            previous = None if difference.kind == "missing" else current or wanted
-            create = CreatePublishOp(wanted, previous=previous)
-            create.lost = tuple(lost)
-            self.tail.append(create)
-        elif current is not None:
-            self.drop_messages(current, lost)
+        match difference:
+            case Missing(declared=FanOut() as wanted):
+                self._create_messages(wanted, None, lost)
+            case Changed(declared=FanOut() as wanted, installed=FanOut() as current):
+                self._create_messages(wanted, current, lost)
+            case Changed(declared=FanOut() as wanted):
+                self._create_messages(wanted, wanted, lost)
+            case Orphaned(installed=FanOut() as current):
+                self.drop_messages(current, lost)
+            case _:
+                raise TypeError(f"{difference} is not of messages")
+
+    def _create_messages(self, wanted: FanOut, previous: FanOut | None, lost: Sequence[str]) -> None:
+        create = CreatePublishOp(wanted, previous=previous)
+        create.lost = tuple(lost)
+        self.tail.append(create)
 
     def given_up(self, *, since: Plan) -> list[tuple[str, ...]]:
         """Return, for each capture that serves nobody any more, whom it served; *since* holds what to leave out."""

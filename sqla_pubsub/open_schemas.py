@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, MetaData, text
 
-from sqla_pubsub.contract.quoting import quoted
+from sqla_pubsub.contract.quoting import names_of, quoted
 from sqla_pubsub.registry import registry_of
 from sqla_pubsub.rights import homes
 
@@ -74,7 +74,7 @@ def open_schemas(connection: Connection, metadata: MetaData) -> list[OpenSchema]
 
 # Superusers, and members of the role that owns the function, can act as it anyway.
 _OPEN_SCHEMAS = text(
-    """
+    f"""
     WITH functions AS (
       SELECT DISTINCT p.proowner, substr(setting, length('search_path=') + 1) AS path
       FROM pg_catalog.pg_proc AS p
@@ -87,7 +87,7 @@ _OPEN_SCHEMAS = text(
         CASE WHEN g.rolname = 'pg_database_owner' THEN d.datdba ELSE a.grantee END AS grantee, a.grantee AS named
       FROM functions AS f
       JOIN pg_catalog.pg_namespace AS n
-        ON strpos(', ' || f.path || ', ', ', ' || quote_ident(n.nspname) || ', ') > 0
+        ON n.nspname IN (SELECT s.name FROM ({names_of("f.path")}) AS s)
       JOIN pg_catalog.pg_database AS d ON d.datname = current_database()
       CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
       LEFT JOIN pg_catalog.pg_roles AS g ON g.oid = a.grantee

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, MetaData, Table, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
 from sqla_pubsub.contract.names import publish_function
-from sqla_pubsub.contract.quoting import quoted
+from sqla_pubsub.contract.quoting import names_of, quoted
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import registry_of
 
@@ -185,14 +185,13 @@ def _texts(*names: str) -> list[Any]:
 
 # Not to_regclass: it sees nothing where the right on the schema is missing, which is what is to be found out.
 _HOMES = text(
-    """
+    f"""
     SELECT DISTINCT ON (u.position) u.position - 1, n.nspname
     FROM unnest(:schemas, :names) WITH ORDINALITY AS u (schema, name, position)
     JOIN pg_catalog.pg_class AS c ON c.relname = u.name
     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-    LEFT JOIN regexp_split_to_table(
-      replace(current_setting('search_path'), '"$user"', quote_ident(current_user)), '\\s*,\\s*'
-    ) WITH ORDINALITY AS p (name, position) ON p.name IN (quote_ident(n.nspname), '"' || n.nspname || '"')
+    LEFT JOIN ({names_of("current_setting('search_path')")}) AS p
+      ON CASE p.name WHEN '$user' THEN current_user ELSE p.name END = n.nspname
     WHERE CASE WHEN u.schema IS NULL THEN p.position IS NOT NULL ELSE n.nspname = u.schema END
     ORDER BY u.position, has_schema_privilege(n.oid, 'USAGE') DESC, p.position
     """

@@ -15,7 +15,8 @@ from tenacity import nap
 
 from sqla_pubsub.cli.difference import sentence
 from sqla_pubsub.contract.names import MESSAGE
-from sqla_pubsub.declare.diff import Difference
+from sqla_pubsub.declare.diff import Changed, Difference, Missing
+from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, PubSubError
 from sqla_pubsub.registry import ListenerSpec
@@ -108,5 +109,8 @@ def _uncaptured(difference: Difference) -> set[str]:
 
 
 def _event(difference: Difference) -> tuple[str, str]:
-    spec = difference.declared
-    return (MESSAGE, "") if spec is None else (spec.operation, spec.source)
+    match difference:
+        case Missing(declared=TriggerSpec() as spec) | Changed(declared=TriggerSpec() as spec):
+            return (spec.operation, spec.source)
+        case _:
+            return (MESSAGE, "")

@@ -50,3 +50,13 @@ def place(name: str) -> str:
         f" WHERE k.word = {name} AND k.catcode <> 'U')"
         f""" THEN {name}::text ELSE '"' || pg_catalog.replace({name}::text, '"', '""') || '"' END"""
     )
+
+
+def names_of(path: str) -> str:
+    """Return a query for the names in the search path that *path* is an expression for, with their positions.
+
+    In quotes or not, which is up to who set it: ``quote_ident()`` of a name may be either, too.
+    """
+    return f"""\
+SELECT coalesce(pg_catalog.replace(p.parts[1], '""', '"'), pg_catalog.lower(p.parts[2])) AS name, p.position
+  FROM pg_catalog.regexp_matches({path}, '"((?:[^"]|"")*)"|([^",\\s]+)', 'g') WITH ORDINALITY AS p (parts, position)"""

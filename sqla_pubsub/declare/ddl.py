@@ -152,10 +152,11 @@ def _values(compiler: Any, spec: TriggerSpec, source: str) -> tuple[str, str]:
         f"""\
   relation oid := coalesce(pg_catalog.to_regclass({table})::oid, 0);
   cleared text;
+  uncleared text;
   texts text;
   missing text;
 """,
-        f"  SELECT * INTO cleared, texts, missing FROM ({query}\n  ) AS found;\n",
+        f"  SELECT * INTO cleared, uncleared, texts, missing FROM ({query}\n  ) AS found;\n",
     )
 
 

@@ -15,7 +15,7 @@ from sqla_pubsub.contract.attributes import column_names, local_table
 from sqla_pubsub.contract.names import MESSAGE, Operation
 from sqla_pubsub.declare.capture.function import UPDATE_ROWS
 from sqla_pubsub.declare.conditions.compiling import compile_condition, unvarying
-from sqla_pubsub.declare.diff import Difference
+from sqla_pubsub.declare.diff import Difference, Found
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
@@ -72,7 +72,7 @@ def constant_conditions(metadata: MetaData) -> list[Difference]:
     Raises:
         ConfigurationError: A condition cannot be written as SQL.
     """
-    found = []
+    found: list[Difference] = []
     for spec in registry_of(metadata).listeners.values():
         for subscription in spec.subscriptions:
             if subscription.mapper is None:
@@ -81,7 +81,7 @@ def constant_conditions(metadata: MetaData) -> list[Difference]:
             if words is not None:
                 where = f"{subscription.operation} of table {subscription.source!r}"
                 found.append(
-                    Difference(
+                    Found(
                         kind="constant",
                         detail=f"when= of listener {spec.name!r} on {where} is {words}",
                         by_hand=_NO_HEARING if words == "never true" else _NO_CONDITION,

@@ -23,56 +23,33 @@ _UPGRADE = "It is left alone. Upgrade sqla-pubsub here to the release that insta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class _Difference:
     """One thing that is not as declared.
 
     Attributes:
-        kind: ``missing`` (declared only), ``changed`` (both, not equal), ``damaged`` (changed by
-            hand), ``orphaned`` (installed only), ``table`` (a table of ours is not there), ``constant`` (a
-            condition that no row changes) or ``exposed`` (others may create what a capture would call).
-        declared: The specification that is wanted.
-        installed: What the database has.
-        fan_out, installed_fan_out: The same for the publish function of messages.
+        kind: Its name, see the four kinds of differences.
         detail: What was found, for people.
         by_hand: What to do about it where no migration can.
     """
 
     kind: Kind
     detail: str
-    declared: TriggerSpec | None = None
-    installed: Installed | None = None
-    fan_out: FanOut | None = None
-    installed_fan_out: FanOut | None = None
     by_hand: str | None = None
 
     @property
     def listeners(self) -> tuple[str, ...]:
         """Listeners that get no events, or not the declared ones, because of it."""
-        wanted = self.declared or self.fan_out
-        return () if wanted is None else wanted.listener_names
+        return ()
 
     @property
     def captured(self) -> tuple[str, ...]:
         """Listeners that the installed function serves nevertheless."""
-        known = self.installed_fan_out if self.installed is None else self.installed.spec
-        return () if known is None else known.listener_names
+        return ()
 
     @property
     def same_trigger(self) -> bool:
         """Whether replacing the function mends it, without a lock on the table."""
-        if not self.same_function or self.installed is None or self.installed.faults:
-            return False
-        old, new = self.installed.spec, self.declared
-        return old is not None and new is not None and old.always == new.always
-
-    @property
-    def same_function(self) -> bool:
-        """Whether what is there calls the function that is wanted, at the level that is wanted."""
-        old, new = None if self.installed is None else self.installed.spec, self.declared
-        if old is None or new is None:
-            return False
-        places = [(spec.outbox_schema, spec.function, spec.per_row) for spec in (old, new)]
-        return places[0] == places[1]
+        return False
 
     def __str__(self) -> str:
         remedy = self.by_hand or REMEDY
@@ -81,10 +58,96 @@ class Difference:
         return f"{self.detail}. {remedy}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing(_Difference):
+    """Declared, and not installed: a trigger, or the publish function of messages."""
+
+    kind: Kind = "missing"
+    declared: TriggerSpec | FanOut
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """All that are declared."""
+        return self.declared.listener_names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed(_Difference):
+    """Declared and installed, and not equal.
+
+    Attributes:
+        kind: ``changed`` by a declaration, or ``damaged`` by hand.
+        installed: What the database has; None is a publish function that is not readable.
+    """
+
+    declared: TriggerSpec | FanOut
+    installed: Installed | FanOut | None
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """All that are declared."""
+        return self.declared.listener_names
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """Those of the installed function, as far as it is readable."""
+        return _captured(self.installed)
+
+    @property
+    def same_trigger(self) -> bool:
+        """Whether the function alone differs."""
+        match self.installed, self.declared:
+            case Installed(spec=TriggerSpec() as old, faults=()), TriggerSpec() as new:
+                return self.same_function and old.always == new.always
+            case _:
+                return False
+
+    @property
+    def same_function(self) -> bool:
+        """Whether what is there calls the function that is wanted, at the level that is wanted."""
+        match self.installed, self.declared:
+            case Installed(spec=TriggerSpec() as old), TriggerSpec() as new:
+                places = [(spec.outbox_schema, spec.function, spec.per_row) for spec in (old, new)]
+                return places[0] == places[1]
+            case _:
+                return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphaned(_Difference):
+    """Installed, and not declared."""
+
+    kind: Kind = "orphaned"
+    installed: Installed | FanOut
+
+    @property
+    def captured(self) -> tuple[str, ...]:
+        """Those of the installed function, as far as it is readable."""
+        return _captured(self.installed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found(_Difference):
+    """Found by looking at something else than captures.
+
+    Attributes:
+        kind: ``table`` (a table of ours is not there), ``constant`` (a condition that no row changes) or
+            ``exposed`` (others may create what a capture would call).
+    """
+
+
+Difference = Missing | Changed | Orphaned | Found
+
+
+def _captured(installed: Installed | FanOut | None) -> tuple[str, ...]:
+    known = installed.spec if isinstance(installed, Installed) else installed
+    return () if known is None else known.listener_names
+
+
 def diff(installed: Iterable[Installed], declared: Iterable[TriggerSpec]) -> list[Difference]:
     """Return the differences, in the order of the declared triggers, orphans last."""
     found = {(item.schema, item.table, item.operation): item for item in installed}
-    differences = []
+    differences: list[Difference] = []
     for spec in declared:
         item = found.pop((spec.schema, spec.table, spec.operation), None)
         difference = _compare(item, spec)
@@ -102,24 +165,22 @@ def diff_fan_out(
         return None if installed is None else _orphaned_messages(installed)
     name = declared.function
     if not exists:
-        return Difference(
-            kind="missing", detail=f"function {name!r} for messages is not installed", fan_out=declared
-        )
+        return Missing(detail=f"function {name!r} for messages is not installed", declared=declared)
     if installed is not None and installed.format > declared.format:
-        return Difference(
+        return Changed(
             kind="changed", detail=f"function {name!r} was {_by(installed.format)}",
-            fan_out=declared, installed_fan_out=installed, by_hand=_UPGRADE,
+            declared=declared, installed=installed, by_hand=_UPGRADE,
         )  # fmt: skip
     if installed is None or (faults and installed == declared):
         words = "; ".join(faults) or "it is not one of ours"
-        return Difference(
+        return Changed(
             kind="damaged", detail=f"function {name!r} is not as installed: {words}",
-            fan_out=declared, installed_fan_out=installed,
+            declared=declared, installed=installed,
         )  # fmt: skip
     if installed != declared:
-        return Difference(
+        return Changed(
             kind="changed", detail=f"function {name!r} knows other messages or listeners",
-            fan_out=declared, installed_fan_out=installed,
+            declared=declared, installed=installed,
         )  # fmt: skip
     return None
 
@@ -129,27 +190,25 @@ def _compare(item: Installed | None, spec: TriggerSpec) -> Difference | None:
     names = ", ".join(map(repr, spec.listener_names))
     if item is None:
         word = "listener" if len(spec.listeners) == 1 else "listeners"
-        return Difference(
-            kind="missing", declared=spec, detail=f"trigger for {word} {names} is not installed: {where}"
-        )
+        return Missing(declared=spec, detail=f"trigger for {word} {names} is not installed: {where}")
     if item.spec is not None and item.spec.format > spec.format:
-        return Difference(
+        return Changed(
             kind="changed", declared=spec, installed=item, by_hand=_UPGRADE,
             detail=f"trigger for {where} was {_by(item.spec.format)}",
         )  # fmt: skip
     faults = "; ".join((*item.faults, *item.function_faults))
     if item.spec is None or (faults and item.spec == spec):
-        return Difference(
+        return Changed(
             kind="damaged", declared=spec, installed=item,
             detail=f"trigger for {where} ({names}) is not as installed: {faults}",
         )  # fmt: skip
     if item.spec != spec:
-        return Difference(
+        return Changed(
             kind="changed", declared=spec, installed=item,
             detail=f"trigger for {where} differs: {_words(item.spec, spec)}",
         )  # fmt: skip
     if item.grant is not None:
-        return Difference(
+        return Changed(
             kind="damaged", declared=spec, installed=item, by_hand=f"Run: {item.grant}",
             detail=f"every write fails that trigger for {where} ({names}) captures: its function may not write entries",
         )  # fmt: skip
@@ -158,7 +217,7 @@ def _compare(item: Installed | None, spec: TriggerSpec) -> Difference | None:
 
 def _orphaned_messages(installed: FanOut) -> Difference:
     detail = f"function {installed.function!r} publishes messages, which this program does not declare"
-    return Difference(kind="orphaned", detail=detail, installed_fan_out=installed)
+    return Orphaned(detail=detail, installed=installed)
 
 
 def _by(number: int) -> str:
@@ -167,13 +226,13 @@ def _by(number: int) -> str:
 
 def _orphan(item: Installed) -> Difference:
     if item.spec is None:
-        return Difference(
-            kind="orphaned", installed=item, by_hand=_RENAME,
+        return Orphaned(
+            installed=item, by_hand=_RENAME,
             detail=f"trigger for {item.operation} on table {item.table!r} has a name of ours, but {'; '.join(item.faults)}",
         )  # fmt: skip
     names = ", ".join(map(repr, item.spec.listener_names))
-    return Difference(
-        kind="orphaned", installed=item,
+    return Orphaned(
+        installed=item,
         detail=f"trigger for {item.operation} on table {item.table!r} serves {names}, which this program does not declare",
     )  # fmt: skip
 

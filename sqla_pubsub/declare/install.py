@@ -23,7 +23,8 @@ from sqla_pubsub.declare.ddl import (
     create,
 )
 from sqla_pubsub.declare.declared import constant_conditions, declared, declared_fan_out
-from sqla_pubsub.declare.diff import Difference, diff, diff_fan_out
+from sqla_pubsub.declare.diff import Changed, Difference, Found, Missing, diff, diff_fan_out
+from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.relations import declared_in, refused, strays
 from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
@@ -109,12 +110,12 @@ def _check(connection: Connection, metadata: MetaData) -> list[Difference]:
     ours = [registry.outbox.Entry.__table__, registry.outbox.DeadLetter.__table__]
     there = existing(connection, [(table.schema, table.name) for table in ours])
     missing = [
-        Difference(kind="table", detail=f"table {table.fullname!r} does not exist")
+        Found(kind="table", detail=f"table {table.fullname!r} does not exist")
         for table in ours
         if (table.schema, table.name) not in there
     ]
     exposed = [
-        Difference(kind="exposed", detail=found.found, by_hand=found.remedy)
+        Found(kind="exposed", detail=found.found, by_hand=found.remedy)
         for found in open_schemas(connection, metadata)
     ]
     return [*missing, *compare(connection, metadata), *constant_conditions(metadata), *exposed]
@@ -151,23 +152,31 @@ def _after_create(metadata: MetaData, connection: Connection, **_: Any) -> None:
     if connection.dialect.name != "postgresql":
         return
     differences = compare(connection, metadata)
-    tables = [(d.declared.schema, d.declared.table) for d in differences if d.declared is not None]
-    there = existing(connection, tables)
+    wanted = [d.declared for d in differences if isinstance(d, Missing | Changed)]
+    there = existing(
+        connection, [(spec.schema, spec.table) for spec in wanted if isinstance(spec, TriggerSpec)]
+    )
     for difference in differences:
         if difference.by_hand is not None and not set(difference.listeners) - set(difference.captured):
             continue
-        if difference.fan_out is not None:
-            _refuse_to_replace(difference, "messages")
-            connection.execute(CreatePublish(difference.fan_out))
-        spec = difference.declared
-        if spec is None or (spec.schema, spec.table) not in there:
-            continue
-        _refuse_to_replace(difference, f"table {spec.source!r}")
-        if difference.same_trigger:
-            connection.execute(CreateCapture(spec))
-        else:
-            _clear_partitions(connection, spec)
-            create(connection, spec)
+        match difference:
+            case Missing(declared=FanOut() as fan_out) | Changed(declared=FanOut() as fan_out):
+                _refuse_to_replace(difference, "messages")
+                connection.execute(CreatePublish(fan_out))
+            case Missing(declared=TriggerSpec() as spec) | Changed(declared=TriggerSpec() as spec):
+                if (spec.schema, spec.table) in there:
+                    _install(connection, difference, spec)
+            case _:
+                pass
+
+
+def _install(connection: Connection, difference: Difference, spec: TriggerSpec) -> None:
+    _refuse_to_replace(difference, f"table {spec.source!r}")
+    if difference.same_trigger:
+        connection.execute(CreateCapture(spec))
+    else:
+        _clear_partitions(connection, spec)
+        create(connection, spec)
 
 
 def _clear_partitions(connection: Connection, spec: TriggerSpec) -> None:

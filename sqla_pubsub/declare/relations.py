@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqla_pubsub.declare.capture.function import read_mark
 from sqla_pubsub.declare.catalog import Names, character, located
 from sqla_pubsub.declare.declared import declared
-from sqla_pubsub.declare.diff import Difference
+from sqla_pubsub.declare.diff import Changed, Difference, Missing
 from sqla_pubsub.declare.spec import TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
 
@@ -153,10 +153,14 @@ def _refused(
     found: dict[Names, Relation],
     publishing: dict[tuple[int, str], TriggerSpec],
 ) -> Difference:
-    spec = difference.declared
-    relation = None if spec is None else found.get(_names(spec))
-    if spec is None or relation is None or difference.by_hand is not None:
-        return difference
+    match difference:
+        case (
+            Missing(declared=TriggerSpec() as spec, by_hand=None)
+            | Changed(declared=TriggerSpec() as spec, by_hand=None)
+        ) if _names(spec) in found:
+            relation = found[_names(spec)]
+        case _:
+            return difference
     if relation.kind in _VIEWS:
         detail, remedy = _on_view(spec, relation)
         return replace(difference, detail=detail, by_hand=remedy)

@@ -79,10 +79,10 @@ def test_conditions_columns_keys_and_kinds_are_those_of_the_capture(shop: Shop) 
     )
     declare(shop, models=textwrap.dedent(models), listeners=listeners, rows=[make])
     assert "7 events written" in said(shop.run("backfill", "index", "--yes", "--batch-size", "3"))
-    written = sorted(entries(shop, "new::text"))
+    written = sorted(entries(shop, "new::jsonb::text"))
     execute(shop, "DELETE FROM pubsub_outbox", "CREATE TABLE copy AS TABLE animal", "DELETE FROM animal")
     execute(shop, "INSERT INTO animal SELECT * FROM copy")
-    assert sorted(entries(shop, "new::text")) == written
+    assert sorted(entries(shop, "new::jsonb::text")) == written
     assert len(set(entries(shop, "key::text"))) == 7
     assert not any("secret" in entry for entry in written)
 

@@ -96,3 +96,20 @@ def test_who_can_act_as_the_owner_anyway_is_no_stranger(engine: Engine) -> None:
     (sentence,) = found(engine, metadata)
     assert sentence.startswith(f"role {MAKER} may CREATE in schema app, ")
     assert f"runs as their owner, {OWNER}" in sentence
+
+
+@pytest.mark.usefixtures("roles")
+@pytest.mark.parametrize(("installing", "checking"), [("on", "off"), ("off", "on"), ("on", "on")])
+def test_a_schema_of_the_path_is_named_however_the_path_is_quoted(
+    installing: str, checking: str, engine: Engine
+) -> None:
+    metadata = model()
+    run(engine, f"GRANT CREATE ON SCHEMA public TO {MAKER}")
+    with engine.begin() as connection:
+        connection.execute(text(f"SET LOCAL quote_all_identifiers = {installing}"))
+        metadata.create_all(connection)
+    with engine.begin() as connection:
+        connection.execute(text(f"SET LOCAL quote_all_identifiers = {checking}"))
+        (difference,) = check(connection, metadata)
+    assert difference.kind == "exposed"
+    assert "in schema public, which" in difference.detail

@@ -29,6 +29,7 @@ OUTBOX_LITERAL = "\0literal\0"
 VALUES: Mapping[str, str] = {
     "relation": "\0relation\0",
     "cleared": "\0cleared\0",
+    "uncleared": "\0uncleared\0",
     "texts": "\0texts\0",
     "missing": "\0missing\0",
 }

@@ -16,6 +16,8 @@ from sqla_pubsub.declare.capture.body import VALUES, literal, where
 
 LONGEST_KEY = 2_000
 """In bytes. An index takes 2,704 for the key, the name of the listener and the id together."""
+GONE = "'pg_catalog.void'::pg_catalog.regtype"
+"""The type of the value from `cell` of a column that is not there."""
 
 
 def cells(side: str, columns: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ _MAY_BE_NULL = """\
 
 
 def values_query(relation: str, exclude: str, named: str) -> str:
-    """Return the query for three of the values that a body asks for; NULL is none.
+    """Return the query for the values that a body asks for, but for the table itself; NULL is none.
 
     Args:
         relation: The table's oid, as SQL.
@@ -59,8 +59,8 @@ def values_query(relation: str, exclude: str, named: str) -> str:
         named: An array of those that the capture looks at by name.
 
     Returns:
-        A query of one row: the columns to leave unconverted as a literal, the texts that travel in place of
-        values, the columns of those texts which *named* does not hold.
+        A query of one row: the columns to leave unconverted as a literal, whether one of *exclude* is not among
+        them, the texts that travel in place of values, the columns of those texts which *named* does not hold.
     """
     quoted = "'\"' || pg_catalog.replace(f.name, '\"', '\"\"') || '\"'"
     # Not by the cast to text, which is somebody else's function too.
@@ -69,6 +69,8 @@ def values_query(relation: str, exclude: str, named: str) -> str:
 SELECT
     pg_catalog.quote_literal(pg_catalog.json_object_agg(f.name, NULL::text ORDER BY f.number)
       FILTER (WHERE f.nullable)),
+    CASE WHEN pg_catalog.count(*) FILTER (WHERE f.excluded AND f.nullable) <> pg_catalog.cardinality({exclude})
+      THEN 'true' END,
     pg_catalog.string_agg({written} || ') END AS ' || {quoted}, ', ' ORDER BY f.number)
       FILTER (WHERE f.converted AND NOT f.excluded),
     pg_catalog.string_agg('NULL::pg_catalog.void AS ' || {quoted}, ', ' ORDER BY f.number)
@@ -85,11 +87,11 @@ SELECT
 _NAMES = "ARRAY(SELECT pg_catalog.json_array_elements_text(CAST(u.{} AS json)))"
 _VALUES = text(
     f"""
-    SELECT v.cleared, v.texts, v.missing
+    SELECT v.cleared, v.uncleared, v.texts, v.missing
     FROM unnest(CAST(:relations AS oid[]), CAST(:excluded AS text[]), CAST(:named AS text[]))
       WITH ORDINALITY AS u (relation, excluded, named, position)
     CROSS JOIN LATERAL ({values_query("u.relation", _NAMES.format("excluded"), _NAMES.format("named"))}
-    ) AS v (cleared, texts, missing)
+    ) AS v (cleared, uncleared, texts, missing)
     ORDER BY u.position
     """
 ).bindparams(

@@ -14,7 +14,7 @@ https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTI
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
 from sqla_pubsub.contract.tables import FORMAT
@@ -30,15 +30,20 @@ from sqla_pubsub.declare.capture.body import (
     where,
 )
 from sqla_pubsub.declare.capture.cells import (
+    GONE,
     cell,
     cells,
     instant,
     key,
     keys,
     texts,
-    unveiled,
-    veiled,
-    veiled_name,
+)
+from sqla_pubsub.declare.capture.excluded import (
+    ambiguous,
+    can_be_cut,
+    cut,
+    row_without_values,
+    taken_apart,
 )
 from sqla_pubsub.declare.capture.messages import publish_body
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec, refuse_newer
@@ -57,6 +62,9 @@ UPDATE_ROWS = frozenset(("pubsub_old", "pubsub_new"))
 """What the capture of updates calls whole rows; a column of that name would be taken in their place."""
 
 _NO_CHANGE = "(old.*) OPERATOR(pg_catalog.*<>) (new.*)"
+# A plan on a row in a variable knows the types of its columns and not the table. Named by its number, which no
+# renaming changes, the table lets the plan be made anew when a column gets another type, or goes.
+_PLANNED_ANEW = f"'{VALUES['relation']}'::pg_catalog.regclass IS NOT NULL"
 _SIDES = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUNCATE": ()}
 
 
@@ -74,7 +82,7 @@ def body(spec: TriggerSpec) -> str:
             mark_line(spec),
             "#variable_conflict use_column",
             "BEGIN",
-            f"{_insert(spec)};",
+            _statements(spec),
             WAKE_UP,
             "  RETURN NULL;",
             "END",
@@ -91,7 +99,8 @@ def looked_at(spec: TriggerSpec) -> tuple[str, ...]:
     """Return the columns that the capture looks at by name."""
     key = spec.key if spec.columns is not None or _ordered(spec) else ()
     compared = (name for item in spec.listeners for name in item.of)
-    return tuple(dict.fromkeys((*key, *compared, *(spec.columns or ()))))
+    sent = spec.columns if spec.columns is not None else spec.exclude
+    return tuple(dict.fromkeys((*key, *compared, *sent)))
 
 
 def condition_of(listener: CapturedListener, columns: Sequence[str]) -> str:
@@ -107,7 +116,32 @@ def condition_of(listener: CapturedListener, columns: Sequence[str]) -> str:
     return " AND ".join(parts) or "true"
 
 
-def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence[str] = ()) -> str:
+def _statements(spec: TriggerSpec) -> str:
+    sides = _SIDES[spec.operation]
+    if spec.columns is not None or not sides or not can_be_cut(spec.exclude):
+        return f"{_insert(spec)};"
+    columns = looked_at(spec)
+    found = []
+    for side in sides:
+        excluded = {name: cell(side, name, columns) for name in spec.exclude}
+        rows = "(SELECT) AS pubsub_one" if spec.per_row else f"{side}_rows AS {side}"
+        joined = f"{rows} CROSS JOIN LATERAL {cells(side, columns)}"
+        condition = ambiguous(side, excluded)
+        if spec.per_row:
+            condition = f"{_PLANNED_ANEW} AND ({condition})"
+        found.append(f"EXISTS (SELECT FROM {joined}\n    WHERE {condition})")
+    any_found = where("uncleared", f"{VALUES['uncleared']} OR ") + "\n    OR ".join(found)
+    return f"""\
+  IF {any_found} THEN
+{_insert(spec)};
+  ELSE
+{_insert(spec, cutting=True)};
+  END IF;"""
+
+
+def _insert(
+    spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence[str] = (), *, cutting: bool = False
+) -> str:
     sides = _SIDES[spec.operation]
     single = spec.listeners[0] if len(spec.listeners) == 1 else None
     name = literal(single.name) if single else "pubsub_listener.name"
@@ -117,7 +151,7 @@ def _insert(spec: TriggerSpec, rows: Sequence[str] | None = None, more: Sequence
     values += [_of_ordered(spec, single, this)]
     # Only where it is another one: the entry belongs to two rows then.
     values += [_of_ordered(spec, single, f"nullif({key('old')}, {this})") if len(sides) == 2 else "NULL"]
-    values += [_payload(spec, side) if side in sides else "NULL" for side in ("old", "new")]
+    values += [_payload(spec, side, cutting=cutting) if side in sides else "NULL" for side in ("old", "new")]
     values += [
         # In brackets, this is asked once for a statement and not once for a row.
         f"(SELECT nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json)",
@@ -143,9 +177,7 @@ def _conditions(spec: TriggerSpec, single: CapturedListener | None, *, captured:
     elif (condition := condition_of(single, looked_at(spec))) != "true":
         conditions.append(condition)
     if captured and spec.per_row:
-        # A plan on a row in a variable knows the types of its columns and not the table. Named by its number,
-        # which no renaming changes, the table lets the plan be made anew when a column gets another type.
-        conditions.append(f"'{VALUES['relation']}'::pg_catalog.regclass IS NOT NULL")
+        conditions.append(_PLANNED_ANEW)
     return conditions
 
 
@@ -190,38 +222,19 @@ _ROWS = {
 }
 
 
-def _payload(spec: TriggerSpec, side: str) -> str:
+def _payload(spec: TriggerSpec, side: str, *, cutting: bool) -> str:
     if spec.columns is not None:
         return _chosen(spec, side)
-    # A column that does not travel is not converted: null in the copy of the row that is.
-    head, tail = "pg_catalog.json_populate_record(", f", {VALUES['cleared']}::json)"
-    whole = f"pg_catalog.row_to_json({where('cleared', head)}{side}.*{where('cleared', tail)})"
-    if spec.exclude:
-        whole = _without(whole, spec.exclude)
+    if not spec.exclude:
+        whole = row_without_values(side)
+    else:
+        whole = cut(side, spec.exclude) if cutting else taken_apart(side, spec.exclude)
     # The texts come after the nulls of the same names, and of two equal names in an object the last one counts.
     head, tail = (
         '(pg_catalog."left"(',
         f"::text, -1) || ',' || pg_catalog.substr({texts(side)}::text, 2))::json",
     )
     return where("texts", head) + whole + where("texts", tail)
-
-
-def _without(row: str, names: Sequence[str]) -> str:
-    """Return the JSON of a row without the members *names*, whatever the others hold."""
-
-    # Not by naming the others: one that is added later travels too.
-    def kept(whole: str, names: Iterable[str]) -> str:
-        return (
-            f"(SELECT pg_catalog.json_object_agg(f.key, f.value) FROM pg_catalog.json_each({whole}) AS f"
-            f" WHERE f.key NOT IN ({', '.join(names)}))"
-        )
-
-    whole = "pubsub_json.whole"
-    return f"""\
-(SELECT CASE WHEN pg_catalog.strpos({whole}::text, '\\u') OPERATOR(pg_catalog.=) 0
-      THEN {kept(whole, map(literal, names))}
-      ELSE {unveiled(kept(veiled(whole), map(veiled_name, names)))} END
-    FROM (SELECT {row} AS whole OFFSET 0) AS pubsub_json)"""
 
 
 def _chosen(spec: TriggerSpec, side: str) -> str:
@@ -232,7 +245,7 @@ def _chosen(spec: TriggerSpec, side: str) -> str:
         for name in dict.fromkeys((*(spec.columns or ()), *spec.key))
         for value in (cell(side, name, columns),)
     )
-    there = "f.type OPERATOR(pg_catalog.<>) 'pg_catalog.void'::pg_catalog.regtype"
+    there = f"f.type OPERATOR(pg_catalog.<>) {GONE}"
     return (
         f"(SELECT pg_catalog.json_object_agg(f.name, f.value) FROM (VALUES\n      {rows}\n"
         f"    ) AS f (name, value, type) WHERE {there})"

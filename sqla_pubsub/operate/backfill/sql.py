@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from sqla_pubsub.contract.names import BACKFILL, CONTEXT_SETTING, backfill_function
 from sqla_pubsub.contract.quoting import identifier
-from sqla_pubsub.declare.capture.body import MARK, OUTBOX_LITERAL, WAKE, literal, resolve
-from sqla_pubsub.declare.capture.cells import cell, cells, key_of, unveiled, veiled, veiled_name
+from sqla_pubsub.declare.capture.body import WAKE, literal, resolve
+from sqla_pubsub.declare.capture.cells import key_of, unveiled, veiled, veiled_name
 from sqla_pubsub.declare.capture.columns import Values
 from sqla_pubsub.declare.capture.function import condition_of, insert_from
 from sqla_pubsub.declare.ddl import FIXED
@@ -29,12 +29,6 @@ CONTEXT = {"backfill": True}
 def memory(listener: str) -> str:
     """Return what stands for the listener in marks and progress; a listener's name begins with no blank."""
     return f" backfill of {listener}"
-
-
-def function_mark(listener: str, outbox: str) -> str:
-    """Return the first line of the functions that mark new rows for a backfill."""
-    plain = {"backfill": listener, "outbox": outbox}
-    return MARK + json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def forget(outbox: str, listener: str, what: str, size: int) -> str:
@@ -147,55 +141,6 @@ class Source:
     def lock(self) -> str:
         """Return the statement to begin with: table before outbox is the order of migrations too, so none deadlocks."""
         return f"LOCK TABLE ONLY {self.table} IN ROW SHARE MODE"
-
-    def marking(self) -> list[str]:
-        """Return the statements that make every new row leave a mark; the last waits for the table's writers."""
-        settings = "".join(f" SET {name} = '{value}'" for name, value in (*FIXED, ("TimeZone", "UTC")))
-        columns = [column for column, _ in self.key]
-        key = key_of([cell("new", column, columns) for column in columns])
-        rows = "(SELECT) AS pubsub_one" if self.spec.per_row else "new_rows AS new"
-        # A downgrade may take the outbox away below it.
-        body = resolve(
-            f"""\
-{function_mark(self.names[0], self.spec.outbox)}
-#variable_conflict use_column
-BEGIN
-  IF pg_catalog.to_regclass({OUTBOX_LITERAL}) IS NOT NULL THEN
-    INSERT INTO {self.outbox} (listener, operation, source, key, due_at)
-    SELECT {literal(memory(self.names[0]))}, {literal(BACKFILL)}, {literal(self.spec.source)},
-      {key}, {NEVER}
-    FROM {rows} CROSS JOIN LATERAL {cells("new", columns)}
-    WHERE '{self.number}'::pg_catalog.regclass IS NOT NULL;
-  END IF;
-  RETURN NULL;
-END""",
-            self.outbox,
-        )
-        level = " FOR EACH ROW"
-        if not self.spec.per_row:
-            level = " REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT"
-        create = (
-            f"CREATE OR REPLACE FUNCTION {self.function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-            f" SET search_path = pg_catalog, pg_temp{settings} AS {literal(body)}"
-        )
-        trigger = (
-            f"CREATE OR REPLACE TRIGGER {identifier(self.trigger)} AFTER INSERT ON {self.table}{level}"
-            f" EXECUTE FUNCTION {self.function}()"
-        )
-        always = f"ALTER TABLE {self.table} ENABLE ALWAYS TRIGGER {identifier(self.trigger)}"
-        return [create, self._keep(), trigger, *([always] if self.spec.always else [])]
-
-    def _keep(self) -> str:
-        """Nobody else may attach the function to a table of their own; default privileges may have given it away."""
-        function = literal(f"{self.function}()")
-        body = f"""\
-BEGIN
-  EXECUTE (SELECT 'REVOKE ALL ON FUNCTION ' || {function} || ' FROM PUBLIC'
-      || coalesce(string_agg(DISTINCT ', ' || quote_ident(r.rolname), ''), '') || ' CASCADE'
-    FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS a JOIN pg_roles AS r ON r.oid = a.grantee
-    WHERE p.oid = to_regprocedure({function}) AND a.grantee <> p.proowner);
-END"""
-        return f"DO {literal(body)}"
 
     def measure(self) -> str:
         """Return the query for total, old and changed: rows, and events by the age of their row."""

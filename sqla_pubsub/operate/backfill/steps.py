@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Row
 
 from sqla_pubsub.contract.quoting import place as quoted_place
 from sqla_pubsub.declare.capture.body import literal
+from sqla_pubsub.operate.backfill.marking import function_mark, marking
 from sqla_pubsub.operate.backfill.progress import Measure, Progress
-from sqla_pubsub.operate.backfill.sql import Source, function_mark
+from sqla_pubsub.operate.backfill.sql import Source
 
 
 def functions(listener: str, outbox: str, place: str) -> str:
@@ -27,7 +28,7 @@ def functions(listener: str, outbox: str, place: str) -> str:
 def draw(source: Source, reader: Connection, connection: Connection) -> None:
     """Let new rows leave marks, and give *reader* the snapshot of all rows that leave none."""
     reader.rollback()
-    for statement in source.marking():
+    for statement in marking(source):
         run(connection, statement)
     # While the lock is held: all writes before it are in the reader's snapshot, all after it leave a mark.
     apply(reader, source)

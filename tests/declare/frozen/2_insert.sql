@@ -14,15 +14,18 @@ DECLARE
   note text;
   relation oid := coalesce(pg_catalog.to_regclass(E'"comment"')::oid, 0);
   cleared text;
+  uncleared text;
   texts text;
   missing text;
 BEGIN
   IF place IS NULL THEN
     RAISE EXCEPTION USING MESSAGE = E'outbox table pubsub_outbox is not there, so nothing can be captured. Create it before the triggers.';
   END IF;
-  SELECT * INTO cleared, texts, missing FROM (SELECT
+  SELECT * INTO cleared, uncleared, texts, missing FROM (SELECT
     pg_catalog.quote_literal(pg_catalog.json_object_agg(f.name, NULL::text ORDER BY f.number)
       FILTER (WHERE f.nullable)),
+    CASE WHEN pg_catalog.count(*) FILTER (WHERE f.excluded AND f.nullable) <> pg_catalog.cardinality(ARRAY[]::text[])
+      THEN 'true' END,
     pg_catalog.string_agg('CASE pg_catalog.num_nonnulls(' || '"' || pg_catalog.replace(f.name, '"', '""') || '"' || ') WHEN 1 THEN pg_catalog.concat(' || '"' || pg_catalog.replace(f.name, '"', '""') || '"' || ') END AS ' || '"' || pg_catalog.replace(f.name, '"', '""') || '"', ', ' ORDER BY f.number)
       FILTER (WHERE f.converted AND NOT f.excluded),
     pg_catalog.string_agg('NULL::pg_catalog.void AS ' || '"' || pg_catalog.replace(f.name, '"', '""') || '"', ', ' ORDER BY f.number)
@@ -67,7 +70,7 @@ BEGIN
     NULL,
     NULL,
     NULL,
-    ' || CASE WHEN texts IS NOT NULL THEN E'(pg_catalog."left"(' ELSE '' END || E'pg_catalog.row_to_json(' || CASE WHEN cleared IS NOT NULL THEN E'pg_catalog.json_populate_record(' ELSE '' END || E'new.*' || CASE WHEN cleared IS NOT NULL THEN E', ' || cleared || E'::json)' ELSE '' END || E')' || CASE WHEN texts IS NOT NULL THEN E'::text, -1) || '','' || pg_catalog.substr(pubsub_new_cells.pubsub_texts::text, 2))::json' ELSE '' END || E',
+    ' || CASE WHEN texts IS NOT NULL THEN E'(pg_catalog."left"(' ELSE '' END || E'pg_catalog.row_to_json(' || CASE WHEN cleared IS NOT NULL THEN E'pg_catalog.jsonb_populate_record(' ELSE '' END || E'new.*' || CASE WHEN cleared IS NOT NULL THEN E', ' || cleared || E'::jsonb)' ELSE '' END || E')' || CASE WHEN texts IS NOT NULL THEN E'::text, -1) || '','' || pg_catalog.substr(pubsub_new_cells.pubsub_texts::text, 2))::json' ELSE '' END || E',
     (SELECT nullif(pg_catalog.current_setting(''sqla_pubsub.context'', true), '''')::json),
     1
   FROM new_rows AS new' || CASE WHEN texts IS NOT NULL THEN E'
