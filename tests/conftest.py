@@ -14,7 +14,7 @@ from hypothesis import settings
 from sqlalchemy import Engine, create_engine
 
 from sqla_pubsub.testing.binaries import found_servers
-from tests.lengths import length
+from tests.lengths import FULL_LENGTH, length
 from tests.servers import Driver, Server, Servers
 
 _DEFAULT_VERSION = 18
@@ -73,6 +73,13 @@ def pytest_configure() -> None:
     """Refuse a misspelt choice at once, before anything is collected."""
     _chosen_versions()
     _chosen_drivers()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave long runs their time."""
+    for item in items:
+        if FULL_LENGTH or item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.timeout(0))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -89,21 +89,24 @@ def test_ready_is_what_a_claim_would_take(notes: Notes) -> None:
     assert (row.ready, row.waiting, row.oldest) == (0, 1, None)
 
 
-def test_an_outbox_that_is_dropped_under_a_worker_ends_it_with_the_remedy(notes: Notes) -> None:
-    @after_insert(notes.Note)
-    def handle() -> None: ...
+def test_a_worker_waits_for_an_outbox_that_was_dropped_under_it(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is being restored, or another one takes its place."""
 
-    def drop() -> None:
-        wait_until(lambda: not notes.entries(), DEADLINE, "the worker to work")
-        notes.execute("DROP TABLE pubsub_outbox")
+    @after_insert(notes.Note)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
 
     notes.write("a")
-    listener = notes.listener(poll_interval=timedelta(milliseconds=50))
-    dropping = threading.Thread(target=drop)
-    dropping.start()
-    with pytest.raises(ConfigurationError, match=r"'pubsub_outbox' does not exist.*alembic upgrade head"):
-        listener.run()
-    dropping.join()
+    with running(notes.listener(poll_interval=timedelta(milliseconds=50))):
+        wait_until(lambda: not notes.entries(), DEADLINE, "the worker to work")
+        notes.execute("DROP TABLE pubsub_outbox, pubsub_dead_letter")
+        wait_until(lambda: "connection.waiting" in caplog.text, DEADLINE, "it to wait")
+        assert "'pubsub_outbox' does not exist" in caplog.text
+        notes.metadata.create_all(notes.engine)
+        notes.write("b")
+        wait_until(lambda: notes.effects("handle") == ["a", "b"], DEADLINE, "the next event to be handled")
 
 
 def test_a_url_with_an_unknown_option_is_refused_and_not_waited_for(notes: Notes) -> None:
