@@ -1,6 +1,5 @@
 """Dead letters that are put back are the same events, handled at once and in the order they had."""
 
-import threading
 from collections import defaultdict
 from datetime import timedelta
 from typing import Any
