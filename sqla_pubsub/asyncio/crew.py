@@ -33,14 +33,18 @@ class Room:
         """Call *nudge* whenever there is room again."""
         self._nudges.append(nudge)
 
-    def has(self, *, alone: bool) -> bool:
-        """Whether an outside handler may begin."""
-        if alone:
-            return not self._alone and not self._outside and not self._inside
-        return not self._alone and not self._waiting and self._outside < self._limit
+    @property
+    def left(self) -> int:
+        """How many outside handlers may begin."""
+        return 0 if self._alone or self._waiting else max(0, self._limit - self._outside)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in hand."""
+        return not self._alone and not self._outside and not self._inside
 
     def enter(self, *, alone: bool) -> None:
-        """Take the place of an outside handler, which `has` has shown to be there."""
+        """Take the place of an outside handler."""
         self._outside += 1
         self._alone = self._alone or alone
 
@@ -103,9 +107,15 @@ class TaskCrew:
         self._running = set[asyncio.Task[Ended]]()
         self._ended: list[tuple[Entry, asyncio.Task[Ended]]] = []
 
-    def has_room(self, *, alone: bool = False) -> bool:
-        """Whether one more may begin."""
-        return self._room.has(alone=alone)
+    @property
+    def room(self) -> int:
+        """How many more may begin."""
+        return self._room.left
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing is in hand in this process."""
+        return self._room.is_empty
 
     def begin(self, work: Work, entry: Entry) -> None:
         """Begin to handle *entry* in a task of its own."""

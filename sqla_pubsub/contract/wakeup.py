@@ -6,7 +6,7 @@ of the outbox's qualified name, here and nowhere else.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Table, TableClause, text
+from sqlalchemy import ARRAY, BigInteger, Connection, Table, TableClause, bindparam, text
 
 from sqla_pubsub.contract.names import CHANNEL_PREFIX
 from sqla_pubsub.contract.quoting import identifier, place, qualified
@@ -53,8 +53,11 @@ def lock_parameters(entry: TableClause, connection: Connection) -> dict[str, str
 # By oid, because outboxes of one name in two schemas count their entries alike.
 ENTRY_KEY = "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
 TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({ENTRY_KEY})")
-LEAVE_ENTRY = text(f"SELECT pg_advisory_unlock({ENTRY_KEY})")
 """The lock by which workers of earlier releases claim an entry. Parameters: outbox, id."""
+LEAVE_ENTRIES = text(
+    f"SELECT count(pg_advisory_unlock({ENTRY_KEY.replace(':id', 'e.id')})) FROM unnest(:ids) AS e (id)"
+).bindparams(bindparam("ids", type_=ARRAY(BigInteger)))
+"""Gives it up for several. Parameters: outbox, ids."""
 
 TRY_SLEEP_LOCK = text("SELECT pg_try_advisory_lock(:key)")
 LEAVE_SLEEP_LOCK = text("SELECT pg_advisory_unlock(:key)")

@@ -36,7 +36,7 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRY, TRY_ENTRY, lock_parameters
+from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRIES, TRY_ENTRY, lock_parameters
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.payloads import SMALL
 from sqla_pubsub.deliver.claim.statements import Statements
@@ -149,19 +149,20 @@ class Holds:
         """Give back an entry of which nothing is settled, in the open transaction."""
         self._connection.execute(self._release, {"b_id": entry_id, "b_mark": self._mark})
 
-    def leave(self, entry_id: int) -> None:
-        """Give up the lock, in a transaction of its own, after what was done is committed.
+    def leave(self, *entry_ids: int) -> None:
+        """Give up the locks, in a transaction of its own, after what was done is committed.
 
-        Not before: who took it meanwhile would still read the entry.
+        Not before: who took one meanwhile would still read the entry.
         """
-        left = self._rivals.pop(entry_id, [])
-        if entry_id in self._locked:
-            self._locked.discard(entry_id)
-            left = [*left, entry_id]
+        left = list[int]()
+        for entry_id in entry_ids:
+            left += self._rivals.pop(entry_id, [])
+            if entry_id in self._locked:
+                self._locked.discard(entry_id)
+                left.append(entry_id)
         if left:
             with self._connection.begin():
-                for each in left:
-                    self._connection.execute(LEAVE_ENTRY, {"outbox": self._outbox, "id": each})
+                self._connection.execute(LEAVE_ENTRIES, {"outbox": self._outbox, "ids": left})
 
     def _take_rivals(self, entry_id: int) -> bool:
         """Lock what would come next in the row of a retry without it; return whether nobody has any of that.

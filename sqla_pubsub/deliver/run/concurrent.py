@@ -18,17 +18,24 @@ from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
-from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside, take_outside
+from sqla_pubsub.deliver.run.outside import (
+    decode_all_outside,
+    settle_all_outside,
+    take_all_outside,
+    take_outside,
+)
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
-from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
 from sqla_pubsub.errors import HandlerTimeout
 
 CANDIDATES = 20
 """Entries looked at in one statement, besides those in hand."""
 MOST = 500
 """Entries looked at in one statement at most."""
+PORTION = 50
+"""Entries claimed in one transaction at most."""
 
 Ended = Outcome | Again
 Work = Callable[[], Ended]
@@ -37,8 +44,13 @@ Work = Callable[[], Ended]
 class Crew(Protocol):
     """Runs the handlers of one lane, beside those of others."""
 
-    def has_room(self, *, alone: bool = False) -> bool:
-        """Whether one more may begin; one that is to be *alone* needs the whole process for itself."""
+    @property
+    def room(self) -> int:
+        """How many more may begin."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing is in hand in this process."""
 
     def begin(self, work: Work, entry: Entry, /) -> None:
         """Begin to handle *entry*."""
@@ -133,28 +145,31 @@ class Concurrent:
 
     def _settle(self, store: Store, outcomes: list[Outcome]) -> bool:
         """Settle what has ended; return whether one of them is to be tried again without being counted."""
-        again = False
-        for entry, ended in self._crew.ended():
+        ended = self._crew.ended()
+        if not ended:
+            return False
+        holds = self._holds_of(store)
+        again = [entry.id for entry, what in ended if isinstance(what, Again)]
+        settled = [(entry, what) for entry, what in ended if not isinstance(what, Again)]
+        for entry, _ in ended:
             self._in_hand.pop(entry.id, None)
-            holds = self._holds_of(store)
-            try:
-                if isinstance(ended, Again):
-                    again = True
-                    with store.begin():
-                        holds.release(entry.id)
-                else:
-                    outcomes.append(settle_outside(store, self._events, entry, ended))
-            finally:
-                if not store.lost:
-                    holds.leave(entry.id)
+        try:
+            if again:
+                with store.begin():
+                    for entry_id in again:
+                        holds.release(entry_id)
+            outcomes += settle_all_outside(store, self._events, settled)
+        finally:
+            if not store.lost:
+                holds.leave(*(entry.id for entry, _ in ended))
         self._show()
-        return again
+        return bool(again)
 
     def _begin_all(self, store: Store, taken: Callable[[], None]) -> bool:
         """Begin as many as there is room for; return whether there is more to do now."""
         if self._waits_alone is not None:
             return self._begin_alone(store, taken)
-        if not self._crew.has_room():
+        if not self._crew.room:
             return False
         began = self._clock()
         if self._cursor.is_look_back(began):
@@ -171,15 +186,16 @@ class Concurrent:
             size=size,
             left=self._unknown.left,
         ):
-            for entry_id in found:
-                if self._stopping() or not self._crew.has_room():
-                    return False
-                self._cursor.passed(entry_id)
-                if entry_id in self._in_hand or not self._begin(store, entry_id, found):
-                    continue
-                taken()
+            free = [entry_id for entry_id in found if entry_id not in self._in_hand]
+            while free and not self._stopping() and (room := self._crew.room):
+                some, free = free[: min(room, PORTION)], free[min(room, PORTION) :]
+                for entry_id in some:
+                    self._cursor.passed(entry_id)
+                self._begin_some(store, some, taken)
                 if self._is_blocked():
                     return False
+            if free:
+                return False
             if len(found) == size:
                 return True
         self._cursor.start_over()
@@ -189,36 +205,38 @@ class Concurrent:
         """Whether an entry waits for the others to end."""
         return self._waits_alone is not None
 
-    def _begin(self, store: Store, entry_id: int, among: list[int]) -> bool:
-        entry = self._take(store, entry_id, among)
-        if entry is None:
-            return False
-        if entry.crashes and not self._crew.has_room(alone=True):
-            # Others are in hand: it waits for their end, and nothing begins before it.
-            self._give_back(store, entry_id)
-            self._waits_alone = entry_id
-            return True
-        self._hand_over(store, entry)
-        return True
+    def _begin_some(self, store: Store, ids: list[int], taken: Callable[[], None]) -> None:
+        """Claim and decode several in one transaction each, and begin those that may."""
+        claimed = take_all_outside(store, self._holds_of(store), self._spec, self._unknown, ids)
+        crashed = [entry for entry in claimed if entry.crashes]
+        if crashed:
+            # It goes by itself; nothing begins before the others have ended.
+            self._give_back(store, [entry.id for entry in crashed])
+            self._waits_alone = crashed[0].id
+        self._hand_over(store, [entry for entry in claimed if not entry.crashes], taken)
 
     def _begin_alone(self, store: Store, taken: Callable[[], None]) -> bool:
         assert self._waits_alone is not None
-        if not self._crew.has_room(alone=True):
+        if not self._crew.is_alone:
             return False
         entry_id, self._waits_alone = self._waits_alone, None
-        entry = self._take(store, entry_id, [entry_id])
+        holds = self._holds_of(store)
+        entry = take_outside(store, holds, self._spec, self._unknown, entry_id, [entry_id])
         if entry is not None:
-            taken()
-            self._hand_over(store, entry)
+            self._hand_over(store, [entry], taken)
         self._cursor.start_over()
         return entry is None
 
-    def _hand_over(self, store: Store, entry: Entry) -> None:
-        self._in_hand[entry.id] = entry
+    def _hand_over(self, store: Store, entries: list[Entry], taken: Callable[[], None]) -> None:
+        self._in_hand |= {entry.id: entry for entry in entries}
         self._show()
-        read = decode_outside(store, self._events, entry)
-        work = partial(self._handle, *read) if isinstance(read, tuple) else partial(_known, read)
-        self._crew.begin(work, entry)
+        for entry, decoded in decode_all_outside(store, self._events, entries):
+            taken()
+            if isinstance(decoded, Acknowledge | DeadLetter | Retry):
+                work = partial(_known, decoded)
+            else:
+                work = partial(self._handle, entry, decoded)
+            self._crew.begin(work, entry)
 
     def _handle(self, entry: Entry, decoded: Decoded) -> Ended:
         dispatcher = self._events.dispatcher
@@ -234,14 +252,12 @@ class Concurrent:
             own.let_go(broken=broken)
         return Acknowledge(id=entry.id)
 
-    def _take(self, store: Store, entry_id: int, among: list[int]) -> Entry | None:
-        return take_outside(store, self._holds_of(store), self._spec, self._unknown, entry_id, among)
-
-    def _give_back(self, store: Store, entry_id: int) -> None:
+    def _give_back(self, store: Store, ids: list[int]) -> None:
         holds = self._holds_of(store)
         with store.begin():
-            holds.release(entry_id)
-        holds.leave(entry_id)
+            for entry_id in ids:
+                holds.release(entry_id)
+        holds.leave(*ids)
 
     def _holds_of(self, store: Store) -> Holds:
         if self._holds is None or self._holds[0] is not store:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
@@ -88,6 +90,80 @@ def settle_outside(store: Store, events: EventRunner, entry: Entry, outcome: Out
         with store.begin():
             store.settle([outcome], held=False)
     return outcome
+
+
+def take_all_outside(
+    store: Store, holds: Holds, spec: ListenerSpec, unknown: Unknown, ids: list[int]
+) -> list[Entry]:
+    """Claim those of *ids* that are free and this worker's to handle, in one transaction where that works.
+
+    Raises:
+        DBAPIError: The connection is lost, or a right is missing.
+    """
+    taken, strange = list[Entry](), list[int]()
+    try:
+        with store.connection.begin():
+            for entry_id in ids:
+                row = holds.take(spec.name, entry_id, ids)
+                if row is None:
+                    strange.append(entry_id)
+                elif unknown.is_mine(store.connection, entry := Entry(*row)):
+                    taken.append(entry)
+                else:
+                    holds.release(entry_id)
+                    strange.append(entry_id)
+    except UNREADABLE as error:
+        if store.lost or is_denied(error):
+            raise
+        holds.leave(*ids)
+        alone = (take_outside(store, holds, spec, unknown, entry_id, ids) for entry_id in ids)
+        return [entry for entry in alone if entry is not None]
+    holds.leave(*strange)
+    return taken
+
+
+def decode_all_outside(
+    store: Store, events: EventRunner, entries: list[Entry]
+) -> Iterator[tuple[Entry, Decoded | Outcome]]:
+    """Decode entries in one transaction where that works, and yield each with what it gave.
+
+    Raises:
+        DBAPIError: The connection is lost, or a right is missing.
+    """
+    if len(entries) > 1 and all(entry.large is None for entry in entries):
+        try:
+            with store.begin():
+                decoded = events.dispatcher.entries.decode(store.claims.payloads, entries)
+        except UNREADABLE as error:
+            if store.lost or is_denied(error):
+                raise
+        else:
+            yield from ((entry, decoded) for entry in entries)
+            return
+    for entry in entries:
+        read = decode_outside(store, events, entry)
+        yield read if isinstance(read, tuple) else (entry, read)
+
+
+def settle_all_outside(
+    store: Store, events: EventRunner, ended: list[tuple[Entry, Outcome]]
+) -> list[Outcome]:
+    """Write down outcomes, in one transaction where that works, and return what was written.
+
+    Raises:
+        DBAPIError: As for `settle_outside`.
+    """
+    if len(ended) > 1:
+        try:
+            with store.begin():
+                store.settle([outcome for _, outcome in ended], held=False)
+        except DBAPIError as error:
+            if store.lost or is_denied(error):
+                raise
+            store.abandon()
+        else:
+            return [outcome for _, outcome in ended]
+    return [settle_outside(store, events, entry, outcome) for entry, outcome in ended]
 
 
 def _decode(store: Store, events: EventRunner, entry: Entry) -> tuple[Entry, Decoded]:
