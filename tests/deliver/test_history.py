@@ -36,10 +36,11 @@ from tests.waiting import wait_until
 
 logger = logging.getLogger(__name__)
 
-pytestmark = length(short=[pytest.mark.one_driver], full=[])
+pytestmark = length(short=[pytest.mark.one_driver("psycopg")], full=[])
 
 SETTLED_WITHIN = 120.0
-EXAMPLES, STEPS, LEAST_EVENTS = length(short=(3, 10, 300), full=(25, 30, 10_000))
+EXAMPLES, STEPS, LEAST_EVENTS = length(short=(4, 12, 300), full=(25, 30, 10_000))
+CONCURRENCY = 4
 HANDLERS = """
     from datetime import timedelta
     from sqlalchemy import insert
@@ -125,6 +126,41 @@ HANDLERS = """
 """
 
 
+AWAITED_HANDLERS = """
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    async def write_awaited(session, *events):
+        rows = [{"listener": e.listener, "what": name(e)} for e in events]
+        await session.execute(insert(Effect), rows)
+
+    @after_insert(Item, retry=soon)
+    @after_update(Item, retry=soon)
+    @after_delete(Item, retry=soon)
+    async def awaited(event, session: AsyncSession):
+        await write_awaited(session, event)
+        suffer(event)
+
+    @after_insert(Item, ordered=True, retry=soon)
+    @after_update(Item, ordered=True, retry=soon)
+    @after_delete(Item, ordered=True, retry=soon)
+    async def awaited_in_order(event, session: AsyncSession):
+        await write_awaited(session, event)
+        suffer(event)
+
+    @after_insert(Item, batch=20, retry=soon)
+    async def awaited_batch(events, session: AsyncSession):
+        await write_awaited(session, *events)
+        for event in events:
+            suffer(event)
+
+    @after_insert(Item, transactional=False, retry=soon)
+    async def awaited_outside(event, session: AsyncSession):
+        suffer(event)
+        await write_awaited(session, event)
+"""
+"""Where the driver can be awaited."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """Which events a listener gets, by the first letter of their names, and how it treats them."""
@@ -144,6 +180,16 @@ LISTENERS = {
     "viewed": Expected(kinds="M", suffers=False),
     "viewed_in_order": Expected(kinds="M", ordered=True),
 }
+AWAITED = {
+    "awaited": Expected(kinds="IUD"),
+    "awaited_in_order": Expected(kinds="IUD", ordered=True),
+    "awaited_batch": Expected(kinds="I"),
+    "awaited_outside": Expected(kinds="I", transactional=False),
+}
+
+
+def is_awaited(url: str) -> bool:
+    return make_url(url).get_driver_name() == "psycopg"
 
 
 class WorkerThread:
@@ -183,7 +229,9 @@ class History:
             .update_query_dict({"application_name": "worker"})
             .render_as_string(hide_password=False)
         )
-        self._process = shop.start("listen", "shop.listeners", "--processes", "2", url=self._workers_url)
+        self._process = shop.start(
+            "listen", "shop.listeners", "--processes", "2", "--concurrency", "4", url=self._workers_url
+        )
         self.start_thread()
         self._earlier: set[str] = set()
         self._compared = 0
@@ -231,7 +279,8 @@ class History:
         assert self._process.poll() is None, self._shop.log[-5000:]
         effects, dead = self._effects(), self._letters()
         happened, self.table.happened = self.table.happened, []
-        for name, expected in LISTENERS.items():
+        listeners = LISTENERS | (AWAITED if is_awaited(self._shop.url) else {})
+        for name, expected in listeners.items():
             mine = [event for event in happened if event.what[0] in expected.kinds]
             doomed = {event.what for event in mine if expected.suffers and event.fate in DOOMED}
             assert dead.pop(name, Counter()) == Counter(doomed), f"dead letters of {name!r}"
@@ -255,7 +304,10 @@ class History:
             # At least once: what a kill or a cut interrupted may have had its effect, also after all was settled.
             assert sorted(found.keys() - wanted - self._earlier) == [], f"invented by {name!r}"
             self.repeated += found.total() - len(wanted)
-            assert self.repeated <= self.kills + self.cuts, f"repeated by {name!r} without a cause"
+            in_hand = CONCURRENCY + 1
+            assert self.repeated <= in_hand * (self.kills + self.cuts), (
+                f"repeated by {name!r} without a cause"
+            )
         if expected.ordered:
             assert list(_out_of_order(happened, effects)) == [], f"out of order in {name!r}"
 
@@ -408,7 +460,7 @@ def history(tmp_path: Path, engine: Engine, url: str, monkeypatch: pytest.Monkey
     """A history with three workers at work."""
     shop = Shop(tmp_path, engine, url)
     shop.write("shop/models.py", MODELS)
-    shop.write("shop/listeners.py", HANDLERS)
+    shop.write("shop/listeners.py", HANDLERS + (AWAITED_HANDLERS if is_awaited(url) else ""))
     monkeypatch.syspath_prepend(tmp_path)
     import_module("shop.listeners")
     models = import_module("shop.models")
