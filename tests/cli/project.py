@@ -105,6 +105,13 @@ class Shop:
         _, environment = self.command(*arguments, url=url)
         return run_command(arguments, folder=self.folder, environment=environment, seconds=60)
 
+    def run_program(self, *arguments: str, url: str | None = "") -> subprocess.CompletedProcess[str]:
+        """Do the same in a program of its own, which has imported nothing yet."""
+        argv, environment = self.command(*arguments, url=url)
+        return subprocess.run(
+            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
     def start(self, *arguments: str, url: str | None = "", group: bool = False) -> subprocess.Popen[str]:
         """Start a command; its output goes to ``log``."""
         argv, environment = self.command(*arguments, url=url)

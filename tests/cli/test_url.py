@@ -90,7 +90,7 @@ def test_a_password_behind_the_question_mark_is_not_shown_either(shop: Shop) -> 
         ("postgresql://nobody:s3cret@localhost:port/nothing", "the database URL cannot be read. Give one such"),
         ("postgresql://nobody:s3cret@/nothing?host=a:x&host=b", "the database URL cannot be used: ArgumentError: Rec"),
         ("postgresql://nobody:s3cret@localhost/x?plugin=y", "the database URL cannot be used: NoSuchModuleError"),
-        ("postgresql+asyncpg://nobody:s3cret@localhost/x", "driver 'asyncpg' is not supported. Use psycopg2 or psy"),
+        ("postgresql+pg8000://nobody:s3cret@localhost/x", "driver 'pg8000' is not supported. Use psycopg2 or psy"),
         ("postgresql+psycopg_async://localhost/x", "driver 'psycopg_async' is not supported. Use psycopg2 or ps"),
         ("mysql://nobody:s3cret@localhost/x", "the database URL is one of 'mysql'. Give a postgresql:// URL."),
     ],
@@ -121,7 +121,7 @@ def test_a_driver_that_cannot_be_imported_is_named_with_its_remedy(
     shop: Shop, content: str, found: str
 ) -> None:
     shop.write("psycopg.py", content)
-    result = shop.run("status", "shop.listeners", url="postgresql+psycopg://nobody@localhost/nothing")
+    result = shop.run_program("status", "shop.listeners", url="postgresql+psycopg://nobody@localhost/nothing")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert f"driver 'psycopg' {found}" in result.stderr
     assert "Run: pip install 'sqla-pubsub[psycopg]'" in result.stderr

@@ -164,10 +164,3 @@ def test_two_objects_of_one_name_are_told_apart_by_their_class() -> None:
     after_insert(models.Comment, name="handle")(Plain())
     with pytest.raises(ConfigurationError, match=r"declared twice, in .*Plain and .*partial"):
         after_insert(models.Comment, name="handle")(functools.partial(Plain()))
-
-
-def test_the_refusal_says_what_works() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"asyncio.run\(\) inside it works, with an AsyncEngine that is made"
-    ):
-        after_insert(Models().Comment)(asynchronous)

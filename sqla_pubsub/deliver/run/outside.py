@@ -19,6 +19,7 @@ from sqla_pubsub.deliver.settle.outcome import (
     Outcome,
     Retry,
     is_denied,
+    is_of_outbox,
     is_unreadable,
 )
 from sqla_pubsub.registry import ListenerSpec
@@ -46,7 +47,7 @@ def take_outside(
     try:
         return claimed(SMALL)
     except UNREADABLE as error:
-        if store.lost or is_denied(error):
+        if store.lost or is_of_outbox(error):
             raise
     # The payload may be at fault: it is read later, when the entry is in hand.
     holds.leave(entry_id)
@@ -113,7 +114,7 @@ def take_all_outside(
                     holds.release(entry_id)
                     strange.append(entry_id)
     except UNREADABLE as error:
-        if store.lost or is_denied(error):
+        if store.lost or is_of_outbox(error):
             raise
         holds.leave(*ids)
         alone = (take_outside(store, holds, spec, unknown, entry_id, ids) for entry_id in ids)

@@ -17,7 +17,7 @@ from sqla_pubsub.deliver.run.claiming import Claimed, Claimer
 from sqla_pubsub.deliver.run.event import UNREADABLE, EventRunner
 from sqla_pubsub.deliver.run.result import Result, Timing, Unrecorded, ids
 from sqla_pubsub.deliver.run.store import Store
-from sqla_pubsub.deliver.settle.outcome import Outcome, is_denied
+from sqla_pubsub.deliver.settle.outcome import Outcome, is_of_outbox
 from sqla_pubsub.errors import TransactionEnded
 
 
@@ -83,7 +83,7 @@ def one_transaction(
     try:
         claimed = claimer.claim(store, size)
     except UNREADABLE as error:
-        if bare or store.lost or is_denied(error):
+        if bare or store.lost or is_of_outbox(error):
             raise
         # A payload may be at fault, and the next claim reads none.
         store.abandon()

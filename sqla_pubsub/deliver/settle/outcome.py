@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqla_pubsub.errors import Reject, RetryLater, TransactionEnded, UnreadableEntry, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
-from sqla_pubsub.sqlstates import DENIED, TRANSIENT, is_of_values
+from sqla_pubsub.sqlstates import DENIED, GONE, TRANSIENT, is_of_values
 from sqla_pubsub.values import one_line
 
 
@@ -120,6 +120,11 @@ def is_transient(error: BaseException) -> bool:
 def is_denied(error: BaseException) -> bool:
     """Whether the server refused a statement for want of a right; a COMMIT, which is none, runs triggers."""
     return sqlstate(error) == DENIED and getattr(error, "statement", None) is not None
+
+
+def is_of_outbox(error: BaseException) -> bool:
+    """Whether the outbox as a whole cannot be read, whatever its entries hold: a right is missing, or it is gone."""
+    return is_denied(error) or sqlstate(error) in GONE
 
 
 def is_unreadable(error: BaseException) -> bool:
