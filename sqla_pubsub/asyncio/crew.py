@@ -25,7 +25,7 @@ class Room:
         self._limit = limit
         self._outside = self._inside = 0
         self._alone = False
-        self._waiting = 0
+        self._waiting = self._wishes = 0
         self._changed = asyncio.Condition()
         self._nudges: list[Callable[[], None]] = []
 
@@ -36,12 +36,18 @@ class Room:
     @property
     def left(self) -> int:
         """How many outside handlers may begin."""
-        return 0 if self._alone or self._waiting else max(0, self._limit - self._outside)
+        return 0 if self._alone or self._waiting or self._wishes else max(0, self._limit - self._outside)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is in hand."""
         return not self._alone and not self._outside and not self._inside
+
+    def wish_alone(self, wish: bool) -> None:
+        """Keep others from beginning until an outside handler is alone."""
+        self._wishes += 1 if wish else -1
+        if not wish:
+            self._tell()
 
     def enter(self, *, alone: bool) -> None:
         """Take the place of an outside handler."""
@@ -71,7 +77,9 @@ class Room:
         async with self._changed:
             if not alone:
                 # Who waits to be alone goes first, or would wait for ever.
-                await self._changed.wait_for(lambda: not self._alone and not self._waiting)
+                await self._changed.wait_for(
+                    lambda: not self._alone and not self._waiting and not self._wishes
+                )
             else:
                 self._waiting += 1
                 try:
@@ -116,6 +124,10 @@ class TaskCrew:
     def is_alone(self) -> bool:
         """Whether nothing is in hand in this process."""
         return self._room.is_empty
+
+    def wish_alone(self, wish: bool) -> None:
+        """Say that one is to be alone next, or no more."""
+        self._room.wish_alone(wish)
 
     def begin(self, work: Work, entry: Entry) -> None:
         """Begin to handle *entry* in a task of its own."""

@@ -124,7 +124,7 @@ NEWER = r"""
 DO $$ DECLARE source text; BEGIN
   FOR source IN SELECT pg_get_functiondef(oid) FROM pg_proc WHERE prosrc LIKE '-- sqla-pubsub%%' LOOP
     source := replace(source, '"format":2', '"format":99,"unheard of":true');
-    EXECUTE regexp_replace(source, '((clock_timestamp\(\)|::json\)),\s+)1\y', '\199');
+    EXECUTE regexp_replace(source, '((clock_timestamp\(\)|::json\)),\s+)1\y', '\199', 'g');
   END LOOP;
 END $$"""
 

@@ -52,6 +52,9 @@ class Crew(Protocol):
     def is_alone(self) -> bool:
         """Whether nothing is in hand in this process."""
 
+    def wish_alone(self, wish: bool, /) -> None:
+        """Say that one is to be alone next, so that nothing else begins in this process."""
+
     def begin(self, work: Work, entry: Entry, /) -> None:
         """Begin to handle *entry*."""
 
@@ -137,7 +140,8 @@ class Concurrent:
         """End the handlers in hand: the connection that holds their claims is gone."""
         self._crew.end_all(0.0)
         self._in_hand.clear()
-        self._holds = self._waits_alone = None
+        self._holds = None
+        self._wait_alone(None)
 
     def close(self) -> None:
         """End what is left."""
@@ -193,13 +197,18 @@ class Concurrent:
                     self._cursor.passed(entry_id)
                 self._begin_some(store, some, taken)
                 if self._is_blocked():
-                    return False
+                    return self._crew.is_alone
             if free:
                 return False
             if len(found) == size:
                 return True
         self._cursor.start_over()
         return False
+
+    def _wait_alone(self, entry_id: int | None) -> None:
+        if (entry_id is None) != (self._waits_alone is None):
+            self._crew.wish_alone(entry_id is not None)
+        self._waits_alone = entry_id
 
     def _is_blocked(self) -> bool:
         """Whether an entry waits for the others to end."""
@@ -212,14 +221,15 @@ class Concurrent:
         if crashed:
             # It goes by itself; nothing begins before the others have ended.
             self._give_back(store, [entry.id for entry in crashed])
-            self._waits_alone = crashed[0].id
+            self._wait_alone(crashed[0].id)
         self._hand_over(store, [entry for entry in claimed if not entry.crashes], taken)
 
     def _begin_alone(self, store: Store, taken: Callable[[], None]) -> bool:
         assert self._waits_alone is not None
         if not self._crew.is_alone:
             return False
-        entry_id, self._waits_alone = self._waits_alone, None
+        entry_id = self._waits_alone
+        self._wait_alone(None)
         holds = self._holds_of(store)
         entry = take_outside(store, holds, self._spec, self._unknown, entry_id, [entry_id])
         if entry is not None:
