@@ -162,7 +162,7 @@ def claimed(connection: Connection, holds: Holds, ids: list[int]) -> list[int]:
     found = []
     for entry_id in ids:
         with connection.begin() as transaction:
-            if holds.take("handle", entry_id, ids) is None:
+            if holds.take("handle", entry_id) is None:
                 transaction.rollback()
             else:
                 found.append(entry_id)

@@ -33,18 +33,21 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    tuple_,
     update,
 )
 
 from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRIES, TRY_ENTRY, lock_parameters
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.payloads import SMALL
-from sqla_pubsub.deliver.claim.statements import Statements
+from sqla_pubsub.deliver.claim.statements import HIGHEST, LISTENER, Statements
 from sqla_pubsub.deliver.happenings import ForeignClaim
 from sqla_pubsub.deliver.instrument import Instrument
 
 ASK_EVERY, SHARE = 0.1, 0.1
 """Fewest seconds between two questions who has the locks, and most of the time that these may take."""
+ASK_FOR = 1_000
+"""Entries that are asked for at once, so that those behind the first one need no question of their own."""
 _PREFIX = "in hand: server process "
 
 # Without a right to look at other roles' sessions their start is not shown; neither is one's own after SET ROLE.
@@ -115,12 +118,20 @@ class Holds:
         self._rivals = dict[int, list[int]]()
         """By entry in hand, what else is locked for it."""
         self._ask_at = 0.0
+        self._asked = range(0)
         self._foreign: dict[int, str | None] = {}
+        self._stretch = (
+            select(c.id)
+            .where(
+                tuple_(c.listener, c.id) > tuple_(LISTENER, bindparam("start", type_=BigInteger)),
+                tuple_(c.listener, c.id) <= tuple_(LISTENER, HIGHEST),
+            )
+            .order_by(c.listener, c.id)
+            .limit(ASK_FOR)
+        )
         self._warned = set[str | None]()
 
-    def take(
-        self, name: str, entry_id: int, among: Sequence[int], inline: int = SMALL
-    ) -> Sequence[Any] | None:
+    def take(self, name: str, entry_id: int, inline: int = SMALL) -> Sequence[Any] | None:
         """Claim an entry of listener *name* in the open transaction, and return its columns; None where it is not free.
 
         The transaction has to be committed for it, or to be rolled back and `leave` called.
@@ -128,17 +139,16 @@ class Holds:
         Args:
             name: The listener.
             entry_id: The entry.
-            among: Entries that are tried too, to ask once for all who has them.
             inline: A larger payload is not read.
         """
         connection = self._connection
         if connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": entry_id}):
             self._locked.add(entry_id)
-        elif not self._is_foreign(entry_id, among):
+        elif not self._is_foreign(name, entry_id):
             return None
         parameters = {"listener": name, "id": entry_id, "inline": inline}
         row = connection.execute(self._find, parameters).one_or_none()
-        if row is None or (row.returned and not self._take_rivals(entry_id)):
+        if row is None or (row.returned and not self._take_rivals(name, entry_id)):
             return None
         if self._mark is None:
             self._mark = connection.scalar(MARK)
@@ -164,7 +174,7 @@ class Holds:
             with self._connection.begin():
                 self._connection.execute(LEAVE_ENTRIES, {"outbox": self._outbox, "ids": left})
 
-    def _take_rivals(self, entry_id: int) -> bool:
+    def _take_rivals(self, name: str, entry_id: int) -> bool:
         """Lock what would come next in the row of a retry without it; return whether nobody has any of that.
 
         By the advisory lock, which whoever claims one of them tries first: it holds whatever he has read before.
@@ -175,14 +185,16 @@ class Holds:
         for each in found:
             if self._connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": each}):
                 self._rivals.setdefault(entry_id, []).append(each)
-            elif not self._is_foreign(each, found):
+            elif not self._is_foreign(name, each):
                 return False
         return not found or not self._connection.scalar(self._in_hand, {"ids": found})
 
-    def _is_foreign(self, entry_id: int, among: Sequence[int]) -> bool:
+    def _is_foreign(self, name: str, entry_id: int) -> bool:
         began = self._clock()
-        if began >= self._ask_at:
-            parameters = {"outbox": self._outbox, "ids": list(among)}
+        if began >= self._ask_at or entry_id not in self._asked:
+            ids = self._connection.scalars(self._stretch, {"listener": name, "start": entry_id}).all()
+            self._asked = range(entry_id, max(entry_id, *ids) + 1 if ids else entry_id + 1)
+            parameters = {"outbox": self._outbox, "ids": [entry_id, *ids]}
             self._foreign = dict(self._connection.execute(_FOREIGN, parameters).all())
             ended = self._clock()
             self._ask_at = ended + max(ASK_EVERY, (ended - began) / SHARE)

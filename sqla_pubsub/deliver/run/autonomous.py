@@ -120,7 +120,7 @@ class Autonomous:
                 if self._stopping():
                     return False, False
                 left = self._unknown.left
-                entry = self._take(store, entry_id, found)
+                entry = self._take(store, entry_id)
                 if entry is None and self._unknown.left != left:
                     # The others may be of the kind that was met just now: they are found again without it.
                     return True, False
@@ -149,8 +149,8 @@ class Autonomous:
             self._holds = store, store.claims.holds(self._spec)
         return self._holds[1]
 
-    def _take(self, store: Store, entry_id: int, among: list[int]) -> Entry | None:
-        return take_outside(store, self._holds_of(store), self._spec, self._unknown, entry_id, among)
+    def _take(self, store: Store, entry_id: int) -> Entry | None:
+        return take_outside(store, self._holds_of(store), self._spec, self._unknown, entry_id)
 
     def _work(self, store: Store, entry: Entry) -> Outcome | Again:
         holds = self._holds_of(store)

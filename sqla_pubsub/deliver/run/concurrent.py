@@ -231,7 +231,7 @@ class Concurrent:
         entry_id = self._waits_alone
         self._wait_alone(None)
         holds = self._holds_of(store)
-        entry = take_outside(store, holds, self._spec, self._unknown, entry_id, [entry_id])
+        entry = take_outside(store, holds, self._spec, self._unknown, entry_id)
         if entry is not None:
             self._hand_over(store, [entry], taken)
         self._cursor.start_over()

@@ -26,7 +26,7 @@ from sqla_pubsub.registry import ListenerSpec
 
 
 def take_outside(
-    store: Store, holds: Holds, spec: ListenerSpec, unknown: Unknown, entry_id: int, among: list[int]
+    store: Store, holds: Holds, spec: ListenerSpec, unknown: Unknown, entry_id: int
 ) -> Entry | None:
     """Claim one entry, or return None where it is not free or not this worker's to handle.
 
@@ -36,7 +36,7 @@ def take_outside(
 
     def claimed(inline: int) -> Entry | None:
         with store.connection.begin() as transaction:
-            row = holds.take(spec.name, entry_id, among, inline)
+            row = holds.take(spec.name, entry_id, inline)
             entry = None if row is None else Entry(*row)
             if entry is not None and unknown.is_mine(store.connection, entry):
                 return entry
@@ -105,7 +105,7 @@ def take_all_outside(
     try:
         with store.connection.begin():
             for entry_id in ids:
-                row = holds.take(spec.name, entry_id, ids)
+                row = holds.take(spec.name, entry_id)
                 if row is None:
                     strange.append(entry_id)
                 elif unknown.is_mine(store.connection, entry := Entry(*row)):
@@ -117,7 +117,7 @@ def take_all_outside(
         if store.lost or is_of_outbox(error):
             raise
         holds.leave(*ids)
-        alone = (take_outside(store, holds, spec, unknown, entry_id, ids) for entry_id in ids)
+        alone = (take_outside(store, holds, spec, unknown, entry_id) for entry_id in ids)
         return [entry for entry in alone if entry is not None]
     holds.leave(*strange)
     return taken
