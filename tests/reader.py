@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, make_url
 
 from sqla_pubsub.settings import LISTENERS_OPTION, load_settings, module_names
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "postgresql+psycopg2://myapp@localhost/myapp"
+AWAITED_URL = "postgresql+psycopg://localhost/myapp"
 """The database of the documents; it stands for the test's own."""
 PROGRAMS = {"alembic": "alembic", "sqla-pubsub": "sqla_pubsub", "pytest": "pytest"}
 
@@ -93,7 +94,7 @@ class Reader:
         actions[block.language](block)
 
     def python(self, block: Block) -> None:
-        source = block.source.replace(URL, self.url)
+        source = self.placed(block.source)
         if block.file is None and self.apart:
             self.program(block, source)
             return
@@ -113,6 +114,13 @@ class Reader:
                 # Models declared anew belong to a new metadata.
                 forget_modules()
             importlib.import_module(f"myapp.{path.stem}")
+
+    def placed(self, text: str) -> str:
+        """Put the database of this reader in the place of the reader's own."""
+        awaited = (
+            make_url(self.url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        )
+        return text.replace(URL, self.url).replace(AWAITED_URL, awaited)
 
     def program(self, block: Block, source: str) -> None:
         """Run a block as the script that it is, in a process that has imported nothing yet."""
@@ -146,7 +154,7 @@ class Reader:
         assert module_names(parser["alembic"][LISTENERS_OPTION]) == ("myapp.listeners",)
 
     def console(self, block: Block) -> None:
-        for command in block.commands:
+        for command in map(self.placed, block.commands):
             program, *arguments = shlex.split(command)
             if program == "make":
                 assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), f"{block}: no such target"
