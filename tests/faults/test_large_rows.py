@@ -69,7 +69,7 @@ def test_a_backlog_of_large_rows_costs_little_memory(
     shop = bare_shop
     shop.write("shop/listeners.py", RECORDING.format(**kind))
     shop.install()
-    largest, large = length(short=3, full=52), length(short=20, full=500)
+    largest, large = length(short=2, full=52), length(short=10, full=500)
     for rows, size in ((largest, 22_000_000), (large, 2_200_000)):
         content = made.format(size=size)
         execute(shop, f'INSERT INTO "order" (item) SELECT {content} FROM generate_series(1, {rows}) AS row')
@@ -85,6 +85,7 @@ def test_a_backlog_of_large_rows_costs_little_memory(
     assert max(map(peak_megabytes, pids)) < MOST_MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS[:1], *KINDS[2:]])
 def test_a_row_that_no_worker_has_memory_for_becomes_a_dead_letter(
     bare_shop: Shop, kind: dict[str, str], monkeypatch: pytest.MonkeyPatch
