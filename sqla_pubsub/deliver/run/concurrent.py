@@ -8,6 +8,7 @@ where it is lost, the handlers are ended and nothing of them is written, because
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Protocol
 
@@ -79,7 +80,7 @@ class Concurrent:
         unknown: Leaves alone what this worker does not know.
         connect: Makes the connection of a handler's session.
         crew: Runs the handlers.
-        grace: Seconds for which a stopping listener waits for them.
+        grace: For which a stopping listener waits for them.
         stopping: Whether the listener is to stop.
         clock: Seconds.
     """
@@ -93,7 +94,7 @@ class Concurrent:
         connect: Callable[[], OwnConnection],
         crew: Crew,
         *,
-        grace: float,
+        grace: timedelta,
         stopping: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
@@ -104,7 +105,7 @@ class Concurrent:
         self._unknown = unknown
         self._connect = connect
         self._crew = crew
-        self._grace = grace
+        self._grace = grace.total_seconds()
         self._stopping = stopping
         self._clock = clock
         self._in_hand = dict[int, Entry]()

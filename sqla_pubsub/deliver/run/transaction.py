@@ -106,18 +106,22 @@ def one_transaction(
         done = Undone(cause=error, isolate=() if store.lost else ids(claimed.entries))
     match done:
         case Worked():
-            return Result(
-                outcomes=done.outcomes,
-                claimed=max(ids(claimed.entries)),
-                isolate=(*claimed.isolate, *done.again),
-                conflict=bool(done.again),
-                exhausted=not claimed.full,
-                left=len(done.outcomes) < len(claimed.entries),
-                fit=fit,
-                timing=done.timing,
-            )
+            return _committed(claimed, done, fit)
         case Undone():
             return _undo(store, claimed, done, ordered=events.spec.ordered)
+
+
+def _committed(claimed: Claimed, done: Worked, fit: int | None) -> Result:
+    return Result(
+        outcomes=done.outcomes,
+        claimed=max(ids(claimed.entries)),
+        isolate=(*claimed.isolate, *done.again),
+        conflict=bool(done.again),
+        exhausted=not claimed.full,
+        left=len(done.outcomes) < len(claimed.entries),
+        fit=fit,
+        timing=done.timing,
+    )
 
 
 def _read_and_worked(
