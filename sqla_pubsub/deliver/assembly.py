@@ -75,32 +75,15 @@ def lane_of(
     turn = config.commit_every.total_seconds()
     time_box = 0.0 if spec.timeout is not None else turn
     runner: Runner
-    if not spec.transactional:
-        connect = partial(OwnConnection, engine)
-        runner = (
-            Autonomous(
-                events,
-                claimer,
-                cursor,
-                unknown,
-                connect(),
-                gate,
-                time_box=turn,
-                stopping=stopping,
-                clock=clock,
-            )
-            if crew is None
-            else Concurrent(
-                events,
-                claimer,
-                cursor,
-                unknown,
-                connect,
-                crew,
-                grace=config.grace,
-                stopping=stopping,
-                clock=clock,
-            )
+    if not spec.transactional and crew is not None:
+        runner = Concurrent(
+            events, claimer, cursor, unknown, partial(OwnConnection, engine), crew,
+            grace=config.grace, stopping=stopping, clock=clock,
+        )  # fmt: skip
+    elif not spec.transactional:
+        own = OwnConnection(engine)
+        runner = Autonomous(
+            events, claimer, cursor, unknown, own, gate, time_box=turn, stopping=stopping, clock=clock
         )
     elif spec.batch is not None:
         runner = Batched(events, claimer)
