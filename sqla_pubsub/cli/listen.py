@@ -43,7 +43,7 @@ from sqla_pubsub.rights import refuse_without_rights
 )
 @click.option(
     "--concurrency", type=click.IntRange(1, 1024), default=1, show_default=True,
-    help="Threads per process, for transactional=False listeners only.",
+    help="Events in hand per process: threads for transactional=False functions, tasks for async def ones.",
 )  # fmt: skip
 @click.option(
     "--listener", "listeners", multiple=True, metavar="NAME", help="Run only this one; may be repeated."
