@@ -230,6 +230,7 @@ def soaking_shop(tmp_path: Path, url: str) -> Iterator[Shop]:
     shop.close()
 
 
+@pytest.mark.timeout(0)
 def test_random_faults_under_load_lose_and_double_nothing(soaking_shop: Shop, server: Server) -> None:
     seed = random.SystemRandom().getrandbits(32)
     print(f"seed {seed}, {MINUTES:g} minutes")
