@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -42,7 +43,13 @@ class Chain:
     @property
     def setting(self) -> str:
         """The context of a transaction in which that is written."""
-        return json.dumps({KEY: [self.depth, *self.names]})
+        return _setting(self.depth, self.names)
+
+
+@lru_cache(maxsize=1_000)
+def _setting(depth: int, names: tuple[str, ...]) -> str:
+    # Most events of a listener have the same chain, and there are many.
+    return json.dumps({KEY: [depth, *names]})
 
 
 def chain_of(entry: Entry) -> Chain:
@@ -58,6 +65,8 @@ def chain_of(entry: Entry) -> Chain:
 
 def deepest(entries: Sequence[Entry]) -> Chain:
     """Return the longest chain of events that are handled together."""
+    if len(entries) == 1:
+        return chain_of(entries[0])
     return max(map(chain_of, entries), key=lambda chain: chain.depth)
 
 

@@ -103,11 +103,12 @@ class Dispatcher:
             Reject: That of an event is longer than allowed.
         """
         chain = deepest(entries)
-        name, names = self._spec.name, ", ".join(map(repr, chain.names))
+        name = self._spec.name
         if self._max_depth is not None and chain.depth > self._max_depth:
             raise Reject(
                 f"the event came about by a chain of {chain.depth} handlers, and max_depth is {self._max_depth}: "
-                f"{names}, and now {name!r}. A listener that changes what it listens to calls itself: "
+                f"{', '.join(map(repr, chain.names))}, and now {name!r}. "
+                "A listener that changes what it listens to calls itself: "
                 "let it change only what is not right yet, or narrow it with of= or when=."
             )
         if chain.depth >= max(WARN_AT, 10 * self._warned_at):
