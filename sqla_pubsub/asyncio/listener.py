@@ -27,6 +27,8 @@ from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
 T = TypeVar("T")
+LEFT_FREE = 2
+"""Connections of a pool that stay for the sessions of outside handlers, and for the application."""
 
 
 class AsyncListener:
@@ -116,7 +118,7 @@ class AsyncListener:
     def _listeners(self, specs: Sequence[ListenerSpec], concurrency: int) -> Iterable[Listener]:
         inside = [spec.name for spec in specs if spec.transactional]
         outside = [spec.name for spec in specs if not spec.transactional]
-        slots = min(concurrency, _slots(self._engine)) if inside else 0
+        slots = min(concurrency, _slots(self._engine, outside=bool(outside))) if inside else 0
         followers = [Asynchronous() for _ in range(slots - 1)]
 
         def wake(happening: Happening) -> None:
@@ -200,12 +202,13 @@ class _Following:
         """It has no connection."""
 
 
-def _slots(engine: AsyncEngine) -> int:
-    """Return how many connections transactional handlers may have, so that two are left for the rest."""
+def _slots(engine: AsyncEngine, *, outside: bool) -> int:
+    """Return how many connections transactional handlers may have: the rest of the pool listens, claims, and is free."""
     pool = engine.sync_engine.pool
     if not isinstance(pool, QueuePool) or pool._max_overflow < 0:
         return MOST_SLOTS
-    return max(1, min(MOST_SLOTS, pool.size() + pool._max_overflow - 2))
+    listening, claiming = (2, 1) if outside else (1, 0)
+    return max(1, min(MOST_SLOTS, pool.size() + pool._max_overflow - listening - claiming - LEFT_FREE))
 
 
 def _refuse_wrong_kinds(engine: object, listeners: object, concurrency: object) -> None:

@@ -147,13 +147,15 @@ class Listener:
         """
         try:
             self._open_lanes()
-            self._instrument(Started(listeners=tuple(spec.name for spec in self._specs)))
+            if self._make_sleeper is None:  # One that follows another listener of its process is no news.
+                self._instrument(Started(listeners=tuple(spec.name for spec in self._specs)))
             while not self._stop() and self._outage.until_open(self._open, self._stop):
                 try:
                     self._work_until_idle_or_lost()
                 except ConnectionLost:
                     self._stop.wait(self._outage.pause())
-            self._instrument(Stopped())
+            if self._make_sleeper is None:
+                self._instrument(Stopped())
         finally:
             self._close()
 

@@ -260,3 +260,28 @@ def test_a_plain_listener_and_one_of_a_loop_leave_each_others_events_alone(notes
         notes.drain("awaited")
     with pytest.raises(ConfigurationError, match="'plain' is a plain function"):
         asyncio.run(notes.drained("plain"))
+
+
+def test_a_small_pool_is_never_used_up_by_transactional_handlers(notes: AsyncNotes) -> None:
+    """The default one has fifteen connections; those that listen and claim come first."""
+
+    @after_insert(notes.Note)
+    async def inside(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(notes.Effect).values(listener="inside", what=new.content))
+
+    @after_insert(notes.Note, transactional=False)
+    async def outside(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(notes.Effect).values(listener="outside", what=new.content))
+
+    async def program() -> None:
+        notes.install()
+        async with (
+            notes.async_engine(pool_size=6, max_overflow=0, pool_timeout=2) as engine,
+            AsyncListener(engine, notes.metadata, concurrency=50).running(),
+        ):
+            await asyncio.to_thread(notes.write, *"abcdefgh")
+            await asyncio.to_thread(wait_until, lambda: notes.left() == 0, DEADLINE, "all to be settled")
+
+    asyncio.run(program())
+    for name in ("inside", "outside"):
+        assert sorted(map(str, notes.effects(name))) == list("abcdefgh")
