@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
@@ -285,3 +286,26 @@ def test_a_small_pool_is_never_used_up_by_transactional_handlers(notes: AsyncNot
     asyncio.run(program())
     for name in ("inside", "outside"):
         assert sorted(map(str, notes.effects(name))) == list("abcdefgh")
+
+
+def test_a_handler_that_does_not_let_itself_be_cancelled_is_given_up(notes: AsyncNotes) -> None:
+    let_go: list[asyncio.Event] = []
+
+    @after_insert(notes.Note, retry=ONCE, timeout=timedelta(milliseconds=100))
+    async def handle(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
+        if new.content == "b":
+            let_go.append(asyncio.Event())
+            while not let_go[0].is_set():
+                with suppress(asyncio.CancelledError):
+                    await let_go[0].wait()
+
+    async def program() -> int:
+        handled = await notes.drained()
+        let_go[0].set()
+        return handled
+
+    notes.write("a", "b", "c")
+    assert asyncio.run(program()) == 3
+    assert notes.effects("handle") == ["a", "c"]
+    assert "ran longer than its timeout" in notes.dead()[0].reason
