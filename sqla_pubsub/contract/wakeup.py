@@ -52,12 +52,15 @@ def lock_parameters(entry: TableClause, connection: Connection) -> dict[str, str
 
 # By oid, because outboxes of one name in two schemas count their entries alike.
 ENTRY_KEY = "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
-TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({ENTRY_KEY})")
-"""The lock by which workers of earlier releases claim an entry. Parameters: outbox, id."""
-LEAVE_ENTRIES = text(
-    f"SELECT count(pg_advisory_unlock({ENTRY_KEY.replace(':id', 'e.id')})) FROM unnest(:ids) AS e (id)"
+_EACH_KEY = ENTRY_KEY.replace(":id", "e.id")
+TRY_ENTRIES = text(
+    f"SELECT e.id FROM unnest(:ids) AS e (id) WHERE pg_try_advisory_lock({_EACH_KEY})"
 ).bindparams(bindparam("ids", type_=ARRAY(BigInteger)))
-"""Gives it up for several. Parameters: outbox, ids."""
+"""The lock by which workers of earlier releases claim an entry, for those that have it. Parameters: outbox, ids."""
+LEAVE_ENTRIES = text(f"SELECT count(pg_advisory_unlock({_EACH_KEY})) FROM unnest(:ids) AS e (id)").bindparams(
+    bindparam("ids", type_=ARRAY(BigInteger))
+)
+"""Gives it up. Parameters: outbox, ids."""
 
 TRY_SLEEP_LOCK = text("SELECT pg_try_advisory_lock(:key)")
 LEAVE_SLEEP_LOCK = text("SELECT pg_advisory_unlock(:key)")

@@ -48,6 +48,7 @@ class Connections:
         self._colour = colour
         self._work: Store | None = None
         self._direct: Store | None = None
+        self._passes_poolers = False
 
     def open(self) -> None:
         """Open what is not open.
@@ -59,10 +60,11 @@ class Connections:
         if self._work is None:
             self._work = self.store()
         outside = [spec for spec in self._specs if not spec.transactional]
-        if outside and self._direct is None:
-            if self._config.direct_url is not None:
+        if outside and not self._passes_poolers:
+            if self._config.direct_url is not None and self._direct is None:
                 self._direct = self._store(self.direct_engine)
             refuse_pooler((self._direct or self._work).connection, outside[0].name)
+            self._passes_poolers = True
         self.adopt()
 
     def adopt(self) -> None:
@@ -102,6 +104,7 @@ class Connections:
                 with suppress(DBAPIError):
                     store.close()
         self._work = self._direct = None
+        self._passes_poolers = False
 
     def _store(self, engine: Engine) -> Store:
         return Store(WorkConnection(engine, self._outbox, self._config, self._instrument), self._instrument)

@@ -12,13 +12,14 @@ from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Engine, event, make_url
-from sqlalchemy.pool import NullPool
 
 from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.settings import import_modules
 
 DRIVERS = ("psycopg2", "psycopg")
+MOST_KEPT = 20
+"""Connections of a worker's pool that stay open while nobody uses them, at most."""
 _LIBPQ = {"ssl": "sslmode", "timeout": "connect_timeout", "database": "dbname"}
 _ASYNCPG_ONLY = frozenset(
     (
@@ -71,8 +72,10 @@ def application_engine(name: str) -> Engine:
     return engine
 
 
-def async_engine(url: str, listener: str) -> Any:
+def async_engine(url: str, listener: str, concurrency: int) -> Any:
     """Return an AsyncEngine for the running loop, for *listener* and other ``async def`` ones.
+
+    It keeps open what *concurrency* handlers use again and again, and opens as many connections as are asked for.
 
     Raises:
         ConfigurationError: The driver of the URL is none that can be awaited.
@@ -85,7 +88,10 @@ def async_engine(url: str, listener: str) -> Any:
             "postgresql+psycopg://, which serves plain functions too. Run: pip install 'sqla-pubsub[psycopg,asyncio]'"
         )
     make: Any = import_module("sqlalchemy.ext.asyncio").create_async_engine
-    return make(place, poolclass=NullPool, connect_args=dict(KEEPALIVE))
+    return make(
+        place, pool_size=min(concurrency, MOST_KEPT), max_overflow=-1, pool_use_lifo=True,
+        connect_args=dict(KEEPALIVE),
+    )  # fmt: skip
 
 
 def _made(name: str, factory: Any) -> Any:

@@ -151,7 +151,7 @@ def _on_loop(
             "Run: pip install 'sqla-pubsub[asyncio]'"
         ) from error
     listener: Works = loop.LoopListener(
-        partial(async_engine, plan.url, specs[0].name), metadata, plan.config,
+        partial(async_engine, plan.url, specs[0].name, plan.concurrency), metadata, plan.config,
         listeners=[spec.name for spec in specs], concurrency=plan.concurrency, scoreboards=shown_on,
     )  # fmt: skip
     return listener

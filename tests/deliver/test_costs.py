@@ -147,8 +147,8 @@ def test_claiming_due_retries_reads_only_what_it_claims(backlog: Notes, ordered:
 @pytest.mark.one_driver
 @pytest.mark.parametrize("ordered", [False, True])
 def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> None:
-    claim = statements(backlog, ordered=ordered).claim_one
-    nodes, indexes, touched = explained(backlog, claim, listener="handle", id=ENTRIES)
+    claim = statements(backlog, ordered=ordered).claim_some
+    nodes, indexes, touched = explained(backlog, claim, listener="handle", ids=[ENTRIES])
     assert "pubsub_outbox_pkey" in indexes
     assert "Seq Scan" not in nodes
     assert touched < 20

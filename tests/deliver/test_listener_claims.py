@@ -162,10 +162,10 @@ def claimed(connection: Connection, holds: Holds, ids: list[int]) -> list[int]:
     found = []
     for entry_id in ids:
         with connection.begin() as transaction:
-            if holds.take("handle", entry_id) is None:
-                transaction.rollback()
-            else:
+            if holds.take("handle", [entry_id]):
                 found.append(entry_id)
+            else:
+                transaction.rollback()
         holds.leave(entry_id)
     return found
 

@@ -93,9 +93,9 @@ class Claims:
 
         No payload is read with it: it may be what undid the group of the entry.
         """
-        parameters = {"listener": spec.name, "id": entry_id, "inline": -1}
+        parameters = {"listener": spec.name, "ids": [entry_id], "inline": -1}
         statements = self._of(spec)
-        found = self._without_rivals(statements, self._entries(statements.claim_one, parameters))
+        found = self._without_rivals(statements, self._entries(statements.claim_some, parameters))
         return found[0] if found else None
 
     def look(self, spec: ListenerSpec, *, start: int, bind: bool) -> Look:

@@ -37,7 +37,7 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRIES, TRY_ENTRY, lock_parameters
+from sqla_pubsub.contract.wakeup import ENTRY_KEY, LEAVE_ENTRIES, TRY_ENTRIES, lock_parameters
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.payloads import SMALL
 from sqla_pubsub.deliver.claim.statements import HIGHEST, LISTENER, Statements
@@ -107,7 +107,7 @@ class Holds:
         # Locked as it is read, so that it is still as free when the claim is written.
         c = statements.entry.c
         returned = and_(c.due_at.is_not(None), c.attempt == 0).label("returned")
-        self._find = statements.claiming(statements.one.where(~_held(c.last_error)).add_columns(returned))
+        self._find = statements.claiming(statements.some.where(~_held(c.last_error)).add_columns(returned))
         self._claim = _claim(statements)
         self._release = _release(statements)
         self._mark: str | None = None
@@ -115,6 +115,8 @@ class Holds:
         some = c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
         self._in_hand: Select[Any] = select(literal_column("true")).where(some, _held(c.last_error)).limit(1)
         self._locked = set[int]()
+        self._left = list[int]()
+        """What is locked and need not be any more."""
         self._rivals = dict[int, list[int]]()
         """By entry in hand, what else is locked for it."""
         self._ask_at = 0.0
@@ -131,48 +133,64 @@ class Holds:
         )
         self._warned = set[str | None]()
 
-    def take(self, name: str, entry_id: int, inline: int = SMALL) -> Sequence[Any] | None:
-        """Claim an entry of listener *name* in the open transaction, and return its columns; None where it is not free.
+    def take(self, name: str, ids: Sequence[int], inline: int = SMALL) -> list[Sequence[Any]]:
+        """Claim those of some entries that are free, in the open transaction, and return their columns.
 
-        The transaction has to be committed for it, or to be rolled back and `leave` called.
+        The transaction has to be committed for it, or to be rolled back and `leave` called for all of them.
 
         Args:
             name: The listener.
-            entry_id: The entry.
+            ids: The entries.
             inline: A larger payload is not read.
         """
         connection = self._connection
-        if connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": entry_id}):
-            self._locked.add(entry_id)
-        elif not self._is_foreign(name, entry_id):
-            return None
-        parameters = {"listener": name, "id": entry_id, "inline": inline}
-        row = connection.execute(self._find, parameters).one_or_none()
-        if row is None or (row.returned and not self._take_rivals(name, entry_id)):
-            return None
-        if self._mark is None:
-            self._mark = connection.scalar(MARK)
-        connection.execute(self._claim, {"b_id": entry_id, "b_mark": self._mark})
-        return row[:-1]
+        self._unlock()
+        tried = set(self._try(ids))
+        self._locked |= tried
+        wanted = [entry_id for entry_id in ids if entry_id in tried or self._is_foreign(name, entry_id)]
+        if not wanted:
+            return []
+        found = connection.execute(self._find, {"listener": name, "ids": wanted, "inline": inline}).all()
+        taken = {row.id: row[:-1] for row in found if not row.returned or self._take_rivals(name, row.id)}
+        if taken:
+            if self._mark is None:
+                self._mark = connection.scalar(MARK)
+            connection.execute(self._claim, {"b_ids": list(taken), "b_mark": self._mark})
+        return [taken[entry_id] for entry_id in ids if entry_id in taken]
 
-    def release(self, entry_id: int) -> None:
-        """Give back an entry of which nothing is settled, in the open transaction."""
-        self._connection.execute(self._release, {"b_id": entry_id, "b_mark": self._mark})
+    def _try(self, ids: Sequence[int]) -> Sequence[int]:
+        return self._connection.scalars(TRY_ENTRIES, {"outbox": self._outbox, "ids": list(ids)}).all()
+
+    def release(self, ids: Sequence[int]) -> None:
+        """Give back entries of which nothing is settled, in the open transaction."""
+        self._connection.execute(self._release, {"b_ids": list(ids), "b_mark": self._mark})
 
     def leave(self, *entry_ids: int) -> None:
         """Give up the locks, in a transaction of its own, after what was done is committed.
 
         Not before: who took one meanwhile would still read the entry.
         """
-        left = list[int]()
+        self.gone(*entry_ids)
+        if self._left:
+            with self._connection.begin():
+                self._unlock()
+
+    def gone(self, *entry_ids: int) -> None:
+        """Give up, with the next claim, the locks of entries that are not there any more: nobody waits for these."""
         for entry_id in entry_ids:
-            left += self._rivals.pop(entry_id, [])
+            self._left += self._rivals.pop(entry_id, [])
             if entry_id in self._locked:
                 self._locked.discard(entry_id)
-                left.append(entry_id)
-        if left:
-            with self._connection.begin():
-                self._connection.execute(LEAVE_ENTRIES, {"outbox": self._outbox, "ids": left})
+                self._left.append(entry_id)
+
+    def has_rivals(self, entry_id: int) -> bool:
+        """Whether entries that are still there are locked with this one."""
+        return bool(self._rivals.get(entry_id))
+
+    def _unlock(self) -> None:
+        if self._left:
+            self._connection.execute(LEAVE_ENTRIES, {"outbox": self._outbox, "ids": self._left})
+            self._left = []
 
     def _take_rivals(self, name: str, entry_id: int) -> bool:
         """Lock what would come next in the row of a retry without it; return whether nobody has any of that.
@@ -182,11 +200,10 @@ class Holds:
         if not isinstance(self._statements, OrderedStatements):
             return True
         found = [id_ for _, id_ in self._connection.execute(self._statements.rivals, {"heads": [entry_id]})]
-        for each in found:
-            if self._connection.scalar(TRY_ENTRY, {"outbox": self._outbox, "id": each}):
-                self._rivals.setdefault(entry_id, []).append(each)
-            elif not self._is_foreign(name, each):
-                return False
+        locked = list(self._try(found)) if found else []
+        self._rivals.setdefault(entry_id, []).extend(locked)
+        if not all(each in locked or self._is_foreign(name, each) for each in found):
+            return False
         return not found or not self._connection.scalar(self._in_hand, {"ids": found})
 
     def _is_foreign(self, name: str, entry_id: int) -> bool:
@@ -212,25 +229,25 @@ class Holds:
 
 
 def _claim(statements: Statements) -> Update:
-    """Write the claim. Parameters: b_id, b_mark."""
+    """Write the claim. Parameters: b_ids, b_mark."""
     c = statements.entry.c
     # A crash of the server ends all that could hold a claim, so this commit need not wait for the disk.
     lazily = func.set_config("synchronous_commit", "off", literal_column("true"))
     return (
         update(statements.entry)
-        .where(c.id == bindparam("b_id", type_=BigInteger))
+        .where(c.id == any_(bindparam("b_ids", type_=ARRAY(BigInteger))))
         .values(last_error=bindparam("b_mark", type_=Text) + func.coalesce(_unmarked(c.last_error), ""))
         .returning(lazily)
     )
 
 
 def _release(statements: Statements) -> Update:
-    """Take the claim out again. Parameters: b_id, b_mark."""
+    """Take claims out again. Parameters: b_ids, b_mark."""
     c = statements.entry.c
     return (
         update(statements.entry)
         .where(
-            c.id == bindparam("b_id", type_=BigInteger),
+            c.id == any_(bindparam("b_ids", type_=ARRAY(BigInteger))),
             func.starts_with(c.last_error, bindparam("b_mark", type_=Text)),
         )
         .values(last_error=func.nullif(_unmarked(c.last_error), ""))

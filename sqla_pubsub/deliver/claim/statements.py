@@ -124,9 +124,9 @@ class Statements:
         return self.claiming(due.order_by(self.entry.c.due_at).limit(SIZE))
 
     @cached_property
-    def claim_one(self) -> Select[Any]:
-        """Claim one entry if it is still there, due, and nobody has it. Parameters: listener, id, inline."""
-        return self.claiming(self.one)
+    def claim_some(self) -> Select[Any]:
+        """Claim those of some entries that are still there, due, and nobody's. Parameters: listener, ids, inline."""
+        return self.claiming(self.some)
 
     @cached_property
     def look(self) -> Select[Any]:
@@ -165,11 +165,11 @@ class Statements:
         return union_all(ready.subquery().select(), due.subquery().select()).order_by("id").limit(SIZE)
 
     @cached_property
-    def one(self) -> Select[Any]:
-        """Find one entry if it is to be handled now. Parameters: listener, id."""
+    def some(self) -> Select[Any]:
+        """Find those of some entries that are to be handled now. Parameters: listener, ids."""
         c = self.entry.c
         return self._claim().where(
-            c.id == bindparam("id", type_=BigInteger),
+            c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))),
             or_(c.due_at.is_(None), self._due()),
         )
 

@@ -18,7 +18,7 @@ from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.gate import Gate
-from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside, take_outside
+from sqla_pubsub.deliver.run.outside import decode_outside, leave_outside, settle_outside, take_outside
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
@@ -96,6 +96,7 @@ class Autonomous:
             return Result(outcomes=tuple(outcomes), error=error)
         if not outcomes and not more:
             self._own.let_go()
+            self._holds_of(store).leave()
         claimed = max((outcome.id for outcome in outcomes), default=0)
         return Result(outcomes=tuple(outcomes), claimed=claimed, exhausted=not more, rewind=rewind)
 
@@ -155,15 +156,17 @@ class Autonomous:
     def _work(self, store: Store, entry: Entry) -> Outcome | Again:
         holds = self._holds_of(store)
         outcome = self._decode_and_handle(store, entry)
+        settled = list[Outcome]()
         try:
             if isinstance(outcome, Again):
                 with store.begin():
-                    holds.release(entry.id)
+                    holds.release([entry.id])
                 return outcome
-            return settle_outside(store, self._events, entry, outcome)
+            settled.append(settle_outside(store, self._events, entry, outcome))
+            return settled[0]
         finally:
             if not store.lost:
-                holds.leave(entry.id)
+                leave_outside(holds, settled, [entry])
 
     def _decode_and_handle(self, store: Store, entry: Entry) -> Outcome | Again:
         # What a process dies of may be the payload.

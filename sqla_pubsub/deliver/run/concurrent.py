@@ -7,6 +7,7 @@ where it is lost, the handlers are ended and nothing of them is written, because
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -21,6 +22,7 @@ from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.outside import (
     decode_all_outside,
+    leave_outside,
     settle_all_outside,
     take_all_outside,
     take_outside,
@@ -37,6 +39,8 @@ MOST = 500
 """Entries looked at in one statement at most."""
 PORTION = 50
 """Entries claimed in one transaction at most."""
+KEPT = 0.2
+"""Seconds for which what was found is worth a try: retries of lower ids may be due meanwhile."""
 
 Ended = Outcome | Again
 Work = Callable[[], Ended]
@@ -112,6 +116,8 @@ class Concurrent:
         self._waits_alone: int | None = None
         """An entry that killed a process before, for which the others are awaited."""
         self._holds: tuple[Store, Holds] | None = None
+        self._found = deque[int]()
+        self._found_until = 0.0
 
     def run(self, store: Store, _size: int, taken: Callable[[], None]) -> Result:
         """Settle what has ended and begin what there is room for; *taken* is called for each that begins."""
@@ -141,6 +147,7 @@ class Concurrent:
         """End the handlers in hand: the connection that holds their claims is gone."""
         self._crew.end_all(0.0)
         self._in_hand.clear()
+        self._found.clear()
         self._holds = None
         self._wait_alone(None)
 
@@ -161,12 +168,11 @@ class Concurrent:
         try:
             if again:
                 with store.begin():
-                    for entry_id in again:
-                        holds.release(entry_id)
+                    holds.release(again)
             outcomes += settle_all_outside(store, self._events, settled)
         finally:
             if not store.lost:
-                holds.leave(*(entry.id for entry, _ in ended))
+                leave_outside(holds, outcomes, [entry for entry, _ in ended])
         self._show()
         return bool(again)
 
@@ -174,37 +180,43 @@ class Concurrent:
         """Begin as many as there is room for; return whether there is more to do now."""
         if self._waits_alone is not None:
             return self._begin_alone(store, taken)
-        if not self._crew.room:
+        room = self._crew.room
+        if not room:
             return False
-        began = self._clock()
-        if self._cursor.is_look_back(began):
+        if not self._is_found(store):
+            self._cursor.start_over()
+            self._holds_of(store).leave()
+            return False
+        some = [self._found.popleft() for _ in range(min(room, PORTION, len(self._found)))]
+        for entry_id in some:
+            self._cursor.passed(entry_id)
+        self._begin_some(store, some, taken)
+        return self._crew.is_alone if self._is_blocked() else True
+
+    def _is_found(self, store: Store) -> bool:
+        """Look for entries where none are left of the last look, or that is old; return whether there are some."""
+        now = self._clock()
+        if now >= self._found_until:
+            self._found.clear()
+        if self._found:
+            return True
+        if self._cursor.is_look_back(now):
             self._cursor.start_over()
             with store.connection.begin():
                 self._claimer.look_back(store)
-        size = min(MOST, CANDIDATES + len(self._in_hand))
-        found = list[int]()
         for found in store.claims.candidates(
             self._spec,
-            start=self._cursor.start(began),
-            low_water=self._cursor.order_low_water(began),
+            start=self._cursor.start(now),
+            low_water=self._cursor.order_low_water(now),
             passed_to=self._cursor.passed_to,
-            size=size,
+            size=min(MOST, CANDIDATES + len(self._in_hand)),
             left=self._unknown.left,
         ):
-            free = [entry_id for entry_id in found if entry_id not in self._in_hand]
-            while free and not self._stopping() and (room := self._crew.room):
-                some, free = free[: min(room, PORTION)], free[min(room, PORTION) :]
-                for entry_id in some:
-                    self._cursor.passed(entry_id)
-                self._begin_some(store, some, taken)
-                if self._is_blocked():
-                    return self._crew.is_alone
-            if free:
-                return False
-            if len(found) == size:
-                return True
-        self._cursor.start_over()
-        return False
+            self._found.extend(entry_id for entry_id in found if entry_id not in self._in_hand)
+            if self._found:
+                break
+        self._found_until = self._clock() + KEPT
+        return bool(self._found)
 
     def _wait_alone(self, entry_id: int | None) -> None:
         if (entry_id is None) != (self._waits_alone is None):
@@ -266,8 +278,7 @@ class Concurrent:
     def _give_back(self, store: Store, ids: list[int]) -> None:
         holds = self._holds_of(store)
         with store.begin():
-            for entry_id in ids:
-                holds.release(entry_id)
+            holds.release(ids)
         holds.leave(*ids)
 
     def _holds_of(self, store: Store) -> Holds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy.exc import DBAPIError
 
@@ -36,10 +36,9 @@ def take_outside(
 
     def claimed(inline: int) -> Entry | None:
         with store.connection.begin() as transaction:
-            row = holds.take(spec.name, entry_id, inline)
-            entry = None if row is None else Entry(*row)
-            if entry is not None and unknown.is_mine(store.connection, entry):
-                return entry
+            for row in holds.take(spec.name, [entry_id], inline):
+                if unknown.is_mine(store.connection, entry := Entry(*row)):
+                    return entry
             transaction.rollback()
         holds.leave(entry_id)
         return None
@@ -101,26 +100,31 @@ def take_all_outside(
     Raises:
         DBAPIError: The connection is lost, or a right is missing.
     """
-    taken, strange = list[Entry](), list[int]()
     try:
         with store.connection.begin():
-            for entry_id in ids:
-                row = holds.take(spec.name, entry_id)
-                if row is None:
-                    strange.append(entry_id)
-                elif unknown.is_mine(store.connection, entry := Entry(*row)):
-                    taken.append(entry)
-                else:
-                    holds.release(entry_id)
-                    strange.append(entry_id)
+            found = [Entry(*row) for row in holds.take(spec.name, ids)]
+            mine = [entry for entry in found if unknown.is_mine(store.connection, entry)]
+            if len(mine) < len(found):
+                holds.release([entry.id for entry in found if entry not in mine])
     except UNREADABLE as error:
         if store.lost or is_of_outbox(error):
             raise
         holds.leave(*ids)
         alone = (take_outside(store, holds, spec, unknown, entry_id) for entry_id in ids)
         return [entry for entry in alone if entry is not None]
-    holds.leave(*strange)
-    return taken
+    taken = {entry.id for entry in mine}
+    holds.leave(*(entry_id for entry_id in ids if entry_id not in taken))
+    return mine
+
+
+def leave_outside(holds: Holds, outcomes: Sequence[Outcome], entries: Sequence[Entry]) -> None:
+    """Give up the locks of entries that were in hand, after their outcomes are committed."""
+    handled = {outcome.id for outcome in outcomes if isinstance(outcome, Acknowledge)}
+    ids = [entry.id for entry in entries]
+    if all(entry_id in handled and not holds.has_rivals(entry_id) for entry_id in ids):
+        holds.gone(*ids)
+    else:
+        holds.leave(*ids)
 
 
 def decode_all_outside(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.handle.chain import ContextSetting
 from sqla_pubsub.deliver.io.driver import Driver
 from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED, OwnSettings, is_pooled
+
+_PING = "sqla_pubsub.ping"
+"""Where a connection of the pool remembers that it is set up."""
 
 
 class OwnConnection:
@@ -19,8 +24,7 @@ class OwnConnection:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.context: ContextSetting
-        """The context of what handlers write on it."""
+        self._context: ContextSetting
         self._ping = ""
         self._connection: Connection | None = None
         self._marked = False
@@ -38,16 +42,13 @@ class OwnConnection:
             except SQLAlchemyError:
                 self.let_go(broken=True)
         if self._connection is None:
-            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._ping = _prepare(self._connection)
-            self.context = ContextSetting(self._connection, local=False)
-            event.listen(self._connection, "set_connection_execution_options", self._mark)
+            self._connection = self._open()
         return self._connection
 
     def in_context(self, setting: str) -> Connection:
         """Return the connection, on which what is written has this context from now on."""
         connection = self.connected() if self._connection is None else self._connection
-        self.context.be(setting)
+        self._context.be(setting)
         return connection
 
     def let_go(self, *, broken: bool = False) -> None:
@@ -57,7 +58,7 @@ class OwnConnection:
             try:
                 if not broken:
                     # It may go back to a pool, from which others take it.
-                    self.context.be("")
+                    self._context.be("")
                     connection.exec_driver_sql(self._ping)
             except SQLAlchemyError:
                 broken = True
@@ -65,12 +66,36 @@ class OwnConnection:
                 connection.invalidate()
             connection.close()
 
+    def _open(self) -> Connection:
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            known = connection.info.get(_PING)
+            self._ping = _set_up(connection) if known is None else _pinged(connection, known)
+        except BaseException as error:
+            # Cancelled, perhaps: what state it is in is not known.
+            with suppress(SQLAlchemyError):
+                connection.invalidate()
+            connection.close()
+            if known is not None and isinstance(error, SQLAlchemyError):
+                # It went away while it lay in the pool.
+                return self._open()
+            raise
+        connection.info[_PING] = self._ping
+        self._context = ContextSetting(connection, local=False)
+        event.listen(connection, "set_connection_execution_options", self._mark)
+        return connection
+
     def _mark(self, *_: object) -> None:
         """A handler gave the connection options, a tenant's schema say: not for the next event."""
         self._marked = True
 
 
-def _prepare(connection: Connection) -> str:
+def _pinged(connection: Connection, ping: str) -> str:
+    connection.exec_driver_sql(ping)
+    return ping
+
+
+def _set_up(connection: Connection) -> str:
     """Set up a connection for handlers; return SQL that finds out if it answers and puts its settings back."""
     driver = Driver(connection)
     if is_pooled(connection):
