@@ -5,10 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from sqla_pubsub import RetryPolicy, after_insert, after_update
+from sqla_pubsub.asyncio import AsyncListener
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
 from tests.waiting import wait_until
@@ -135,3 +136,35 @@ def test_a_cancelled_listener_gives_back_what_it_has_in_hand(notes: AsyncNotes) 
     notes.write("a")
     asyncio.run(program())
     assert [(entry.id, entry.attempt) for entry in notes.entries()] == [(1, 0)]
+
+
+def test_a_connection_that_ends_while_it_is_set_up_for_a_handler_is_an_error_of_the_server(
+    notes: AsyncNotes,
+) -> None:
+    """Nobody's fault: the handler is called again, and not for its attempts."""
+    ended: list[int] = []
+
+    @after_insert(notes.Note, transactional=False, retry=ONCE)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
+
+    def end_it(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        pid = connection.connection.driver_connection.info.backend_pid
+        # The listener's own is set up before anything is in hand.
+        if "tcp_keepalives" in statement and in_hand() and not ended:
+            ended.append(pid)
+            notes.execute("SELECT pg_terminate_backend(:pid)", pid=pid)
+
+    def in_hand() -> bool:
+        return bool(notes.scalar("SELECT count(*) FROM pubsub_outbox WHERE last_error LIKE 'in hand:%'"))
+
+    async def program() -> None:
+        async with notes.async_engine() as engine:
+            event.listen(engine.sync_engine, "before_cursor_execute", end_it)
+            async with AsyncListener(engine, notes.metadata, concurrency=2).running():
+                await asyncio.to_thread(wait_until, lambda: notes.left() == 0, 4 * DEADLINE, "all settled")
+
+    notes.write("a")
+    asyncio.run(program())
+    assert len(ended) == 1
+    assert (list(map(str, notes.effects("handle"))), notes.dead()) == (["a"], [])
