@@ -72,7 +72,10 @@ class Synchronous:
         Raises:
             HandlerTimeout: It took too long.
         """
-        call_within(spec.timeout, connection, spec.name, handle)
+        if spec.timeout is None:
+            handle()
+        else:
+            call_within(spec.timeout, connection, spec.name, handle)
 
     def is_stop(self, _: BaseException) -> bool:
         """Whatever a handler raises here, it has raised itself."""

@@ -22,16 +22,11 @@ AGAIN = 1.0
 """Seconds until the alarm is repeated: Python drops one that hits a finalizer, and a handler may swallow it."""
 
 
-def call_within(
-    limit: timedelta | None, connection: Connection, name: str, handle: Callable[[], None]
-) -> None:
+def call_within(limit: timedelta, connection: Connection, name: str, handle: Callable[[], None]) -> None:
     """Call *handle*, and raise HandlerTimeout in it when it takes longer than *limit*.
 
     Outside the main thread no alarm can be raised: there only the running query is cancelled.
     """
-    if limit is None:
-        handle()
-        return
     seconds, driver = limit.total_seconds(), Driver(connection)
     error = HandlerTimeout(f"listener {name!r} ran longer than its timeout of {limit}")
     armed, fired = True, threading.Event()

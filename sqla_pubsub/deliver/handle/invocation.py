@@ -56,6 +56,8 @@ class Dispatcher:
         self._spec = spec
         self._max_depth = max_depth
         self._warned_at = 0
+        self._first = Chain().then(spec.name)
+        """The chain after an event that no handler has caused, as most are."""
         self.routes = Routes(spec, registry)
         """What each entry is, for this listener."""
         self.entries = EntryDecoder(spec, self.routes)
@@ -102,6 +104,8 @@ class Dispatcher:
         Raises:
             Reject: That of an event is longer than allowed.
         """
+        if len(entries) == 1 and entries[0].context is None:
+            return self._first
         chain = deepest(entries)
         name = self._spec.name
         if self._max_depth is not None and chain.depth > self._max_depth:

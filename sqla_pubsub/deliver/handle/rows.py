@@ -45,7 +45,9 @@ class RowSession(Session):
         key = instance_state(instance).key
         known = None if key is None else self.identity_map.get(key)
         if known is None:
-            self.add(instance)
+            if self._displaced:
+                self._take_back([instance])
+            super().add(instance)
         elif type(known) is type(instance) and not _is_among(known, self._rows):
             self._overlay(known, instance)
             instance = known

@@ -48,6 +48,7 @@ class HandlerSession(RowSession):
     ) -> None:
         super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False)
         self._connection = connection
+        self._connection_info = connection.info
         self._savepoints = savepoints
         self._deferred = deferred
         self._context = context
@@ -117,9 +118,9 @@ class HandlerSession(RowSession):
             self._deferred.keep(entry_id, self.new, self.chain)
         else:
             self.flush()
-        for own in self._left_open():
-            own.commit()
-        if self.info.pop(CONTEXT_SETTING, False) | self._connection.info.pop(CONTEXT_SETTING, False):
+        while (inner := self._left_open()) is not None:
+            inner.commit()
+        if self._forget_context():
             # The next event is handled in the same transaction, and knows nothing of this context.
             self._context.forget()
         if self._entered:
@@ -134,14 +135,13 @@ class HandlerSession(RowSession):
         """Go back to where the event began, whatever state the handler left."""
         self._violated = None
         self._forget_rows()
-        self.info.pop(CONTEXT_SETTING, None)
-        self._connection.info.pop(CONTEXT_SETTING, None)
+        self._forget_context()
         if self._savepoints and not self._entered:
             # It wrote nothing, and the savepoint is still that of an earlier event, whose work stays.
             super().close()
             return
-        for own in self._left_open():
-            own.rollback()
+        while (inner := self._left_open()) is not None:
+            inner.rollback()
         nested, self._nested, self._entered = self._nested, None, False
         try:
             super().rollback()
@@ -168,11 +168,15 @@ class HandlerSession(RowSession):
         self._touched = False
         super().close()
 
-    def _left_open(self) -> Iterator[NestedTransaction]:
-        """Yield the savepoints inside that of the event, the innermost first, each to be ended at once."""
-        while (inner := self._connection.get_nested_transaction()) not in (None, self._nested):
-            assert inner is not None
-            yield inner
+    def _left_open(self) -> NestedTransaction | None:
+        """Return the innermost savepoint inside that of the event, which has to be ended."""
+        inner = self._connection.get_nested_transaction()
+        return None if inner is self._nested else inner
+
+    def _forget_context(self) -> bool:
+        """Forget that a handler has called `set_context`; return whether one has."""
+        mine, drivers = self.info.pop(CONTEXT_SETTING, None), self._connection_info.pop(CONTEXT_SETTING, None)
+        return mine is not None or drivers is not None
 
     def _enter(self) -> None:
         self._entered = True

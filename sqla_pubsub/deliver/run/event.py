@@ -107,7 +107,7 @@ class EventRunner:
         A handler that ran out of its time may have been interrupted anywhere, also between the driver and the
         server, so its connection is closed.
         """
-        self.take(ids(entries))
+        self.take([entries[0].id] if len(entries) == 1 else ids(entries))
         try:
             handle = partial(self.dispatcher.handle, entries, decoded, store)
             self.dispatcher.colour.within(self.spec, store.connection, handle)

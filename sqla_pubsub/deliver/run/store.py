@@ -133,11 +133,12 @@ class Store:
             TransactionEnded: It did end it.
         """
         # The driver knows without asking the server. Unnoticed, the next event would pay for it.
-        if self.spoilt or (self.intact and (self._driver.idle or self._driver.autocommit)):
+        intact = self.intact
+        if self.spoilt or (intact and (self._driver.idle or self._driver.autocommit)):
             raise TransactionEnded(ENDED)
         if self._guard.violated is not None:
             raise self._guard.violated
-        if not self.intact:
+        if not intact:
             raise SessionOwnershipError(ENDED)
         if self._driver.in_error:
             raise SessionOwnershipError(_ABORTED)
