@@ -21,6 +21,8 @@ from tests.servers import Server, Servers
 
 OLDEST = "1.18.0"
 NEWEST = "newest"
+_OF_ITS_TIME = {OLDEST: "SQLAlchemy<2.1"}
+"""The SQLAlchemy whose SQL the suite of a release expects; beside a later one it fails by itself."""
 _EXTENSIONS = {"citext", "hstore"}
 HERE = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sqla-pubsub" / "matrix"
@@ -42,7 +44,7 @@ def main() -> int:
         results = []
         for release in given.releases:
             source = _source(release)
-            python = _environment(source)
+            python = _environment(source, _OF_ITS_TIME.get(release, "SQLAlchemy"))
             for name, url in (
                 ("postgresql", _prepared(server.url(server.clone(), "psycopg2"))),
                 ("sqlite", "sqlite://"),
@@ -97,15 +99,15 @@ def _source(release: str) -> Path:
     return unpacked
 
 
-def _environment(source: Path) -> Path:
-    """Return the interpreter of an environment with this release and our plugin."""
+def _environment(source: Path, sqlalchemy: str) -> Path:
+    """Return the interpreter of an environment with this release, a SQLAlchemy and our plugin."""
     folder = CACHE / "venv" / source.name
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     # In place: the suite loads its testing plugin from beside its tests.
-    needed = ["pytest>8,<9", "pytest-xdist", "tzdata", "black", "psycopg2-binary"]
+    needed = [sqlalchemy, "pytest>8,<9", "pytest-xdist", "tzdata", "black", "psycopg2-binary"]
     subprocess.run([*pip, "--editable", str(source), "--editable", str(HERE), *needed], check=True)
     return python
 
