@@ -19,7 +19,7 @@ from sqla_pubsub.declare.diff import Difference, Found
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CapturedListener, TriggerSpec
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.registry import Capture, ListenerSpec, Registry, Subscription, registry_of
+from sqla_pubsub.registry import Capture, ListenerSpec, Publish, Registry, Subscription, registry_of
 
 _NO_CONDITION = "It looks at no column: compare columns, such as new.state == 'paid', or leave it out"
 _NO_HEARING = "It gets no event at all: compare columns, such as new.state == 'paid', or remove the listener"
@@ -106,18 +106,12 @@ def _trigger(
         raise ConfigurationError(
             f"an ordered listener needs a primary key, and table {table.fullname!r} has none. Add one, or drop ordered=."
         )
-    mapper = cast("Mapper[object]", pairs[0][1].mapper)
     publish = registry.published[table]
     capture = "row" if per_row else _capture(table, publish.capture)
     if operation == "UPDATE" and capture == "statement":
         _refuse_names_of_ours(table)
     key = tuple(column.name for column in table.primary_key.columns)
-    identity = tuple(name for name in _identity(table, pairs) if name not in key)
-    columns = None if publish.columns is None else _own(mapper, publish.columns, "__pubsub__ columns")
-    if columns is not None:
-        columns = tuple(dict.fromkeys((*columns, *identity)))
-    excluded = _own(mapper, publish.exclude, "__pubsub__ exclude")
-    exclude = tuple(name for name in excluded if name not in (*key, *identity))
+    columns, exclude = _stored(table, publish, pairs)
     ordered = any(item.ordered for item in listeners)
     narrowed = columns is not None or ordered
     return TriggerSpec(
@@ -134,6 +128,20 @@ def _trigger(
         prefix=registry.settings.prefix,
         outbox_schema=registry.settings.schema,
     )
+
+
+def _stored(
+    table: Table, publish: Publish, pairs: list[tuple[ListenerSpec, Subscription]]
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the columns that the payload has, None for all, and those that it leaves out."""
+    mapper = cast("Mapper[object]", pairs[0][1].mapper)
+    key = tuple(column.name for column in table.primary_key.columns)
+    identity = tuple(name for name in _identity(table, pairs) if name not in key)
+    columns = None if publish.columns is None else _own(mapper, publish.columns, "__pubsub__ columns")
+    if columns is not None:
+        columns = tuple(dict.fromkeys((*columns, *identity)))
+    excluded = _own(mapper, publish.exclude, "__pubsub__ exclude")
+    return columns, tuple(name for name in excluded if name not in (*key, *identity))
 
 
 def _identity(table: Table, pairs: list[tuple[ListenerSpec, Subscription]]) -> Iterator[str]:

@@ -72,26 +72,19 @@ def lane_of(
     unknown = Unknown(spec, registry, dispatcher.routes, config.unknown_grace, instrument, clock)
     claimer = Claimer(spec, cursor, unknown, clock, most_bytes=limits.batch_size.most_bytes)
     events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
-    turn = config.commit_every.total_seconds()
-    time_box = 0.0 if spec.timeout is not None else turn
+    time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
     runner: Runner
-    if not spec.transactional and crew is not None:
-        runner = Concurrent(
-            events, claimer, cursor, unknown, partial(OwnConnection, engine), crew,
-            grace=config.grace, stopping=stopping, clock=clock,
-        )  # fmt: skip
-    elif not spec.transactional:
-        own = OwnConnection(engine)
-        runner = Autonomous(
-            events, claimer, cursor, unknown, own, gate, time_box=turn, stopping=stopping, clock=clock
-        )
-    elif spec.batch is not None:
+    if spec.batch is not None and spec.transactional:
         runner = Batched(events, claimer)
-    else:
+    elif spec.transactional:
         most = limits.batch_size.max_savepoints
         runner = Grouped(
             events, claimer, time_box=time_box, max_savepoints=most, stopping=stopping, clock=clock
         )
+    else:
+        runner = _outside(
+            events, claimer, cursor, unknown, engine, config, gate=gate, crew=crew, stopping=stopping, clock=clock
+        )  # fmt: skip
     return Lane(
         spec,
         runner,
@@ -104,3 +97,28 @@ def lane_of(
         taken=taken,
         clock=clock,
     )
+
+
+def _outside(
+    events: EventRunner,
+    claimer: Claimer,
+    cursor: ClaimCursor,
+    unknown: Unknown,
+    engine: Engine,
+    config: ListenerConfig,
+    *,
+    gate: Gate,
+    crew: Crew | None,
+    stopping: Callable[[], bool],
+    clock: Callable[[], float],
+) -> Runner:
+    """Return the runner of a ``transactional=False`` listener."""
+    if crew is not None:
+        return Concurrent(
+            events, claimer, cursor, unknown, partial(OwnConnection, engine), crew,
+            grace=config.grace, stopping=stopping, clock=clock,
+        )  # fmt: skip
+    turn = config.commit_every.total_seconds()
+    return Autonomous(
+        events, claimer, cursor, unknown, OwnConnection(engine), gate, time_box=turn, stopping=stopping, clock=clock
+    )  # fmt: skip

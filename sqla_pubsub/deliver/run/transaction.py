@@ -97,6 +97,7 @@ def one_transaction(
         if isinstance(done, Worked):
             store.settle(done.outcomes)
             transaction.commit()
+            return _committed(claimed, done, fit)
     except TransactionEnded as error:
         # One of them did it, and each by itself will show which.
         store.close()
@@ -104,11 +105,7 @@ def one_transaction(
     except SQLAlchemyError as error:
         # A lost connection says nothing about these entries: they are free, and may go together again.
         done = Undone(cause=error, isolate=() if store.lost else ids(claimed.entries))
-    match done:
-        case Worked():
-            return _committed(claimed, done, fit)
-        case Undone():
-            return _undo(store, claimed, done, ordered=events.spec.ordered)
+    return _undo(store, claimed, done, ordered=events.spec.ordered)
 
 
 def _committed(claimed: Claimed, done: Worked, fit: int | None) -> Result:
