@@ -27,6 +27,7 @@ from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
 T = TypeVar("T")
+DRIVERS = ("psycopg", "asyncpg")
 LEFT_FREE = 2
 """Connections of a pool that stay for the sessions of outside handlers, and for the application."""
 
@@ -216,9 +217,10 @@ def _refuse_wrong_kinds(engine: object, listeners: object, concurrency: object) 
         raise ConfigurationError(
             f"AsyncListener({type(engine).__name__}, ...): give an AsyncEngine, as create_async_engine(url) returns it."
         )
-    if engine.dialect.name == "postgresql" and not engine.dialect.driver.startswith("psycopg"):
+    if engine.dialect.name == "postgresql" and engine.dialect.driver not in DRIVERS:
         raise ConfigurationError(
-            f"driver {engine.dialect.driver!r} is not supported yet. Give a postgresql+psycopg:// engine."
+            f"driver {engine.dialect.driver!r} is none that AsyncListener works with. "
+            f"Give an engine of {' or '.join(f'postgresql+{driver}://' for driver in DRIVERS)}."
         )
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigurationError(

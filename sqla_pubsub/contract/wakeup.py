@@ -52,7 +52,7 @@ def lock_parameters(entry: TableClause, connection: Connection) -> dict[str, str
 
 # By oid, because outboxes of one name in two schemas count their entries alike.
 ENTRY_KEY = "hashtextextended(CAST(CAST(to_regclass(:outbox) AS oid) AS text) || ':' || CAST(:id AS text), 1)"
-TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({ENTRY_KEY})")
+TRY_ENTRY = text(f"SELECT pg_try_advisory_lock({ENTRY_KEY})").bindparams(bindparam("id", type_=BigInteger))
 """The lock by which workers of earlier releases claim an entry. Parameters: outbox, id."""
 LEAVE_ENTRIES = text(
     f"SELECT count(pg_advisory_unlock({ENTRY_KEY.replace(':id', 'e.id')})) FROM unnest(:ids) AS e (id)"

@@ -15,7 +15,7 @@ from types import FrameType
 
 from sqlalchemy import Connection
 
-from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.driver import driver_of
 from sqla_pubsub.errors import HandlerTimeout
 
 AGAIN = 1.0
@@ -32,7 +32,7 @@ def call_within(
     if limit is None:
         handle()
         return
-    seconds, driver = limit.total_seconds(), Driver(connection)
+    seconds, driver = limit.total_seconds(), driver_of(connection)
     error = HandlerTimeout(f"listener {name!r} ran longer than its timeout of {limit}")
     armed, fired = True, threading.Event()
 

@@ -59,7 +59,7 @@ class HandlerSession(RowSession):
         self.settings_changed = False
         """Whether one may have changed settings, as far as its statements show."""
         self._nested: NestedTransaction | None = None
-        self._renew = ""
+        self._savepoint = ""
         self._entered = False
         self._violated: SessionOwnershipError | None = None
         self.spoilt = False
@@ -186,10 +186,12 @@ class HandlerSession(RowSession):
             return
         self.opened += 1
         if self._nested is None:
-            self._nested, self._renew = _begin(self._connection, self._own.restore)
+            self._nested = self._connection.begin_nested()
+            # The session keeps rolling back to this name.
+            self._savepoint = _name(self._nested)
         else:
             with self._showing_end():
-                self._connection.exec_driver_sql(self._renew)
+                self._own.move_on(self._savepoint)
 
     @contextmanager
     def _showing_end(self) -> Iterator[None]:
@@ -203,7 +205,7 @@ class HandlerSession(RowSession):
             raise TransactionEnded(ENDED) from error
 
     def _put_settings_back(self) -> None:
-        self._connection.exec_driver_sql(self._own.restore)
+        self._own.put_back()
         self._touched = self.settings_changed = False
 
     def _refuse(self, what: str) -> SessionOwnershipError:
@@ -248,11 +250,5 @@ class OutsideSession(RowSession):
         self.close()
 
 
-def _begin(connection: Connection, restore: str) -> tuple[NestedTransaction, str]:
-    """Open a savepoint, and return with it the SQL that puts the settings back and moves it to the present.
-
-    The session keeps rolling back to the savepoint's name, so the name is kept.
-    """
-    nested = connection.begin_nested()
-    name = connection.dialect.identifier_preparer.quote(nested._savepoint)
-    return nested, f"RELEASE SAVEPOINT {name}; {restore}; SAVEPOINT {name}"
+def _name(nested: NestedTransaction) -> str:
+    return nested.connection.dialect.identifier_preparer.quote(nested._savepoint)

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.handle.chain import ContextSetting
-from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.driver import Driver, driver_of
 from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED, OwnSettings, is_pooled
 
 
@@ -21,6 +21,7 @@ class OwnConnection:
         self._engine = engine
         self.context: ContextSetting
         """The context of what handlers write on it."""
+        self._driver: Driver
         self._ping = ""
         self._connection: Connection | None = None
         self._marked = False
@@ -33,13 +34,14 @@ class OwnConnection:
             try:
                 if self._connection.in_transaction():
                     self._connection.rollback()
-                self._connection.exec_driver_sql(self._ping)
+                self._driver.script(self._ping)
                 self._connection.rollback()
             except SQLAlchemyError:
                 self.let_go(broken=True)
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._ping = _prepare(self._connection)
+            self._driver = driver_of(self._connection)
+            self._ping = _prepare(self._connection, self._driver)
             self.context = ContextSetting(self._connection, local=False)
             event.listen(self._connection, "set_connection_execution_options", self._mark)
         return self._connection
@@ -58,7 +60,7 @@ class OwnConnection:
                 if not broken:
                     # It may go back to a pool, from which others take it.
                     self.context.be("")
-                    connection.exec_driver_sql(self._ping)
+                    self._driver.script(self._ping)
             except SQLAlchemyError:
                 broken = True
             if broken and not connection.invalidated:
@@ -70,9 +72,9 @@ class OwnConnection:
         self._marked = True
 
 
-def _prepare(connection: Connection) -> str:
+def _prepare(connection: Connection, driver: Driver) -> str:
     """Set up a connection for handlers; return SQL that finds out if it answers and puts its settings back."""
-    driver = Driver(connection)
+    driver.keep_alive()
     if is_pooled(connection):
         # The next statement may run on another connection of the server, and this one serve another program.
         driver.prepare_nothing()
