@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import OperationalError
 
+from sqla_pubsub.deliver.io.connecting import as_dbapi_error
 from sqla_pubsub.errors import sqlstate
 from sqla_pubsub.sqlstates import ABORTED, CRASH_SHUTDOWN
 
@@ -183,7 +183,7 @@ class AsyncpgDriver:
         try:
             awaited: T = self._adapted.run_async(function)
         except Exception as error:
-            raise OperationalError(statement, None, error) from error
+            raise as_dbapi_error(error, statement) from error
         return awaited
 
 

@@ -17,6 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from sqla_pubsub.contract.tables import absence
 from sqla_pubsub.deliver.happenings import Lost, Restored, RightMissing, Waiting
 from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.connecting import connect
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, OutboxMissing, sqlstate
@@ -40,6 +41,9 @@ KEEPALIVE = {
 Source: https://www.postgresql.org/docs/current/libpq-connect.html
 """
 
+AWAY = (DBAPIError, PoolTimeout, OSError)
+"""What is raised where the server goes away: asyncpg lets out what its socket says."""
+
 # What connects but cannot work, for want of a right say, would connect again without end.
 _backoff = RetryPolicy(
     max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=2)
@@ -55,7 +59,7 @@ def denial(engine: Engine, metadata: MetaData, duty: Duty, error: BaseException)
     """Return the refusal where *error* came from a right that the role lacks, None where it did not."""
     if sqlstate(error) in (DENIED, *GONE):
         try:
-            with engine.connect() as connection:
+            with connect(engine) as connection:
                 refuse_without_rights(connection, metadata, duty)
         except ConfigurationError as refusal:
             return refusal
@@ -68,7 +72,8 @@ def refusal(engine: Engine, metadata: MetaData, error: BaseException) -> Configu
     """Return the refusal where the URL has an unknown option or our tables are missing, else None."""
     if isinstance(error, DBAPIError) and _unreadable(error):
         return ConfigurationError(
-            f"the database URL cannot be used: {describe(error.orig or error)}. Allowed options are those of libpq."
+            f"the database URL cannot be used: {describe(error.orig or error)}. Allowed options are those of "
+            f"{'asyncpg.connect()' if engine.dialect.driver == 'asyncpg' else 'libpq'}."
         )
     if sqlstate(error) in GONE:
         try:
@@ -80,7 +85,7 @@ def refusal(engine: Engine, metadata: MetaData, error: BaseException) -> Configu
 
 def _absence(engine: Engine, metadata: MetaData) -> ConfigurationError | None:
     table = outbox(metadata).Entry.__table__
-    with engine.connect() as connection:
+    with connect(engine) as connection:
         if needed(connection, metadata, "listener"):
             return None
         hint = ""
@@ -97,8 +102,12 @@ def is_away(error: DBAPIError) -> bool:
 
 
 def _unreadable(error: DBAPIError) -> bool:
-    """Whether libpq refused the URL before it asked any server."""
-    return sqlstate(error) is None and error.statement is None and isinstance(error, ProgrammingError)
+    """Whether the driver refused the URL before it asked any server."""
+    # Of asyncpg's error SQLAlchemy keeps only that it is none of the server.
+    wrong = isinstance(error, ProgrammingError) or isinstance(
+        getattr(error.orig, "__cause__", None), ValueError
+    )
+    return sqlstate(error) is None and error.statement is None and wrong
 
 
 class Outage:
@@ -179,7 +188,7 @@ class Outage:
         )
         try:
             retrying(opens)
-        except (DBAPIError, PoolTimeout, OutboxMissing):
+        except (*AWAY, OutboxMissing):
             if not stop():
                 raise
             return False
@@ -187,7 +196,7 @@ class Outage:
 
     def _may_pass(self, error: BaseException) -> bool:
         missing = self.worked and isinstance(error, OutboxMissing)
-        return missing or isinstance(error, DBAPIError | PoolTimeout)
+        return missing or isinstance(error, AWAY)
 
     def _denied(self, error: BaseException) -> bool:
         """Tell which right is missing; return False where none is."""

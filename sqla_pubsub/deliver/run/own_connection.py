@@ -6,6 +6,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.handle.chain import ContextSetting
+from sqla_pubsub.deliver.io.connecting import connect
 from sqla_pubsub.deliver.io.driver import Driver, driver_of
 from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED, OwnSettings, is_pooled
 
@@ -39,7 +40,7 @@ class OwnConnection:
             except SQLAlchemyError:
                 self.let_go(broken=True)
         if self._connection is None:
-            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._connection = connect(self._engine, "AUTOCOMMIT")
             self._driver = driver_of(self._connection)
             self._ping = _prepare(self._connection, self._driver)
             self.context = ContextSetting(self._connection, local=False)

@@ -9,6 +9,7 @@ from sqla_pubsub.deliver.claim.claims import Claims
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.connecting import connect
 from sqla_pubsub.deliver.io.driver import driver_of
 from sqla_pubsub.deliver.io.life import STARTED, Life
 from sqla_pubsub.deliver.io.own_settings import LIMITS, UNLIMITED, WATCHED, OwnSettings, is_pooled
@@ -29,7 +30,7 @@ class WorkConnection:
     def __init__(
         self, engine: Engine, outbox: Outbox, config: ListenerConfig, instrument: Instrument
     ) -> None:
-        self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
+        self.connection: Connection = connect(engine, "READ COMMITTED")
         self.driver = driver_of(self.connection)
         try:
             with self.connection.begin():

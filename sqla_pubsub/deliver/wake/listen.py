@@ -22,6 +22,7 @@ from sqla_pubsub.contract.wakeup import (
 )
 from sqla_pubsub.deliver.happenings import Deaf, Polling
 from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.connecting import connect
 from sqla_pubsub.deliver.io.driver import driver_of
 from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED
 from sqla_pubsub.deliver.io.place import find_place
@@ -50,7 +51,7 @@ class ListeningConnection:
     ) -> None:
         self._instrument = instrument
         self._blind_poll = blind_poll
-        self._connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._connection: Connection = connect(engine, "AUTOCOMMIT")
         self._driver = driver_of(self._connection)
         self._holding = self._deaf = False
         self.blind = silent
