@@ -19,7 +19,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connections import Connections
 from sqla_pubsub.deliver.happenings import Refused, Started, Stopped
 from sqla_pubsub.deliver.instrument import Instrument, Observer
-from sqla_pubsub.deliver.io.reconnect import AWAY, Outage
+from sqla_pubsub.deliver.io.reconnect import Outage, is_loss
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
@@ -175,7 +175,9 @@ class Listener:
                 for lane in self._lanes:
                     lane.rewind(due=due_in is not None and due_in <= 0)
             self._finish()
-        except (ConnectionLost, *AWAY) as error:
+        except Exception as error:
+            if not isinstance(error, ConnectionLost) and not is_loss(error):
+                raise
             self._disconnect()
             self._outage.refuse(error)
             # A right that was taken away may be given back, so this goes on too.

@@ -22,6 +22,7 @@ from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts, may_wai
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.io.own_settings import OwnSettings
 from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded, sqlstate
+from sqla_pubsub.sqlstates import ABORTED
 
 _NO_SAVEPOINT = ("3B001", "25P01")
 
@@ -161,7 +162,7 @@ class HandlerSession(RowSession):
         """End the group: what its events did belongs to the outer transaction now."""
         if self._nested is not None:
             self._own.join_release()
-            with self._showing_end():
+            with self._showing_end(*_NO_SAVEPOINT):
                 self._nested.commit()
         elif self._touched:
             self._put_settings_back()
@@ -190,16 +191,17 @@ class HandlerSession(RowSession):
             # The session keeps rolling back to this name.
             self._savepoint = _name(self._nested)
         else:
-            with self._showing_end():
+            # Where the driver does not tell, it may also be aborted.
+            with self._showing_end(*_NO_SAVEPOINT, ABORTED):
                 self._own.move_on(self._savepoint)
 
     @contextmanager
-    def _showing_end(self) -> Iterator[None]:
-        """A savepoint that is gone tells of an event that ended the transaction, in hand or before."""
+    def _showing_end(self, *states: str) -> Iterator[None]:
+        """A savepoint that is gone tells of an event that ended or spoilt the transaction, in hand or before."""
         try:
             yield
         except DBAPIError as error:
-            if sqlstate(error) not in _NO_SAVEPOINT:
+            if sqlstate(error) not in states:
                 raise
             self.spoilt = True
             raise TransactionEnded(ENDED) from error

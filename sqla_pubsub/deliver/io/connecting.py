@@ -29,7 +29,7 @@ def connect(engine: Engine, isolation_level: str | None = None) -> Connection:
         if isolation_level is not None:
             connection = connection.execution_options(isolation_level=isolation_level)
     except Exception as error:
-        if not _is_of_driver(error):
+        if not is_of_driver(error):
             raise
         raise as_dbapi_error(error) from error
     return connection
@@ -41,6 +41,7 @@ def as_dbapi_error(error: Exception, statement: str | None = None) -> DBAPIError
     return kind(statement, None, error)
 
 
-def _is_of_driver(error: Exception) -> bool:
+def is_of_driver(error: BaseException) -> bool:
+    """Whether *error* is one that asyncpg let out as it is."""
     unknown = isinstance(error, TypeError) and UNKNOWN_OPTION in str(error)
     return unknown or isinstance(error, OSError) or type(error).__module__.partition(".")[0] == "asyncpg"

@@ -17,7 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from sqla_pubsub.contract.tables import absence
 from sqla_pubsub.deliver.happenings import Lost, Restored, RightMissing, Waiting
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.io.connecting import connect
+from sqla_pubsub.deliver.io.connecting import connect, is_of_driver
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, OutboxMissing, sqlstate
@@ -40,9 +40,6 @@ KEEPALIVE = {
 
 Source: https://www.postgresql.org/docs/current/libpq-connect.html
 """
-
-AWAY = (DBAPIError, PoolTimeout, OSError)
-"""What is raised where the server goes away: asyncpg lets out what its socket says."""
 
 # What connects but cannot work, for want of a right say, would connect again without end.
 _backoff = RetryPolicy(
@@ -93,6 +90,11 @@ def _absence(engine: Engine, metadata: MetaData) -> ConfigurationError | None:
             path = connection.scalar(text("SHOW search_path"))
             hint = f". If it is installed, its schema is not in the search_path of this connection: {path}"
     return OutboxMissing(f"{absence(table)}{hint}")
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether *error* is what a listener that runs gets from a server which is there no more, or not yet."""
+    return isinstance(error, DBAPIError | PoolTimeout) or is_of_driver(error)
 
 
 def is_away(error: DBAPIError) -> bool:
@@ -188,15 +190,15 @@ class Outage:
         )
         try:
             retrying(opens)
-        except (*AWAY, OutboxMissing):
-            if not stop():
+        except Exception as error:
+            if not (stop() and self._may_pass(error)):
                 raise
             return False
         return True
 
     def _may_pass(self, error: BaseException) -> bool:
         missing = self.worked and isinstance(error, OutboxMissing)
-        return missing or isinstance(error, AWAY)
+        return missing or is_loss(error)
 
     def _denied(self, error: BaseException) -> bool:
         """Tell which right is missing; return False where none is."""
