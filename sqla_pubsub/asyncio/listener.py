@@ -165,7 +165,9 @@ class AsyncListener:
             await self._end(tasks)
         if self._error is not None:
             raise self._error
-        return [task.result() for task in tasks if task.done() and not task.cancelled() and not task.exception()]
+        return [
+            task.result() for task in tasks if task.done() and not task.cancelled() and not task.exception()
+        ]
 
     async def _until_stopped(self, tasks: Sequence[asyncio.Task[T]]) -> None:
         """Return when all tasks have ended, or when the listener is told to stop."""
