@@ -15,6 +15,7 @@ from sqlalchemy.pool import QueuePool
 
 from sqla_pubsub.asyncio.bridge import end, in_greenlet, readable, spawned
 from sqla_pubsub.asyncio.crew import Room, TaskCrew
+from sqla_pubsub.asyncio.engines import DRIVERS
 from sqla_pubsub.asyncio.handling import HARD, Asynchronous
 from sqla_pubsub.deliver.arguments import chosen, of_colour
 from sqla_pubsub.deliver.config import MOST_SLOTS, ListenerConfig
@@ -27,7 +28,6 @@ from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
 T = TypeVar("T")
-DRIVERS = ("psycopg", "asyncpg")
 LEFT_FREE = 2
 """Connections of a pool that stay for the sessions of outside handlers, and for the application."""
 

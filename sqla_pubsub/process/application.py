@@ -14,11 +14,12 @@ from typing import Any
 from sqlalchemy import Engine, event, make_url
 from sqlalchemy.pool import NullPool
 
-from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
+from sqla_pubsub.deliver.io.reconnect import KEEPALIVE, connect_args
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.settings import import_modules
 
 DRIVERS = ("psycopg2", "psycopg")
+AWAITED = ("psycopg", "asyncpg")
 _LIBPQ = {"ssl": "sslmode", "timeout": "connect_timeout", "database": "dbname"}
 _ASYNCPG_ONLY = frozenset(
     (
@@ -79,13 +80,14 @@ def async_engine(url: str, listener: str) -> Any:
     """
     place = make_url(url)
     driver = place.get_driver_name()
-    if driver != "psycopg":
+    if driver not in AWAITED:
         raise ConfigurationError(
             f"listener {listener!r} is async def, and driver {driver!r} cannot be awaited. Give a URL of "
-            "postgresql+psycopg://, which serves plain functions too. Run: pip install 'sqla-pubsub[psycopg,asyncio]'"
+            "postgresql+psycopg://, which serves plain functions too. Run: pip install 'sqla-pubsub[psycopg,asyncio]'. "
+            "Or one of postgresql+asyncpg://. Run: pip install 'sqla-pubsub[asyncpg]'"
         )
     make: Any = import_module("sqlalchemy.ext.asyncio").create_async_engine
-    return make(place, poolclass=NullPool, connect_args=dict(KEEPALIVE))
+    return make(place, poolclass=NullPool, connect_args=connect_args(driver))
 
 
 def _made(name: str, factory: Any) -> Any:

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Engine, MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
@@ -41,10 +42,18 @@ KEEPALIVE = {
 Source: https://www.postgresql.org/docs/current/libpq-connect.html
 """
 
+_KEEPALIVE_OF_ASYNCPG = {"timeout": 10.0}
+"""The rest is said to the socket: see `sqla_pubsub.deliver.io.asyncpg_driver`."""
+
 # What connects but cannot work, for want of a right say, would connect again without end.
 _backoff = RetryPolicy(
     max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=2)
 )
+
+
+def connect_args(driver: str | None) -> dict[str, Any]:
+    """Return what a driver is to be told, so that a server which went away is noticed."""
+    return dict(_KEEPALIVE_OF_ASYNCPG if driver == "asyncpg" else KEEPALIVE)
 
 
 def make_engine(url: str) -> Engine:
