@@ -14,6 +14,10 @@ ENDED = (
 )
 
 
+_STALE = ("InvalidCachedStatementError", "OutdatedSchemaCacheError")
+"""What asyncpg calls it."""
+
+
 class PubSubError(Exception):
     """Base of everything this package raises on purpose."""
 
@@ -116,3 +120,22 @@ def sqlstate(error: BaseException) -> str | None:
     original = getattr(error, "orig", None) or error
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     return state if isinstance(state, str) else None
+
+
+def is_stale(error: BaseException) -> bool:
+    """Whether a statement that a driver had prepared was overtaken by a change of the schema.
+
+    It says nothing about the event. On the same connection the next try may meet it again, on another one it cannot.
+    """
+    original = getattr(error, "orig", None) or error
+    # SQLAlchemy gives the error of asyncpg no code, and for some its text.
+    return any(map(_is_of_plan, (original, getattr(original, "__cause__", None))))
+
+
+def _is_of_plan(error: object) -> bool:
+    function = getattr(getattr(error, "diag", None), "source_function", None)
+    if function == "RevalidateCachedQuery" or type(error).__name__ in _STALE:
+        return True
+    said = str(error)
+    # The server's internal errors are in no language but English; the other text is asyncpg's.
+    return said.startswith("cache lookup failed for") or "the prepared statement is closed" in said

@@ -16,6 +16,9 @@ NO_TABLE = "42P01"
 GONE = frozenset({NO_TABLE, "3F000"})
 """A table or schema that is not there, or not for a role without the right on its schema."""
 
+ABORTED = "25P02"
+"""A statement in a transaction that an error has aborted."""
+
 CONTENDED = frozenset({"40P01", "55P03"})
 """Deadlock and lock timeout: somebody else was in the way."""
 

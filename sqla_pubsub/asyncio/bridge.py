@@ -77,6 +77,17 @@ class Waiter:
         return woken
 
 
+async def readable(descriptor: int) -> None:
+    """Return when there is something to be read from *descriptor*."""
+    loop = asyncio.get_running_loop()
+    found = asyncio.Event()
+    loop.add_reader(descriptor, found.set)
+    try:
+        await found.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
 async def end(task: asyncio.Task[Any], within: float) -> bool:
     """Cancel *task*, and return whether it ended: neither driver promises that cancelling returns."""
     task.cancel()

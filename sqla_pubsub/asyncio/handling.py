@@ -9,14 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import MissingGreenlet, StatementError
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import QueryableAttribute
-from sqlalchemy.pool import NullPool
 
 from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
+from sqla_pubsub.asyncio.engines import engine_of
 from sqla_pubsub.asyncio.session import HandlerAsyncSession
 from sqla_pubsub.deliver.handle.rows import RowSession
-from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
 from sqla_pubsub.errors import DeliveryError, HandlerCancelled, HandlerExit, HandlerTimeout, LazyLoad
 from sqla_pubsub.registry import ListenerSpec
 
@@ -98,7 +96,7 @@ class Asynchronous:
 
     def engine(self, url: str) -> Engine:
         """Return an engine on the loop that notices a server which went away."""
-        return create_async_engine(url, poolclass=NullPool, connect_args=dict(KEEPALIVE)).sync_engine
+        return engine_of(url).sync_engine
 
 
 async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:

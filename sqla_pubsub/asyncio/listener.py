@@ -13,8 +13,9 @@ from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from sqla_pubsub.asyncio.bridge import end, in_greenlet, spawned
+from sqla_pubsub.asyncio.bridge import end, in_greenlet, readable, spawned
 from sqla_pubsub.asyncio.crew import Room, TaskCrew
+from sqla_pubsub.asyncio.engines import DRIVERS
 from sqla_pubsub.asyncio.handling import HARD, Asynchronous
 from sqla_pubsub.deliver.arguments import chosen, of_colour
 from sqla_pubsub.deliver.config import MOST_SLOTS, ListenerConfig
@@ -67,6 +68,8 @@ class AsyncListener:
         self._observers = tuple(observers)
         self._scoreboards = chain(scoreboards, repeat(NoScoreboard()))
         self._error: BaseException | None = None
+        self._stopped = StopSignal()
+        self._given_up = False
         self._room = Room(concurrency)
         self._colours: list[Asynchronous] = []
         specs = of_colour(chosen(registry_of(metadata).listeners, listeners), listeners, asynchronous=True)
@@ -78,7 +81,8 @@ class AsyncListener:
         return self._error
 
     def stop(self) -> None:
-        """End `run` or `drain` after the events in hand; safe in signal handlers and from other threads."""
+        """End `run` or `drain` after the events in hand, or after ``grace``; safe in signal handlers and threads."""
+        self._stopped.raise_()
         for part in self._parts:
             part.stop()
 
@@ -155,29 +159,46 @@ class AsyncListener:
         """Run all parts to their end; the first that fails stops the others."""
         tasks = [spawned(self._part(work)) for work in works]
         try:
-            return list(await asyncio.shield(asyncio.gather(*tasks)))
-        except asyncio.CancelledError:
-            await self._give_up(tasks)
-            raise
-        except BaseException:
-            await asyncio.wait(tasks)
-            raise
+            await self._until_stopped(tasks)
+        finally:
+            # Cancelled, or told to stop: a server that says nothing any more must not keep the program.
+            await self._end(tasks)
+        if self._error is not None:
+            raise self._error
+        return [
+            task.result() for task in tasks if task.done() and not task.cancelled() and not task.exception()
+        ]
+
+    async def _until_stopped(self, tasks: Sequence[asyncio.Task[T]]) -> None:
+        """Return when all tasks have ended, or when the listener is told to stop."""
+        stopped, left = spawned(readable(self._stopped.descriptor)), set(tasks)
+        try:
+            while left and not stopped.done():
+                await asyncio.wait({*left, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                left = {task for task in left if not task.done()}
+        finally:
+            stopped.cancel()
 
     async def _part(self, work: Callable[[], T]) -> T:
         try:
             return await in_greenlet(work)
         except BaseException as error:
-            self._error = self._error or error
+            if not self._given_up:
+                self._error = self._error or error
             self.stop()
             raise
 
-    async def _give_up(self, tasks: Sequence[asyncio.Task[T]]) -> None:
+    async def _end(self, tasks: Sequence[asyncio.Task[T]]) -> None:
+        """Stop, and end after ``grace`` what still runs."""
         self.stop()
-        await asyncio.wait(tasks, timeout=self._config.grace.total_seconds())
+        _, left = await asyncio.wait(tasks, timeout=self._config.grace.total_seconds())
+        if not left:
+            return
+        self._given_up = True
         for colour in self._colours:
             # Told by this and not by the kind of an exception: a handler may raise CancelledError itself.
             colour.given_up = True
-        await asyncio.gather(*(end(task, HARD) for task in tasks if not task.done()))
+        await asyncio.gather(*(end(task, HARD) for task in left))
 
 
 class _Following:
@@ -216,9 +237,10 @@ def _refuse_wrong_kinds(engine: object, listeners: object, concurrency: object) 
         raise ConfigurationError(
             f"AsyncListener({type(engine).__name__}, ...): give an AsyncEngine, as create_async_engine(url) returns it."
         )
-    if engine.dialect.name == "postgresql" and not engine.dialect.driver.startswith("psycopg"):
+    if engine.dialect.name == "postgresql" and engine.dialect.driver not in DRIVERS:
         raise ConfigurationError(
-            f"driver {engine.dialect.driver!r} is not supported yet. Give a postgresql+psycopg:// engine."
+            f"driver {engine.dialect.driver!r} is none that AsyncListener works with. "
+            f"Give an engine of {' or '.join(f'postgresql+{driver}://' for driver in DRIVERS)}."
         )
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigurationError(

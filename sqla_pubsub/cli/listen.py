@@ -88,7 +88,8 @@ def listen(
     patiently = partial(compare, patient=not (drain or exit_on_error))
     missing = captures.accept(captures.wait(patiently) if wait_for_migration else patiently())
     plan = Plan(
-        modules=project.modules, url=project.url, application=project.application,
+        modules=project.modules, url=project.url, awaited=project.awaited, awaited_direct=project.awaited_direct,
+        application=project.application,
         listeners=tuple(listeners), concurrency=concurrency, drain=drain, config=project.config,
         log_level=level,
     )  # fmt: skip

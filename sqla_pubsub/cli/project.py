@@ -51,6 +51,8 @@ class Project:
 
     Attributes:
         url: Where the database is.
+        awaited: The same for ``async def`` handlers, where the application's driver is asyncpg; else None.
+        awaited_direct: The same of the settings' ``direct_url``.
         application: The name of the application's own engine, None where one is made from the URL.
         modules: Dotted names of the modules that declare listeners.
         metadata: What they declare.
@@ -58,6 +60,8 @@ class Project:
     """
 
     url: str
+    awaited: str | None = None
+    awaited_direct: str | None = None
     application: str | None = None
     modules: tuple[str, ...]
     metadata: MetaData
@@ -115,6 +119,7 @@ def _project(
 ) -> Project:
     given = url or os.environ.get(URL_VARIABLE)
     application = None if given else settings.engine
+    awaited = None
     if application is None:
         found = given or settings.url
         if not found:
@@ -122,12 +127,14 @@ def _project(
                 f"no database URL is given. Use --url, {URL_VARIABLE}, url or engine under [tool.sqla-pubsub] in "
                 "pyproject.toml, or sqlalchemy.url in alembic.ini."
             )
-        place = with_driver(found)
+        place, awaited = with_driver(found), of_asyncpg(found)
     else:
         place = application_engine(application).url.render_as_string(hide_password=False)
+    config, direct = listener_config(settings.listen), settings.listen.get("direct_url")
     return Project(
-        url=place, application=application, modules=names, metadata=metadata,
-        config=listener_config(settings.listen),
+        url=place, awaited=awaited, awaited_direct=None if direct is None else of_asyncpg(direct),
+        application=application, modules=names, metadata=metadata,
+        config=config,
     )  # fmt: skip
 
 
@@ -214,6 +221,14 @@ def with_driver(url: str) -> str:
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise ConfigurationError(f"the database URL cannot be used: {describe(error)}. Mend it.") from error
     return complete
+
+
+def of_asyncpg(url: str) -> str | None:
+    """Return *url* where it is one of asyncpg, and asyncpg is installed; else None."""
+    place = make_url(url)
+    if place.drivername.partition("+")[2] != "asyncpg" or find_spec("asyncpg") is None:
+        return None
+    return place.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def failed(project: Project, error: DBAPIError, duty: Duty | None = None) -> PubSubError:

@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import configure_mappers
 
 from sqla_pubsub.deliver.arguments import chosen, of_colour, refuse_wrong_kinds
@@ -20,7 +19,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connections import Connections
 from sqla_pubsub.deliver.happenings import Refused, Started, Stopped
 from sqla_pubsub.deliver.instrument import Instrument, Observer
-from sqla_pubsub.deliver.io.reconnect import Outage
+from sqla_pubsub.deliver.io.reconnect import Outage, is_loss
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
@@ -176,7 +175,9 @@ class Listener:
                 for lane in self._lanes:
                     lane.rewind(due=due_in is not None and due_in <= 0)
             self._finish()
-        except (ConnectionLost, DBAPIError, PoolTimeout) as error:
+        except Exception as error:
+            if not isinstance(error, ConnectionLost) and not is_loss(error):
+                raise
             self._disconnect()
             self._outage.refuse(error)
             # A right that was taken away may be given back, so this goes on too.

@@ -13,11 +13,12 @@ from typing import Any
 
 from sqlalchemy import Engine, event, make_url
 
-from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
+from sqla_pubsub.deliver.io.reconnect import KEEPALIVE, connect_args
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.settings import import_modules
 
 DRIVERS = ("psycopg2", "psycopg")
+AWAITED = ("psycopg", "asyncpg")
 MOST_KEPT = 20
 """Connections of a worker's pool that stay open while nobody uses them, at most."""
 _LIBPQ = {"ssl": "sslmode", "timeout": "connect_timeout", "database": "dbname"}
@@ -82,15 +83,16 @@ def async_engine(url: str, listener: str, concurrency: int) -> Any:
     """
     place = make_url(url)
     driver = place.get_driver_name()
-    if driver != "psycopg":
+    if driver not in AWAITED:
         raise ConfigurationError(
             f"listener {listener!r} is async def, and driver {driver!r} cannot be awaited. Give a URL of "
-            "postgresql+psycopg://, which serves plain functions too. Run: pip install 'sqla-pubsub[psycopg,asyncio]'"
+            "postgresql+psycopg://, which serves plain functions too. Run: pip install 'sqla-pubsub[psycopg,asyncio]'. "
+            "Or one of postgresql+asyncpg://. Run: pip install 'sqla-pubsub[asyncpg]'"
         )
     make: Any = import_module("sqlalchemy.ext.asyncio").create_async_engine
     return make(
         place, pool_size=min(concurrency, MOST_KEPT), max_overflow=-1, pool_use_lifo=True,
-        connect_args=dict(KEEPALIVE),
+        connect_args=connect_args(driver),
     )  # fmt: skip
 
 

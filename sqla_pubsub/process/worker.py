@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Collection, Iterable, MutableSequence, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from multiprocessing.connection import wait
@@ -45,6 +45,10 @@ class Plan:
 
     modules: tuple[str, ...]
     url: str = field(repr=False)
+    awaited: str | None = field(default=None, repr=False)
+    """The URL for ``async def`` handlers, None where it is the same."""
+    awaited_direct: str | None = field(default=None, repr=False)
+    """The same of ``direct_url``."""
     application: str | None = None
     """The name of the application's engine, which each worker imports for itself; None to use the URL."""
     listeners: tuple[str, ...] = ()
@@ -150,8 +154,10 @@ def _on_loop(
             f"listener {specs[0].name!r} is async def, and {error.name!r} is not installed. "
             "Run: pip install 'sqla-pubsub[asyncio]'"
         ) from error
+    direct = plan.awaited_direct or plan.config.direct_url
     listener: Works = loop.LoopListener(
-        partial(async_engine, plan.url, specs[0].name, plan.concurrency), metadata, plan.config,
+        partial(async_engine, plan.awaited or plan.url, specs[0].name, plan.concurrency), metadata,
+        replace(plan.config, direct_url=direct),
         listeners=[spec.name for spec in specs], concurrency=plan.concurrency, scoreboards=shown_on,
     )  # fmt: skip
     return listener

@@ -21,13 +21,20 @@ class AsyncNotes(Notes):
     @asynccontextmanager
     async def async_engine(self, **options: Any) -> AsyncIterator[AsyncEngine]:
         """Yield an engine of the running loop."""
-        engine = create_async_engine(make_url(str(self.url)), **options)
+        engine = create_async_engine(make_url(str(self.url)), **self.options, **options)
         try:
             yield engine
         finally:
             await engine.dispose()
 
     url: str
+    options: dict[str, Any]
+
+    def be_named(self, application: str) -> None:
+        """Let the server know the listener's connections by a name."""
+        settings = {"application_name": application}
+        asyncpg = make_url(self.url).get_driver_name() == "asyncpg"
+        self.options = {"connect_args": {"server_settings": settings} if asyncpg else settings}
 
     @asynccontextmanager
     async def listening(
@@ -47,8 +54,15 @@ class AsyncNotes(Notes):
             return await listener.drain()
 
 
+@pytest.fixture(params=["psycopg", "asyncpg"])
+def async_driver(request: pytest.FixtureRequest) -> str:
+    """The driver of the loop."""
+    return str(request.param)
+
+
 @pytest.fixture
-def notes(engine: Engine, url: str) -> AsyncNotes:
+def notes(engine: Engine, url: str, async_driver: str) -> AsyncNotes:
     notes = AsyncNotes(engine)
-    notes.url = make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    place = make_url(url).set(drivername=f"postgresql+{async_driver}")
+    notes.url, notes.options = place.render_as_string(hide_password=False), {}
     return notes

@@ -33,7 +33,7 @@ def test_hundreds_of_waiting_handlers_use_two_connections(notes: AsyncNotes) -> 
             all_inside.set()
         await go.wait()
 
-    notes.url += "?application_name=here"
+    notes.be_named("here")
 
     async def program() -> int:
         async with notes.listening(concurrency=300) as listener, listener.running():

@@ -39,9 +39,11 @@ LISTENERS = """
 """
 
 
-@pytest.fixture
-def loop_shop(bare_shop: Shop) -> Shop:
-    """A project with listeners of both kinds."""
+@pytest.fixture(params=["psycopg", "asyncpg"])
+def loop_shop(bare_shop: Shop, request: pytest.FixtureRequest) -> Shop:
+    """A project with listeners of both kinds, and the URL of each driver that can be awaited."""
+    place = make_url(bare_shop.url).set(drivername=f"postgresql+{request.param}")
+    bare_shop.url = place.render_as_string(hide_password=False)
     bare_shop.write("shop/listeners.py", LISTENERS)
     bare_shop.install()
     return bare_shop
@@ -85,6 +87,47 @@ def test_what_was_in_hand_beside_an_event_that_kills_its_process_is_never_given_
     assert set(loop_shop.effects("outside")) == {*items} - {"fatal"}
     query = "SELECT count(*) FROM pubsub_dead_letter WHERE new::json ->> 'item' = 'fatal'"
     assert loop_shop.scalar(query) == loop_shop.scalar("SELECT count(*) FROM pubsub_dead_letter") == 1
+
+
+@pytest.mark.parametrize("query", ["", "?ssl=disable", "?prepared_statement_cache_size=0&timeout=9"])
+def test_each_kind_of_handler_has_the_driver_that_serves_it(bare_shop: Shop, query: str) -> None:
+    """Those of a loop that of the application, and the others one of libpq."""
+    bare_shop.write(
+        "shop/listeners.py",
+        """
+        from sqlalchemy.ext.asyncio import AsyncSession
+        from sqlalchemy.orm import Session
+        from sqla_pubsub import after_insert
+        from shop.models import Effect, Order
+
+        @after_insert(Order)
+        def plain(new: Order, session: Session) -> None:
+            driver = session.connection().dialect.driver
+            session.add(Effect(listener="plain", item=driver, process=0))
+
+        @after_insert(Order)
+        async def inside(new: Order, session: AsyncSession) -> None:
+            driver = (await session.connection()).dialect.driver
+            session.add(Effect(listener="inside", item=driver, process=0))
+
+        @after_insert(Order, transactional=False)
+        async def outside(new: Order, session: AsyncSession) -> None:
+            driver = (await session.connection()).dialect.driver
+            session.add(Effect(listener="outside", item=driver, process=0))
+        """,
+    )
+    bare_shop.install()
+    bare_shop.order("a")
+    place = make_url(bare_shop.url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+    bare_shop.write(
+        "pyproject.toml",
+        f'[tool.sqla-pubsub]\nurl = "{place}{query}"\n[tool.sqla-pubsub.listen]\ndirect_url = "{place}{query}"\n',
+    )
+    done = bare_shop.run("listen", "shop.listeners", "--drain", url=None)
+    assert done.returncode == 0, done.stderr
+    assert bare_shop.effects("plain") == ["psycopg"]
+    assert bare_shop.effects("inside") == ["asyncpg"]
+    assert bare_shop.effects("outside") == ["asyncpg"]
 
 
 def test_a_driver_that_cannot_be_awaited_is_refused_with_the_remedy(loop_shop: Shop) -> None:

@@ -9,6 +9,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Insert, Listener, RetryPolicy, after_insert
+from sqla_pubsub.deliver.limits import Limits
+from sqla_pubsub.deliver.settle.outcome import FailureLimits
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.servers import Server
 from tests.waiting import wait_until
@@ -17,6 +19,9 @@ ONCE = RetryPolicy(max_attempts=1)
 SHORTLY_IDLE = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE pid = :pid AND clock_timestamp() - state_change < interval '700ms'"
+)
+SOON = Limits(
+    failure=FailureLimits(put_off=timedelta(milliseconds=10), longest_put_off=timedelta(milliseconds=40))
 )
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'momentary' USING ERRCODE = '{}'; END $$"
 
@@ -55,6 +60,65 @@ def test_an_error_that_stays_is_counted_in_the_end(notes: Notes) -> None:
     (letter,) = notes.dead()
     assert letter.attempt == 1
     assert "momentary" in letter.reason
+
+
+@pytest.mark.parametrize("options", [{}, {"ordered": True}, {"batch": 10}, {"transactional": False}], ids=str)
+def test_a_table_that_is_altered_beside_a_handler_costs_no_attempt(
+    notes: Notes, options: dict[str, Any]
+) -> None:
+    """What was sent five times psycopg prepares, and what is prepared may not give other columns."""
+    attempts: list[int] = []
+    altered: list[Any] = []
+
+    def read(new: Any, event: Insert[Any], session: Session) -> None:
+        attempts.append(event.attempt)
+        session.execute(text("SELECT * FROM mood")).all()
+        session.add(notes.effect("handle", new.content))
+        if new.content == "alter" and not altered:
+            altered.append(new)
+            # It would wait for the transaction of a group.
+            if options.get("transactional", True):
+                session.execute(text("ALTER TABLE mood ADD COLUMN another integer"))
+            else:
+                notes.execute("ALTER TABLE mood ADD COLUMN another integer")
+
+    if "batch" in options:
+
+        @after_insert(notes.Note, name="handle", retry=ONCE, **options)
+        def together(events: list[Insert[Any]], session: Session) -> None:
+            for event in events:
+                read(event.new, event, session)
+    else:
+        after_insert(notes.Note, name="handle", retry=ONCE, **options)(read)
+    notes.install()
+    notes.execute("CREATE TABLE mood (size integer)")
+    contents = [*"abcdefg", "alter", *"hijklm"]
+    notes.write(*contents)
+    wait_until(lambda: notes.drain() == 0 and not notes.entries(), DEADLINE, "all to be handled")
+    assert notes.dead() == []
+    assert set(map(str, notes.effects("handle"))) == set(contents)
+    assert set(attempts) == {1}
+
+
+def test_an_internal_error_that_stays_is_counted_in_the_end(notes: Notes) -> None:
+    """As for a type that is gone: it passes with the connection, unless something is broken."""
+    calls: list[int] = []
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(session: Session) -> None:
+        calls.append(1)
+        session.execute(
+            text(
+                "DO $$ BEGIN RAISE EXCEPTION 'cache lookup failed for type 7' USING ERRCODE = 'XX000'; END $$"
+            )
+        )
+
+    notes.write("a")
+    with running(notes.listener(limits=SOON)):
+        wait_until(notes.dead, DEADLINE, "it to be given up")
+    assert len(calls) == 6
+    (letter,) = notes.dead()
+    assert letter.attempt == 1
 
 
 def test_an_error_of_the_event_itself_is_counted_at_once(notes: Notes) -> None:

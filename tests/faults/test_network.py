@@ -43,6 +43,8 @@ class Proxy:
         self._clients: list[socket.socket] = []
         self._servers: list[socket.socket] = []
         self._pumps: list[threading.Thread] = []
+        self._forwards = threading.Event()
+        self._forwards.set()
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
@@ -54,9 +56,17 @@ class Proxy:
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._servers.append(server)
                 for ends in ((client, server), (server, client)):
-                    pump = threading.Thread(target=_pump, args=ends, daemon=True)
+                    pump = threading.Thread(target=_pump, args=(*ends, self._forwards), daemon=True)
                     self._pumps.append(pump)
                     pump.start()
+
+    def freeze(self) -> None:
+        """Take what comes and pass nothing on, also for those who connect from now on."""
+        self._forwards.clear()
+
+    def thaw(self) -> None:
+        """Pass on again, what came meanwhile too."""
+        self._forwards.set()
 
     def swallow(self) -> None:
         """Drop every packet of the clients that are connected now."""
@@ -68,6 +78,7 @@ class Proxy:
 
     def close(self) -> None:
         """End all connections."""
+        self._forwards.set()
         self._listening.shutdown(socket.SHUT_RDWR)
         self._accepting.join(DEADLINE)
         self._listening.close()
@@ -80,9 +91,10 @@ class Proxy:
             end.close()
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def _pump(source: socket.socket, target: socket.socket, forwards: threading.Event) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
+            forwards.wait()
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
 

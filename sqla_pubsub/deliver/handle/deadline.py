@@ -15,7 +15,7 @@ from types import FrameType
 
 from sqlalchemy import Connection
 
-from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.driver import driver_of
 from sqla_pubsub.errors import HandlerTimeout
 
 AGAIN = 1.0
@@ -27,7 +27,7 @@ def call_within(limit: timedelta, connection: Connection, name: str, handle: Cal
 
     Outside the main thread no alarm can be raised: there only the running query is cancelled.
     """
-    seconds, driver = limit.total_seconds(), Driver(connection)
+    seconds, driver = limit.total_seconds(), driver_of(connection)
     error = HandlerTimeout(f"listener {name!r} ran longer than its timeout of {limit}")
     armed, fired = True, threading.Event()
 

@@ -26,6 +26,7 @@ from sqla_pubsub.deliver.claim.payloads import Payloads
 from sqla_pubsub.deliver.handle.mapped import MappedRows, Shape
 from sqla_pubsub.deliver.handle.reading import Kind, Processor, processor
 from sqla_pubsub.deliver.handle.row_statements import Reading, Source, reading_of
+from sqla_pubsub.deliver.io.connecting import is_of_driver
 from sqla_pubsub.errors import UnreadablePayload
 from sqla_pubsub.registry import Publish
 
@@ -99,6 +100,8 @@ class RowDecoder:
         except MemoryError:
             raise
         except Exception as error:
+            if is_of_driver(error):
+                raise
             raise UnreadablePayload(f"{type(error).__name__}: {error}") from error
         return values
 

@@ -22,6 +22,7 @@ from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts, may_wai
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.io.own_settings import OwnSettings
 from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded, sqlstate
+from sqla_pubsub.sqlstates import ABORTED
 
 _NO_SAVEPOINT = ("3B001", "25P01")
 
@@ -60,7 +61,7 @@ class HandlerSession(RowSession):
         self.settings_changed = False
         """Whether one may have changed settings, as far as its statements show."""
         self._nested: NestedTransaction | None = None
-        self._renew = ""
+        self._savepoint = ""
         self._entered = False
         self._violated: SessionOwnershipError | None = None
         self.spoilt = False
@@ -161,7 +162,7 @@ class HandlerSession(RowSession):
         """End the group: what its events did belongs to the outer transaction now."""
         if self._nested is not None:
             self._own.join_release()
-            with self._showing_end():
+            with self._showing_end(*_NO_SAVEPOINT):
                 self._nested.commit()
         elif self._touched:
             self._put_settings_back()
@@ -190,24 +191,27 @@ class HandlerSession(RowSession):
             return
         self.opened += 1
         if self._nested is None:
-            self._nested, self._renew = _begin(self._connection, self._own.restore)
+            self._nested = self._connection.begin_nested()
+            # The session keeps rolling back to this name.
+            self._savepoint = _name(self._nested)
         else:
-            with self._showing_end():
-                self._connection.exec_driver_sql(self._renew)
+            # Where the driver does not tell, it may also be aborted.
+            with self._showing_end(*_NO_SAVEPOINT, ABORTED):
+                self._own.move_on(self._savepoint)
 
     @contextmanager
-    def _showing_end(self) -> Iterator[None]:
-        """A savepoint that is gone tells of an event that ended the transaction, in hand or before."""
+    def _showing_end(self, *states: str) -> Iterator[None]:
+        """A savepoint that is gone tells of an event that ended or spoilt the transaction, in hand or before."""
         try:
             yield
         except DBAPIError as error:
-            if sqlstate(error) not in _NO_SAVEPOINT:
+            if sqlstate(error) not in states:
                 raise
             self.spoilt = True
             raise TransactionEnded(ENDED) from error
 
     def _put_settings_back(self) -> None:
-        self._connection.exec_driver_sql(self._own.restore)
+        self._own.put_back()
         self._touched = self.settings_changed = False
 
     def _refuse(self, what: str) -> SessionOwnershipError:
@@ -252,11 +256,5 @@ class OutsideSession(RowSession):
         self.close()
 
 
-def _begin(connection: Connection, restore: str) -> tuple[NestedTransaction, str]:
-    """Open a savepoint, and return with it the SQL that puts the settings back and moves it to the present.
-
-    The session keeps rolling back to the savepoint's name, so the name is kept.
-    """
-    nested = connection.begin_nested()
-    name = connection.dialect.identifier_preparer.quote(nested._savepoint)
-    return nested, f"RELEASE SAVEPOINT {name}; {restore}; SAVEPOINT {name}"
+def _name(nested: NestedTransaction) -> str:
+    return nested.connection.dialect.identifier_preparer.quote(nested._savepoint)

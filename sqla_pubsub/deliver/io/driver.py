@@ -1,110 +1,77 @@
-"""The only place that knows the drivers apart.
-
-Calls go through SQLAlchemy's adapted connection where it has them: on an asynchronous driver the driver's own
-``rollback()`` is a coroutine that would silently never run.
-"""
+"""What is asked of a driver's connection besides statements: here, and nowhere else, drivers are told apart."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Any
+from typing import Protocol
 
 from sqlalchemy import Connection
 
-from sqla_pubsub.sqlstates import CRASH_SHUTDOWN
-
-CRASHED = "crash of another server process"
-"""In what psycopg2 has of the server's 57P02: no code, only words, and those in the server's language."""
-
-IDLE, IN_ERROR = 0, 3
-"""libpq's PQTRANS_IDLE and PQTRANS_INERROR, which both drivers use.
-
-Source: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
-"""
+from sqla_pubsub.deliver.io.asyncpg_driver import AsyncpgDriver
+from sqla_pubsub.deliver.io.libpq_driver import LibpqDriver
 
 
-class Driver:
-    """What is asked of a driver's connection besides statements.
+class Driver(Protocol):
+    """One open connection, as its driver sees it."""
 
-    Args:
-        connection: An open connection.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._adapted: Any = connection.connection.dbapi_connection
-        self._own: Any = connection.connection.driver_connection
-        self.error: type[Exception] = connection.dialect.loaded_dbapi.Error
-        """Base class of the driver's errors."""
-        self._notified: list[int] = []
-        self._crashed = False
-        self._has_queue = hasattr(self._own, "pgconn")
+    joins: bool
+    """Whether a statement of SQLAlchemy may have others behind it in its text."""
+    percent: str
+    """How a percent sign is written in the text that `script` takes."""
+    error: type[Exception]
+    """Base class of the driver's errors."""
 
     @property
     def closed(self) -> bool:
         """Whether the driver knows that the connection is gone."""
-        return bool(self._own.closed)
 
     @property
     def idle(self) -> bool:
         """Whether no transaction is open."""
-        return bool(self._own.info.transaction_status == IDLE)
 
     @property
     def autocommit(self) -> bool:
         """Whether each statement commits by itself."""
-        return bool(self._own.autocommit)
 
     @property
     def in_error(self) -> bool:
-        """Whether an error has aborted the transaction."""
-        return bool(self._own.info.transaction_status == IN_ERROR)
+        """Whether an error has aborted the transaction, as far as SQLAlchemy or the driver knows."""
 
     @property
     def backend_pid(self) -> int:
         """The server process that the connection was told of; a pooler names one of its own."""
-        return int(self._own.info.backend_pid)
 
     @property
     def server_encoding(self) -> str:
         """The encoding of the database."""
-        return str(self._own.info.parameter_status("server_encoding"))
 
     def prepare_nothing(self) -> None:
-        """Keep psycopg from preparing statements, which a pooler before PgBouncer 1.21 loses."""
-        if hasattr(self._own, "prepare_threshold"):
-            self._own.prepare_threshold = None
+        """Keep the driver from preparing statements, which a pooler before PgBouncer 1.21 loses, where it can be told."""
+
+    def keep_alive(self) -> None:
+        """Notice a server that goes away without a word, where the options of the URL cannot say that."""
+
+    def script(self, sql: str, /) -> None:
+        """Send several statements in one round trip.
+
+        Raises:
+            DBAPIError: One of them failed.
+        """
 
     def rollback(self) -> None:
         """End the driver's transaction, whatever SQLAlchemy takes it for."""
-        self._adapted.rollback()
 
     def cancel(self) -> None:
         """Ask the server to end the running statement; called from another thread."""
-        with suppress(Exception):
-            getattr(self._own, "cancel_safe", self._own.cancel)()
+
+    def listen(self, channel: str, /) -> None:
+        """Register for the notifications of a channel, also once more, and keep what comes.
+
+        Raises:
+            DBAPIError: The server refuses it, or the connection is lost.
+        """
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when the server sends something."""
-        return int(self._own.fileno())
-
-    def hear(self) -> None:
-        """Keep notifications that come with the reply to a statement."""
-        if hasattr(self._own, "add_notify_handler"):
-            self._own.add_notify_handler(lambda notify: self._notified.append(notify.pid))
-
-    def hear_of_crashes(self) -> None:
-        """Keep in mind, from now on, what `told_of_crash` asks for."""
-        if hasattr(self._own, "add_notice_handler"):
-            self._own.add_notice_handler(self._noticed)
-
-    def _noticed(self, notice: Any) -> None:
-        self._crashed = self._crashed or notice.sqlstate == CRASH_SHUTDOWN
-
-    @property
-    def told_of_crash(self) -> bool:
-        """Whether the server ended the connection because the process behind another one crashed."""
-        notices = () if self._has_queue else self._own.notices
-        return self._crashed or any(CRASHED in notice for notice in notices)
+        """Return a descriptor that becomes readable when the server sends something."""
 
     def read(self) -> None:
         """Take in what the server has sent.
@@ -112,17 +79,18 @@ class Driver:
         Raises:
             Exception: The driver's error, where the connection ended.
         """
-        if self._has_queue:
-            self._own.pgconn.consume_input()
-            while (notify := self._own.pgconn.notifies()) is not None:
-                self._notified.append(notify.be_pid)
-        else:
-            self._own.poll()
 
     def notifications(self) -> list[int]:
         """Return the server processes that notified since the last call."""
-        if not self._has_queue:
-            self._notified.extend(notify.pid for notify in self._own.notifies)
-            self._own.notifies.clear()
-        heard, self._notified = self._notified, []
-        return heard
+
+    def attend(self) -> None:
+        """Keep in mind, from now on, what `told_of_crash` and `in_error` ask for."""
+
+    @property
+    def told_of_crash(self) -> bool:
+        """Whether the server ended the connection because the process behind another one crashed."""
+
+
+def driver_of(connection: Connection) -> Driver:
+    """Return the driver of an open connection."""
+    return AsyncpgDriver(connection) if connection.dialect.driver == "asyncpg" else LibpqDriver(connection)

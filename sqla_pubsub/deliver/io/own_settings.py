@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event, text
 
-from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.driver import driver_of
 
 _NAMES = (
     "search_path",
@@ -78,10 +78,20 @@ class OwnSettings:
 
     def __init__(self, connection: Connection, *, pooled: bool) -> None:
         self._pooled = pooled
+        self._driver = driver_of(connection)
         self.restore = "; ".join(self._statements(connection))
-        """SQL that puts them back. A percent sign in it stands twice, as drivers want it."""
+        """SQL that puts them back, as `Driver.script` takes it."""
         self._joins = False
         event.listen(connection, "before_cursor_execute", self._join, retval=True)
+        event.listen(connection, "after_cursor_execute", self._follow)
+
+    def put_back(self) -> None:
+        """Put the settings back now."""
+        self._driver.script(self.restore)
+
+    def move_on(self, savepoint: str) -> None:
+        """Put the settings back, and move a savepoint to the present; it keeps its name, quoted where that needs it."""
+        self._driver.script(f"RELEASE SAVEPOINT {savepoint}; {self.restore}; SAVEPOINT {savepoint}")
 
     def join_release(self) -> None:
         """Put the settings back together with the next savepoint that is released."""
@@ -92,10 +102,15 @@ class OwnSettings:
         self._joins = False
 
     def _join(self, _c: Any, _r: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        if self._joins and statement.startswith(_RELEASE):
+        if self._joins and self._driver.joins and statement.startswith(_RELEASE):
             self._joins = False
             statement = f"{statement}; {self.restore}"
         return statement, parameters
+
+    def _follow(self, _c: Any, _r: Any, statement: str, *_: Any) -> None:
+        if self._joins and statement.startswith(_RELEASE):
+            self._joins = False
+            self.put_back()
 
     def _statements(self, connection: Connection) -> Iterator[str]:
         set_ = "SET LOCAL" if self._pooled else "SET"
@@ -109,9 +124,13 @@ class OwnSettings:
                 yield f"RESET {name}"
             elif name == "search_path":
                 local = str(self._pooled).lower()
-                yield f"SELECT pg_catalog.set_config('{name}', {_literal(value)}, {local})"
+                yield f"SELECT pg_catalog.set_config('{name}', {self._literal(value)}, {local})"
             else:
-                yield f"{set_} {name} TO {_literal(value)}"
+                yield f"{set_} {name} TO {self._literal(value)}"
+
+    def _literal(self, value: str) -> str:
+        escaped = value.replace("\\", "\\\\").replace("'", "''").replace("%", self._driver.percent)
+        return f"E'{escaped}'"
 
 
 @lru_cache(maxsize=1_000)
@@ -127,9 +146,4 @@ def may_set(statement: str) -> bool:
 
 def is_pooled(connection: Connection) -> bool:
     """Whether a pooler stands before the server: it hands out a process id of its own."""
-    return bool(connection.execute(_IDENTITY).one().pid != Driver(connection).backend_pid)
-
-
-def _literal(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "''").replace("%", "%%")
-    return f"E'{escaped}'"
+    return bool(connection.execute(_IDENTITY).one().pid != driver_of(connection).backend_pid)

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Engine, MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
@@ -17,6 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from sqla_pubsub.contract.tables import absence
 from sqla_pubsub.deliver.happenings import Lost, Restored, RightMissing, Waiting
 from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.connecting import connect, is_of_driver
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, OutboxMissing, sqlstate
@@ -40,10 +42,18 @@ KEEPALIVE = {
 Source: https://www.postgresql.org/docs/current/libpq-connect.html
 """
 
+_KEEPALIVE_OF_ASYNCPG = {"timeout": 10.0}
+"""The rest is said to the socket: see `sqla_pubsub.deliver.io.asyncpg_driver`."""
+
 # What connects but cannot work, for want of a right say, would connect again without end.
 _backoff = RetryPolicy(
     max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=2)
 )
+
+
+def connect_args(driver: str | None) -> dict[str, Any]:
+    """Return what a driver is to be told, so that a server which went away is noticed."""
+    return dict(_KEEPALIVE_OF_ASYNCPG if driver == "asyncpg" else KEEPALIVE)
 
 
 def make_engine(url: str) -> Engine:
@@ -55,7 +65,7 @@ def denial(engine: Engine, metadata: MetaData, duty: Duty, error: BaseException)
     """Return the refusal where *error* came from a right that the role lacks, None where it did not."""
     if sqlstate(error) in (DENIED, *GONE):
         try:
-            with engine.connect() as connection:
+            with connect(engine) as connection:
                 refuse_without_rights(connection, metadata, duty)
         except ConfigurationError as refusal:
             return refusal
@@ -68,7 +78,8 @@ def refusal(engine: Engine, metadata: MetaData, error: BaseException) -> Configu
     """Return the refusal where the URL has an unknown option or our tables are missing, else None."""
     if isinstance(error, DBAPIError) and _unreadable(error):
         return ConfigurationError(
-            f"the database URL cannot be used: {describe(error.orig or error)}. Allowed options are those of libpq."
+            f"the database URL cannot be used: {describe(error.orig or error)}. Allowed options are those of "
+            f"{'asyncpg.connect()' if engine.dialect.driver == 'asyncpg' else 'libpq'}."
         )
     if sqlstate(error) in GONE:
         try:
@@ -80,7 +91,7 @@ def refusal(engine: Engine, metadata: MetaData, error: BaseException) -> Configu
 
 def _absence(engine: Engine, metadata: MetaData) -> ConfigurationError | None:
     table = outbox(metadata).Entry.__table__
-    with engine.connect() as connection:
+    with connect(engine) as connection:
         if needed(connection, metadata, "listener"):
             return None
         hint = ""
@@ -90,6 +101,11 @@ def _absence(engine: Engine, metadata: MetaData) -> ConfigurationError | None:
     return OutboxMissing(f"{absence(table)}{hint}")
 
 
+def is_loss(error: BaseException) -> bool:
+    """Whether *error* is what a listener that runs gets from a server which is there no more, or not yet."""
+    return isinstance(error, DBAPIError | PoolTimeout) or is_of_driver(error)
+
+
 def is_away(error: DBAPIError) -> bool:
     """Whether it may go better later: not where the URL, a table or a right is wrong."""
     state = sqlstate(error)
@@ -97,8 +113,12 @@ def is_away(error: DBAPIError) -> bool:
 
 
 def _unreadable(error: DBAPIError) -> bool:
-    """Whether libpq refused the URL before it asked any server."""
-    return sqlstate(error) is None and error.statement is None and isinstance(error, ProgrammingError)
+    """Whether the driver refused the URL before it asked any server."""
+    # Of asyncpg's error SQLAlchemy keeps only that it is none of the server.
+    wrong = isinstance(error, ProgrammingError) or isinstance(
+        getattr(error.orig, "__cause__", None), ValueError
+    )
+    return sqlstate(error) is None and error.statement is None and wrong
 
 
 class Outage:
@@ -179,15 +199,15 @@ class Outage:
         )
         try:
             retrying(opens)
-        except (DBAPIError, PoolTimeout, OutboxMissing):
-            if not stop():
+        except Exception as error:
+            if not (stop() and self._may_pass(error)):
                 raise
             return False
         return True
 
     def _may_pass(self, error: BaseException) -> bool:
         missing = self.worked and isinstance(error, OutboxMissing)
-        return missing or isinstance(error, DBAPIError | PoolTimeout)
+        return missing or is_loss(error)
 
     def _denied(self, error: BaseException) -> bool:
         """Tell which right is missing; return False where none is."""

@@ -23,7 +23,7 @@ from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome
-from sqla_pubsub.errors import HandlerTimeout
+from sqla_pubsub.errors import HandlerTimeout, is_stale
 
 CANDIDATES = 20
 """Entries looked at in one statement, of which the first free one is taken."""
@@ -187,7 +187,7 @@ class Autonomous:
             self._events.dispatcher.colour.within(self._spec, own, handle)
         except BaseException as error:
             # Interrupted anywhere, or broken: not for another event.
-            self._own.let_go(broken=isinstance(error, HandlerTimeout))
+            self._own.let_go(broken=isinstance(error, HandlerTimeout) or is_stale(error))
             return self._events.failed(entry, error)
         finally:
             self._events.put_down()

@@ -31,7 +31,7 @@ from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
-from sqla_pubsub.errors import HandlerTimeout
+from sqla_pubsub.errors import HandlerTimeout, is_stale
 
 CANDIDATES = 20
 """Entries looked at in one statement, besides those in hand."""
@@ -267,7 +267,7 @@ class Concurrent:
         try:
             dispatcher.handle_outside(entry, decoded, own.in_context)
         except BaseException as error:
-            broken = isinstance(error, HandlerTimeout) or dispatcher.colour.is_stop(error)
+            broken = isinstance(error, HandlerTimeout) or is_stale(error) or dispatcher.colour.is_stop(error)
             if dispatcher.colour.is_stop(error):
                 raise
             return self._events.failed(entry, error)

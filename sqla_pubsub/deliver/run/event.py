@@ -16,7 +16,7 @@ from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.scoreboard import Scoreboard
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome, is_denied
-from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry
+from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry, is_stale
 from sqla_pubsub.registry import ListenerSpec
 
 UNREADABLE = (UnreadableEntry, DBAPIError, UnicodeError, MemoryError)
@@ -90,8 +90,8 @@ class EventRunner:
         try:
             return self.dispatcher.entries.decode_alone(store.claims.payloads, entry)
         except UNREADABLE as error:
-            if isinstance(error, MemoryError):
-                # It came in the midst of what the driver had to say.
+            if isinstance(error, MemoryError) or is_stale(error):
+                # It came in the midst of what the driver had to say, or would come again.
                 store.close()
             if store.lost:
                 return interrupted(store, entry, error)
@@ -105,14 +105,15 @@ class EventRunner:
         """Call the handler within its time; what it raises comes out.
 
         A handler that ran out of its time may have been interrupted anywhere, also between the driver and the
-        server, so its connection is closed.
+        server, so its connection is closed. So it is where statements are older than the schema.
         """
         self.take([entries[0].id] if len(entries) == 1 else ids(entries))
         try:
             handle = partial(self.dispatcher.handle, entries, decoded, store)
             self.dispatcher.colour.within(self.spec, store.connection, handle)
-        except HandlerTimeout:
-            store.close()
+        except BaseException as error:
+            if isinstance(error, HandlerTimeout) or is_stale(error):
+                store.close()
             raise
         finally:
             self.put_down()

@@ -25,7 +25,7 @@ from sqla_pubsub.deliver.run.result import (
 )
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry, is_denied
-from sqla_pubsub.errors import TransactionEnded
+from sqla_pubsub.errors import TransactionEnded, is_stale
 
 
 class Isolated:
@@ -81,6 +81,8 @@ class Isolated:
             store.close()
             handled = Broken(self._events.policy.failed(entry, error), error)
         except SQLAlchemyError as error:
+            if is_stale(error):
+                store.close()
             if store.lost or entry is None or is_denied(error):
                 raise
             if isinstance(handled, Retry | DeadLetter):

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.handle.chain import ContextSetting
-from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.connecting import connect
+from sqla_pubsub.deliver.io.driver import Driver, driver_of
 from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED, OwnSettings, is_pooled
 
 _PING = "sqla_pubsub.ping"
@@ -25,6 +26,7 @@ class OwnConnection:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._context: ContextSetting
+        self._driver: Driver
         self._ping = ""
         self._connection: Connection | None = None
         self._marked = False
@@ -37,7 +39,7 @@ class OwnConnection:
             try:
                 if self._connection.in_transaction():
                     self._connection.rollback()
-                self._connection.exec_driver_sql(self._ping)
+                self._driver.script(self._ping)
                 self._connection.rollback()
             except SQLAlchemyError:
                 self.let_go(broken=True)
@@ -59,7 +61,7 @@ class OwnConnection:
                 if not broken:
                     # It may go back to a pool, from which others take it.
                     self._context.be("")
-                    connection.exec_driver_sql(self._ping)
+                    self._driver.script(self._ping)
             except SQLAlchemyError:
                 broken = True
             if broken and not connection.invalidated:
@@ -67,10 +69,13 @@ class OwnConnection:
             connection.close()
 
     def _open(self) -> Connection:
-        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection = connect(self._engine, "AUTOCOMMIT")
+        known = connection.info.get(_PING)
         try:
-            known = connection.info.get(_PING)
-            self._ping = _set_up(connection) if known is None else _pinged(connection, known)
+            self._driver = driver_of(connection)
+            self._ping = _set_up(connection, self._driver) if known is None else known
+            if known is not None:
+                self._driver.script(known)
         except BaseException as error:
             # Cancelled, perhaps: what state it is in is not known.
             with suppress(SQLAlchemyError):
@@ -90,14 +95,9 @@ class OwnConnection:
         self._marked = True
 
 
-def _pinged(connection: Connection, ping: str) -> str:
-    connection.exec_driver_sql(ping)
-    return ping
-
-
-def _set_up(connection: Connection) -> str:
+def _set_up(connection: Connection, driver: Driver) -> str:
     """Set up a connection for handlers; return SQL that finds out if it answers and puts its settings back."""
-    driver = Driver(connection)
+    driver.keep_alive()
     if is_pooled(connection):
         # The next statement may run on another connection of the server, and this one serve another program.
         driver.prepare_nothing()

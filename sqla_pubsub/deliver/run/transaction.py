@@ -18,7 +18,7 @@ from sqla_pubsub.deliver.run.event import UNREADABLE, EventRunner
 from sqla_pubsub.deliver.run.result import Result, Timing, Unrecorded, ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Outcome, is_of_outbox
-from sqla_pubsub.errors import TransactionEnded
+from sqla_pubsub.errors import TransactionEnded, is_stale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +103,8 @@ def one_transaction(
         store.close()
         done = Undone(cause=error, isolate=ids(claimed.entries))
     except SQLAlchemyError as error:
+        if is_stale(error):
+            store.close()
         # A lost connection says nothing about these entries: they are free, and may go together again.
         done = Undone(cause=error, isolate=() if store.lost else ids(claimed.entries))
     return _undo(store, claimed, done, ordered=events.spec.ordered)
@@ -134,6 +136,9 @@ def _read_and_worked(
         if isinstance(error, MemoryError):
             # It came in the midst of what the driver had to say.
             store.close()
+        if is_stale(error):
+            store.close()
+            return Undone(cause=error, isolate=()), None
         return Undone(cause=error, isolate=ids(claimed.entries)), None
     finally:
         events.put_down()

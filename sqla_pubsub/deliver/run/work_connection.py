@@ -9,7 +9,8 @@ from sqla_pubsub.deliver.claim.claims import Claims
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.connecting import connect
+from sqla_pubsub.deliver.io.driver import driver_of
 from sqla_pubsub.deliver.io.life import STARTED, Life
 from sqla_pubsub.deliver.io.own_settings import LIMITS, UNLIMITED, WATCHED, OwnSettings, is_pooled
 from sqla_pubsub.deliver.io.place import find_place
@@ -29,12 +30,12 @@ class WorkConnection:
     def __init__(
         self, engine: Engine, outbox: Outbox, config: ListenerConfig, instrument: Instrument
     ) -> None:
-        self.connection: Connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
-        self.driver = Driver(self.connection)
+        self.connection: Connection = connect(engine, "READ COMMITTED")
+        self.driver = driver_of(self.connection)
         try:
             with self.connection.begin():
                 self._set_up(config)
-                self.driver.hear_of_crashes()
+                self.driver.attend()
                 self._started = str(self.connection.scalar(STARTED))
                 place = find_place(self.connection, outbox)
                 self.own = OwnSettings(self.connection, pooled=self.pooled)
@@ -46,6 +47,7 @@ class WorkConnection:
 
     def _set_up(self, config: ListenerConfig) -> None:
         connection = self.connection
+        self.driver.keep_alive()
         self.pooled = is_pooled(connection)
         """Whether a transaction pooler stands before the server."""
         wanted = {} if config.synchronous_commit else {"synchronous_commit": "off"}
@@ -74,7 +76,7 @@ class WorkConnection:
     def set_local(self) -> None:
         """Set, in a transaction that has just begun, what may not outlive it behind a pooler."""
         if self.pooled and self._local:
-            self.connection.exec_driver_sql(self._local)
+            self.driver.script(self._local)
 
     def adopt(self, spec: ListenerSpec) -> None:
         """Take over what was written for earlier names of a listener."""

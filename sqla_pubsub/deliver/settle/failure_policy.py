@@ -28,6 +28,7 @@ from sqla_pubsub.errors import (
     TransactionEnded,
     UnreadableEntry,
     UnreadablePayload,
+    is_stale,
     sqlstate,
 )
 from sqla_pubsub.retry import RetryPolicy, Rng
@@ -70,7 +71,8 @@ class FailurePolicy:
     def failed(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
         """Return the outcome of a try that raised *error*; what is nobody's fault burns no attempt."""
         state = sqlstate(error) or ""
-        if is_exhausted(state) or (is_unreachable(state) and self._is_early(entry)):
+        passing = is_unreachable(state) or is_stale(error)
+        if is_exhausted(state) or (passing and self._is_early(entry)):
             return self.put_off(entry, error)
         return self._judged(entry, error)
 
@@ -83,6 +85,8 @@ class FailurePolicy:
             server_ended: Whether the connection ended with its server. If not, the event may have ended it and
                 would be tried for ever; if so, it is put off, up to the limit of uncounted tries in a row.
         """
+        if is_stale(error):
+            return self.failed(entry, error)
         if server_ended and not isinstance(error, _ITS_OWN) and self._is_early(entry):
             later = self.put_off(entry, error)
             asked = error.after if isinstance(error, RetryLater) else None
@@ -147,7 +151,7 @@ def _named(entry: Entry, listener: str, error: BaseException) -> BaseException:
     if isinstance(error, UnreadableEntry) and not isinstance(error, UnreadablePayload):
         return error
     state = sqlstate(error)
-    if state is not None and not is_of_values(state):
+    if is_stale(error) or (state is not None and not is_of_values(state)):
         # Not the payload's fault, nor that of a type which is gone: it may go better later.
         return error
     said = describe(error).removeprefix(f"{UnreadablePayload.__name__}: ")

@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqla_pubsub.errors import Reject, RetryLater, TransactionEnded, UnreadableEntry, sqlstate
+from sqla_pubsub.errors import Reject, RetryLater, TransactionEnded, UnreadableEntry, is_stale, sqlstate
 from sqla_pubsub.retry import RetryPolicy, Rng
 from sqla_pubsub.sqlstates import DENIED, GONE, TRANSIENT, is_of_values
 from sqla_pubsub.values import one_line
@@ -114,7 +114,7 @@ def describe(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
 
 def is_transient(error: BaseException) -> bool:
     """Whether *error* is the database's momentary state rather than the event's fault."""
-    return sqlstate(error) in TRANSIENT
+    return sqlstate(error) in TRANSIENT or is_stale(error)
 
 
 def is_denied(error: BaseException) -> bool:
@@ -130,7 +130,7 @@ def is_of_outbox(error: BaseException) -> bool:
 def is_unreadable(error: BaseException) -> bool:
     """Whether what could not be decoded never will be: a value that no type takes, a type that is gone."""
     state = sqlstate(error)
-    return not is_denied(error) and (state is None or is_of_values(state))
+    return not is_denied(error) and not is_stale(error) and (state is None or is_of_values(state))
 
 
 def _hide_parameters(error: BaseException) -> None:

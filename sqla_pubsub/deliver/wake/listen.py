@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from sqla_pubsub.contract.tables import Outbox, absence
 from sqla_pubsub.contract.wakeup import (
@@ -22,7 +22,8 @@ from sqla_pubsub.contract.wakeup import (
 )
 from sqla_pubsub.deliver.happenings import Deaf, Polling
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.io.driver import Driver
+from sqla_pubsub.deliver.io.connecting import connect
+from sqla_pubsub.deliver.io.driver import driver_of
 from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED
 from sqla_pubsub.deliver.io.place import find_place
 from sqla_pubsub.deliver.io.stop import StopSignal
@@ -50,8 +51,8 @@ class ListeningConnection:
     ) -> None:
         self._instrument = instrument
         self._blind_poll = blind_poll
-        self._connection: Connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._driver = Driver(self._connection)
+        self._connection: Connection = connect(engine, "AUTOCOMMIT")
+        self._driver = driver_of(self._connection)
         self._holding = self._deaf = False
         self.blind = silent
         """Whether no notification can be received."""
@@ -60,7 +61,6 @@ class ListeningConnection:
             self._peek = peek(find_place(self._connection, outbox).entry)
             self._set_up(silent=silent)
             if not self.blind:
-                self._driver.hear()
                 self._listen()
         except BaseException:
             self._connection.invalidate()
@@ -129,6 +129,7 @@ class ListeningConnection:
             self._connection.close()
 
     def _set_up(self, *, silent: bool) -> None:
+        self._driver.keep_alive()
         # A pooler between us and the server hands out a process id of its own.
         if self._driver.backend_pid == self._pid:
             self._connection.execute(UNLIMITED)
@@ -154,8 +155,7 @@ class ListeningConnection:
         self._instrument(Polling(interval=self._blind_poll))
 
     def _listen(self) -> None:
-        channel = self._connection.dialect.identifier_preparer.quote_identifier(self._channel)
-        self._connection.execute(text(f"LISTEN {channel}"))
+        self._driver.listen(self._channel)
 
     def _notified(self) -> bool:
         return any(pid != self._pid for pid in self._driver.notifications())

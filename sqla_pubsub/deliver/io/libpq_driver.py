@@ -1,0 +1,137 @@
+"""psycopg2 and psycopg, which stand on libpq and are much alike; psycopg also on an event loop.
+
+Calls go through SQLAlchemy's adapted connection where it has them: on a loop the driver's own ``rollback()`` is a
+coroutine that would silently never run.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from sqla_pubsub.sqlstates import CRASH_SHUTDOWN
+
+CRASHED = "crash of another server process"
+"""In what psycopg2 has of the server's 57P02: no code, only words, and those in the server's language."""
+
+IDLE, IN_ERROR = 0, 3
+"""libpq's PQTRANS_IDLE and PQTRANS_INERROR, which both drivers use.
+
+Source: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
+"""
+
+
+class LibpqDriver:
+    """A connection of psycopg2 or psycopg; see `sqla_pubsub.deliver.io.driver.Driver`.
+
+    Args:
+        connection: An open connection.
+    """
+
+    joins = True
+    percent = "%%"
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._adapted: Any = connection.connection.dbapi_connection
+        self._own: Any = connection.connection.driver_connection
+        self.error: type[Exception] = connection.dialect.loaded_dbapi.Error
+        self._notified: list[int] = []
+        self._hears = self._crashed = False
+        self._has_queue = hasattr(self._own, "pgconn")
+
+    @property
+    def closed(self) -> bool:
+        """As the driver says."""
+        return bool(self._own.closed)
+
+    @property
+    def idle(self) -> bool:
+        """As libpq says."""
+        return bool(self._own.info.transaction_status == IDLE)
+
+    @property
+    def autocommit(self) -> bool:
+        """As the driver says."""
+        return bool(self._own.autocommit)
+
+    @property
+    def in_error(self) -> bool:
+        """As libpq says."""
+        return bool(self._own.info.transaction_status == IN_ERROR)
+
+    @property
+    def backend_pid(self) -> int:
+        """As libpq says."""
+        return int(self._own.info.backend_pid)
+
+    @property
+    def server_encoding(self) -> str:
+        """As the server has reported it."""
+        return str(self._own.info.parameter_status("server_encoding"))
+
+    def prepare_nothing(self) -> None:
+        """Only psycopg prepares."""
+        if hasattr(self._own, "prepare_threshold"):
+            self._own.prepare_threshold = None
+
+    def keep_alive(self) -> None:
+        """Nothing: the options of a URL say it."""
+
+    def script(self, sql: str, /) -> None:
+        """As one statement: without parameters, libpq takes several."""
+        self._connection.exec_driver_sql(sql)
+
+    def rollback(self) -> None:
+        """Roll back below SQLAlchemy."""
+        self._adapted.rollback()
+
+    def cancel(self) -> None:
+        """Ask by a connection of its own."""
+        with suppress(Exception):
+            getattr(self._own, "cancel_safe", self._own.cancel)()
+
+    def listen(self, channel: str, /) -> None:
+        """Keep also what comes with the reply to a statement."""
+        if not self._hears and hasattr(self._own, "add_notify_handler"):
+            self._own.add_notify_handler(lambda notify: self._notified.append(notify.pid))
+        self._hears = True
+        quoted = self._connection.dialect.identifier_preparer.quote_identifier(channel)
+        self._connection.execute(text(f"LISTEN {quoted}"))
+
+    def fileno(self) -> int:
+        """Return the socket."""
+        return int(self._own.fileno())
+
+    def read(self) -> None:
+        """Read without waiting."""
+        if self._has_queue:
+            self._own.pgconn.consume_input()
+            while (notify := self._own.pgconn.notifies()) is not None:
+                self._notified.append(notify.be_pid)
+        else:
+            self._own.poll()
+
+    def notifications(self) -> list[int]:
+        """Empty what was kept."""
+        if not self._has_queue:
+            self._notified.extend(notify.pid for notify in self._own.notifies)
+            self._own.notifies.clear()
+        heard, self._notified = self._notified, []
+        return heard
+
+    def attend(self) -> None:
+        """Hear notices, which psycopg2 keeps by itself."""
+        if hasattr(self._own, "add_notice_handler"):
+            self._own.add_notice_handler(self._noticed)
+
+    def _noticed(self, notice: Any) -> None:
+        self._crashed = self._crashed or notice.sqlstate == CRASH_SHUTDOWN
+
+    @property
+    def told_of_crash(self) -> bool:
+        """As the notices say."""
+        notices = () if self._has_queue else self._own.notices
+        return self._crashed or any(CRASHED in notice for notice in notices)
