@@ -51,6 +51,10 @@ class UnreadablePayload(UnreadableEntry):
     """Values of a payload cannot become Python's. Many are decoded together, so it does not say of which entry."""
 
 
+class LoadFailed(UnreadablePayload):
+    """What ``load=`` asks for cannot be read for a group; each of its events is tried by itself then."""
+
+
 class SessionOwnershipError(DeliveryError):
     """A handler tried to end a transaction that belongs to the listener."""
 

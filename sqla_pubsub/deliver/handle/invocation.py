@@ -17,6 +17,7 @@ from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.handle.chain import Chain, context_of, deepest
 from sqla_pubsub.deliver.handle.decoding import RowDecoder
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded, EntryDecoder
+from sqla_pubsub.deliver.handle.related import Related
 from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
@@ -71,13 +72,18 @@ class Dispatcher:
             return session
 
         call = _Call(self, entries, decoded, session)
+        related = decoded.related
         try:
+            if related is not None:
+                _watch(related, entries[0], store)
             arguments = call.arguments(self._spec.parameters)
             store.guarded = True
             try:
                 self.colour.call(self._spec, arguments)
             finally:
                 store.guarded = False
+            if related is not None:
+                related.left(store.session())
             store.finish_event(entries[0].id)
         except BaseException as error:
             if not self.colour.is_stuck(error):
@@ -195,7 +201,9 @@ class _Call:
             except UnreadableEntry as error:
                 raise self._dispatcher.entries.unreadable(entry, error) from error
             if name == "new" or entry.operation == "DELETE":
-                return self._session().show(instance)
+                instance = self._session().show(instance)
+            if self._decoded.related is not None:
+                self._decoded.related.attach(instance, (entry.id, name), self._session())
             return instance
 
         return load
@@ -208,6 +216,14 @@ class _Call:
             return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
         except UnreadableEntry as error:
             raise self._dispatcher.entries.unreadable(entry, error) from error
+
+
+def _watch(related: Related, entry: Entry, store: EventTransaction) -> None:
+    """See that what the event refers to is as the handlers before it have left it."""
+    if related.stale:
+        store.session().write_deferred()
+        related.renew(store.connection, entry.id)
+    store.watch = related.sent
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:
