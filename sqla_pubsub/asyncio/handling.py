@@ -117,15 +117,16 @@ async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
 
 def _lazily(spec: ListenerSpec, error: Exception) -> DeliveryError:
     """Say which attribute was to be loaded without an await."""
-    name = "an attribute"
+    name, example = "an attribute", ""
     traceback = error.__traceback__
     while traceback is not None:
         found = traceback.tb_frame.f_locals.get("self")
         if isinstance(found, QueryableAttribute) and traceback.tb_frame.f_code.co_name == "__get__":
             name = str(found)
+            example = f" (with selectinload(...).selectinload({name}), where it is not of the row itself)"
         traceback = traceback.tb_next
     return LazyLoad(
         f"the handler of listener {spec.name!r} touched {name}, which is not loaded and needs a statement. "
-        "Read it with a query of the handler's own, await it through AsyncAttrs (await row.awaitable_attrs.name), "
-        "or use: await session.run_sync(function)"
+        f"Load it for the whole group with load=[...] of the decorator{example}, await it through AsyncAttrs "
+        "(await row.awaitable_attrs.name), or use: await session.run_sync(function)"
     )

@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ARRAY, Connection, Select, bindparam, cast, func, literal, select
-from sqlalchemy.orm import Load, Mapper, Session, selectinload
+from sqlalchemy import ARRAY, Connection, Select, bindparam, cast, event, func, literal, select
+from sqlalchemy.orm import (
+    Load,
+    Mapper,
+    ORMExecuteState,
+    Session,
+    make_transient,
+    make_transient_to_detached,
+    selectinload,
+)
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.collections import collection_adapter
 
@@ -21,9 +29,21 @@ Templates = Mapping[str, Any]
 Prepared = tuple[Any, tuple[str, ...], tuple[str, ...]]
 """For a class: the statement, its relationships, and the attributes that say what these refer to."""
 
+_SEED = "sqla_pubsub.event"
+"""Keeps the row of an event apart from the row of the same key that stands in the table."""
 _SELECTIN = (("lazy", "selectin"),)
 _EXCHANGED = ("joined", "subquery", "immediate", None)
 _OF_JOINS = ("innerjoin", "eager_from_alias")
+
+
+class _Loading(Session):
+    """In which the rows of events, and what they refer to, are together for the time of loading."""
+
+
+@event.listens_for(_Loading, "do_orm_execute")
+def _read_tables(execution: ORMExecuteState) -> None:
+    if execution.is_relationship_load:
+        execution.update_execution_options(identity_token=None)
 
 
 class EagerLoad:
@@ -64,10 +84,13 @@ class EagerLoad:
 
     def _load(self, connection: Connection, seeds: Sequence[Any]) -> None:
         by_class: dict[Mapper[Any], list[tuple[Any, ...]]] = {}
-        with Session(connection, join_transaction_mode="rollback_only") as session:
-            session.add_all(seeds)
+        with _Loading(connection, join_transaction_mode="rollback_only") as session:
             for seed in seeds:
                 state = instance_state(seed)
+                make_transient(seed)
+                state.identity_token = _SEED
+                make_transient_to_detached(seed)
+                session.add(seed)
                 by_class.setdefault(state.mapper, []).append(state.mapper.primary_key_from_instance(seed))
             for mapper, keys in by_class.items():
                 statement, *_ = self._prepare(mapper)
@@ -102,9 +125,9 @@ class EagerLoad:
             columns = {column for relation in relations for column in relation.local_columns}
             local = {mapper.get_property_by_column(column).key for column in columns}
             # What the model always loads with a row, the listener has not asked for.
-            statement = (
-                select(mapper).from_statement(_keys_of(mapper)).options(*options, Load(mapper).lazyload("*"))
-            )
+            options.append(Load(mapper).lazyload("*"))
+            keys = select(mapper).from_statement(_keys_of(mapper))
+            statement = keys.options(*options).execution_options(identity_token=_SEED)
             self._prepared[mapper] = statement, tuple(props), tuple(sorted(local))
         return self._prepared[mapper]
 

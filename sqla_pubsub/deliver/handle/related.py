@@ -185,9 +185,11 @@ def _object(session: Session, template: Any) -> Any:
         if attribute.key in state.dict:
             value = state.dict[attribute.key]
             own.dict[attribute.key] = deepcopy(value) if isinstance(value, _CHANGEABLE) else value
+    make_transient_to_detached(made)
     # What the options say of relationships further on, raiseload() say, they say of this object.
     own.load_options, own.load_path = state.load_options, state.load_path
-    make_transient_to_detached(made)
+    if state.callables:
+        own.callables = dict(state.callables)
     session.add(made)
     mapper.class_manager.dispatch.load(own, None)
     return made
