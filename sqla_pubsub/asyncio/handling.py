@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import MissingGreenlet, StatementError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import QueryableAttribute
+from sqlalchemy.orm import QueryableAttribute, RelationshipProperty
 from sqlalchemy.pool import NullPool
 
 from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
@@ -117,16 +117,26 @@ async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
 
 def _lazily(spec: ListenerSpec, error: Exception) -> DeliveryError:
     """Say which attribute was to be loaded without an await."""
-    name, example = "an attribute", ""
+    name, door = "an attribute", "Read it with a query of the handler's own"
     traceback = error.__traceback__
     while traceback is not None:
         found = traceback.tb_frame.f_locals.get("self")
         if isinstance(found, QueryableAttribute) and traceback.tb_frame.f_code.co_name == "__get__":
-            name = str(found)
-            example = f" (with selectinload(...).selectinload({name}), where it is not of the row itself)"
+            name, door = str(found), _loaded_by(spec, found) or door
         traceback = traceback.tb_next
     return LazyLoad(
         f"the handler of listener {spec.name!r} touched {name}, which is not loaded and needs a statement. "
-        f"Load it for the whole group with load=[...] of the decorator{example}, await it through AsyncAttrs "
-        "(await row.awaitable_attrs.name), or use: await session.run_sync(function)"
+        f"{door}, await it through AsyncAttrs (await row.awaitable_attrs.name), "
+        "or use: await session.run_sync(function)"
     )
+
+
+def _loaded_by(spec: ListenerSpec, attribute: QueryableAttribute[Any]) -> str | None:
+    """Return what loads a relationship for the whole group, None for what is none."""
+    if not isinstance(attribute.prop, RelationshipProperty):
+        return None
+    models = [each.mapper for each in spec.subscriptions if each.mapper is not None]
+    parent: Any = attribute.parent
+    own = any(model.isa(parent) or parent.isa(model) for model in models)
+    load = str(attribute) if own else f"selectinload(...).selectinload({attribute})"
+    return f"Load it for the whole group with load=[{load}] of the decorator"

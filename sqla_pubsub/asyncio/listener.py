@@ -116,9 +116,10 @@ class AsyncListener:
             await task
 
     def _listeners(self, specs: Sequence[ListenerSpec], concurrency: int) -> Iterable[Listener]:
-        inside = [spec.name for spec in specs if spec.transactional]
+        inside = [spec for spec in specs if spec.transactional]
         outside = [spec.name for spec in specs if not spec.transactional]
-        slots = min(concurrency, _slots(self._engine, outside=bool(outside))) if inside else 0
+        wanted = max((min(concurrency, spec.concurrency or concurrency) for spec in inside), default=0)
+        slots = min(wanted, _slots(self._engine, outside=bool(outside)))
         followers = [Asynchronous() for _ in range(slots - 1)]
 
         def wake(happening: Happening) -> None:
@@ -127,13 +128,14 @@ class AsyncListener:
                     follower.nudge()
 
         if inside:
-            yield self._listener(inside, Asynchronous(), [wake])
-        for follower in followers:
-            yield self._listener(inside, follower, [], sleeper=partial(_Following, self._config))
+            yield self._listener([spec.name for spec in inside], Asynchronous(), [wake])
+        for place, follower in enumerate(followers, 2):
+            names = [spec.name for spec in inside if spec.concurrency is None or spec.concurrency >= place]
+            yield self._listener(names, follower, [], sleeper=partial(_Following, self._config))
         if outside:
             colour = Asynchronous()
             self._room.tell(colour.nudge)
-            yield self._listener(outside, colour, [], crew=lambda: TaskCrew(colour, self._room))
+            yield self._listener(outside, colour, [], crew=partial(_crew, colour, self._room))
 
     def _listener(
         self,
@@ -141,7 +143,7 @@ class AsyncListener:
         colour: Asynchronous,
         observers: list[Observer],
         *,
-        crew: Callable[[], TaskCrew | None] = lambda: None,
+        crew: Callable[[ListenerSpec], TaskCrew | None] = lambda _: None,
         sleeper: Callable[[StopSignal], _Following] | None = None,
     ) -> Listener:
         self._colours.append(colour)
@@ -178,6 +180,10 @@ class AsyncListener:
             # Told by this and not by the kind of an exception: a handler may raise CancelledError itself.
             colour.given_up = True
         await asyncio.gather(*(end(task, HARD) for task in tasks if not task.done()))
+
+
+def _crew(colour: Asynchronous, room: Room, spec: ListenerSpec) -> TaskCrew:
+    return TaskCrew(colour, room, spec.concurrency)
 
 
 class _Following:

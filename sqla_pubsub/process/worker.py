@@ -161,11 +161,15 @@ def _plain(
     plan: Plan, metadata: MetaData, specs: Sequence[ListenerSpec], shown_on: list[Scoreboard]
 ) -> Iterable[Listener]:
     """The main one first; the others are threads for the ``transactional=False`` listeners."""
-    outside = [spec.name for spec in specs if not spec.transactional]
+    outside = [spec for spec in specs if not spec.transactional]
     inside = [spec.name for spec in specs if spec.transactional]
     groups = [[spec.name for spec in specs]]
     if plan.concurrency > 1 and outside:
-        groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
+        beside = [
+            [spec.name for spec in outside if spec.concurrency is None or spec.concurrency > thread]
+            for thread in range(plan.concurrency)
+        ]
+        groups = [names for names in (inside, *beside) if names]
     gate = ThreadGate()
     for names, scoreboard in zip(groups, shown_on, strict=False):
         yield Listener(

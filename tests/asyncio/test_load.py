@@ -131,6 +131,6 @@ def test_what_is_not_asked_for_is_named_with_what_to_ask_for(blog: Blog) -> None
         "touched Article.author, which is not loaded and needs a statement. Load it for the whole group"
         in letter.reason
     )
-    assert "load=[...]" in letter.reason
+    assert "load=[selectinload(...).selectinload(Article.author)]" in letter.reason
     assert "awaitable_attrs" in letter.reason
     assert "session.run_sync" in letter.reason
