@@ -67,6 +67,10 @@ class TransactionEnded(SessionOwnershipError):
     """A handler ended the transaction below SQLAlchemy: what it did may be committed, and is not tried again."""
 
 
+class TaskLeft(DeliveryError):
+    """An ``async def`` handler returned while a task that it had started went on."""
+
+
 class HandlerTimeout(DeliveryError):
     """A handler ran longer than its ``timeout=``."""
 

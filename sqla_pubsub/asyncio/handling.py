@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
@@ -14,10 +14,20 @@ from sqlalchemy.orm import QueryableAttribute, RelationshipProperty
 from sqlalchemy.pool import NullPool
 
 from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
+from sqla_pubsub.asyncio.left import Call, named
 from sqla_pubsub.asyncio.session import HandlerAsyncSession
+from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.io.reconnect import KEEPALIVE
-from sqla_pubsub.errors import DeliveryError, HandlerCancelled, HandlerExit, HandlerTimeout, LazyLoad
+from sqla_pubsub.errors import (
+    DeliveryError,
+    HandlerCancelled,
+    HandlerExit,
+    HandlerNotRun,
+    HandlerTimeout,
+    LazyLoad,
+    TaskLeft,
+)
 from sqla_pubsub.registry import ListenerSpec
 
 HARD = 5.0
@@ -61,24 +71,24 @@ class Asynchronous:
     async def _call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
         limit = spec.timeout
         # The task takes a copy of the context, so that nothing that a handler sets is left for the next one.
-        task = asyncio.get_running_loop().create_task(_run(spec, arguments), context=copy_context())
+        call, context = Call(), copy_context()
+        call.begin(context)
+        task = asyncio.get_running_loop().create_task(_run(spec, arguments), context=context)
+        call.started(task)
         try:
             await asyncio.wait({task}, timeout=None if limit is None else limit.total_seconds())
+            left = await call.left() if task.done() else call.running()
         except asyncio.CancelledError:
             stopped = Stopped()
-            if not await end(task, HARD):
-                self._stuck = stopped
+            await self._end([task, *call.running()], stopped)
             raise stopped from None
-        if not task.done():
-            error = HandlerTimeout(f"listener {spec.name!r} ran longer than its timeout of {limit}")
-            if not await end(task, HARD):
-                self._stuck = error
+        if (error := _failure(spec, task, left, call.forgotten)) is not None:
+            await self._end(left, error)
             raise error
-        if task.cancelled():
-            raise HandlerCancelled(
-                f"the handler of listener {spec.name!r} was cancelled, or let a cancellation out"
-            )
-        task.result()
+
+    async def _end(self, tasks: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
+        if not all(await asyncio.gather(*(end(task, HARD) for task in tasks))):
+            self._stuck = error
 
     def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], None]) -> None:
         """Call *handle*: `call` sees to the time."""
@@ -101,9 +111,39 @@ class Asynchronous:
         return create_async_engine(url, poolclass=NullPool, connect_args=dict(KEEPALIVE)).sync_engine
 
 
+def _failure(
+    spec: ListenerSpec,
+    task: asyncio.Task[None],
+    left: Sequence[asyncio.Future[Any]],
+    forgotten: Sequence[str],
+) -> BaseException | None:
+    """Return what became of a call, None where it did all that it should."""
+    if not task.done():
+        return HandlerTimeout(f"listener {spec.name!r} ran longer than its timeout of {spec.timeout}")
+    handler = f"the handler of listener {spec.name!r}"
+    if task.cancelled():
+        return HandlerCancelled(f"{handler} was cancelled, or let a cancellation out")
+    if (raised := task.exception()) is not None:
+        return raised
+    if left:
+        return TaskLeft(
+            f"{handler} returned and left running: {', '.join(map(named, left))}. Await each task in the handler, as "
+            "asyncio.TaskGroup does; start what is to outlive the handler outside of it, or with create_task(..., "
+            "context=contextvars.Context())"
+        )
+    if forgotten:
+        names = ", ".join(f"{name}()" for name in dict.fromkeys(forgotten))
+        return HandlerNotRun(
+            f"{handler} called {names} without await, so nothing of that was done. Write: await ..."
+        )
+    return None
+
+
 async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
     try:
-        await spec.handler(**arguments)
+        refuse_not_run(
+            await spec.handler(**arguments), spec.name, "Await it in the handler, or return nothing"
+        )
     except (MissingGreenlet, StatementError) as error:
         if isinstance(error, StatementError) and not isinstance(error.orig, MissingGreenlet):
             raise

@@ -16,6 +16,7 @@ from sqlalchemy.pool import QueuePool
 from sqla_pubsub.asyncio.bridge import end, in_greenlet, spawned
 from sqla_pubsub.asyncio.crew import Room, TaskCrew
 from sqla_pubsub.asyncio.handling import HARD, Asynchronous
+from sqla_pubsub.asyncio.left import watched
 from sqla_pubsub.deliver.arguments import chosen, of_colour
 from sqla_pubsub.deliver.config import MOST_SLOTS, ListenerConfig
 from sqla_pubsub.deliver.happenings import Happening, Settled
@@ -155,15 +156,16 @@ class AsyncListener:
 
     async def _all(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Run all parts to their end; the first that fails stops the others."""
-        tasks = [spawned(self._part(work)) for work in works]
-        try:
-            return list(await asyncio.shield(asyncio.gather(*tasks)))
-        except asyncio.CancelledError:
-            await self._give_up(tasks)
-            raise
-        except BaseException:
-            await asyncio.wait(tasks)
-            raise
+        with watched(asyncio.get_running_loop()):
+            tasks = [spawned(self._part(work)) for work in works]
+            try:
+                return list(await asyncio.shield(asyncio.gather(*tasks)))
+            except asyncio.CancelledError:
+                await self._give_up(tasks)
+                raise
+            except BaseException:
+                await asyncio.wait(tasks)
+                raise
 
     async def _part(self, work: Callable[[], T]) -> T:
         try:
