@@ -155,6 +155,10 @@ async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
         ) from error
 
 
+RUNS_HANDLER = _run.__code__
+"""The code whose frames have handlers above them."""
+
+
 def _lazily(spec: ListenerSpec, error: Exception) -> DeliveryError:
     """Say which attribute was to be loaded without an await."""
     name, door = "an attribute", "Read it with a query of the handler's own"

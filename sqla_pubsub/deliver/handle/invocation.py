@@ -7,12 +7,14 @@ savepoint when it is first used, so that a handler which never touches the datab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import Token
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
 from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.current import CurrentEvent, current_event
 from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.handle.chain import Chain, context_of, deepest
 from sqla_pubsub.deliver.handle.decoding import RowDecoder
@@ -72,7 +74,7 @@ class Dispatcher:
             return session
 
         call = _Call(self, entries, decoded, session)
-        related = decoded.related
+        related, token = decoded.related, self._show(entries)
         try:
             if related is not None:
                 _watch(related, entries[0], store)
@@ -89,10 +91,13 @@ class Dispatcher:
             if not self.colour.is_stuck(error):
                 store.undo_event()
             raise
+        finally:
+            current_event.reset(token)
 
     def handle_outside(self, entry: Entry, decoded: Decoded, connect: Callable[[str], Connection]) -> None:
         """Call the handler with a session that commits by itself; *connect* returns its connection, in a context."""
         session = OutsideSession(partial(connect, self._chain_after([entry]).setting))
+        token = self._show([entry])
         try:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
             self.colour.call(self._spec, arguments)
@@ -101,6 +106,16 @@ class Dispatcher:
             if not self.colour.is_stuck(error):
                 session.undo()
             raise
+        finally:
+            current_event.reset(token)
+
+    def _show(self, entries: Sequence[Entry]) -> Token[CurrentEvent | None]:
+        """Say which event is being handled from now on."""
+        first = entries[0]
+        ids = (first.id,) if len(entries) == 1 else tuple(entry.id for entry in entries)
+        return current_event.set(
+            CurrentEvent(self._spec.name, first.id, first.attempt + 1, first.operation, first.source, ids)
+        )
 
     def _chain_after(self, entries: Sequence[Entry]) -> Chain:
         """Return the chain of what the handler will write.
