@@ -7,12 +7,12 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterable, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from multiprocessing.connection import wait
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
@@ -25,7 +25,7 @@ from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.process.application import application_engine, async_engine
+from sqla_pubsub.process.application import application_async_engine, application_engine, async_engine
 from sqla_pubsub.process.logs import log_to_stderr
 from sqla_pubsub.process.scoreboard import Scoreboard, scoreboards
 from sqla_pubsub.registry import ListenerSpec, registries, registry_of
@@ -151,10 +151,16 @@ def _on_loop(
             "Run: pip install 'sqla-pubsub[asyncio]'"
         ) from error
     listener: Works = loop.LoopListener(
-        partial(async_engine, plan.url, specs[0].name), metadata, plan.config,
+        _async_engine(plan, specs[0].name), metadata, plan.config,
         listeners=[spec.name for spec in specs], concurrency=plan.concurrency, scoreboards=shown_on,
     )  # fmt: skip
     return listener
+
+
+def _async_engine(plan: Plan, listener: str) -> Callable[[], Any]:
+    if plan.application is None:
+        return partial(async_engine, plan.url, listener)
+    return partial(application_async_engine, plan.application, listener)
 
 
 def _plain(
