@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqla_pubsub.context import set_context
 from sqla_pubsub.contract.tables import DeadLetter, OutboxEntry
+from sqla_pubsub.current import CurrentEvent, current_event
 from sqla_pubsub.declare.decorators import (
     after_delete,
     after_insert,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigurationError",
+    "CurrentEvent",
     "DeadLetter",
     "Delete",
     "DeliveryError",
@@ -66,6 +68,7 @@ __all__ = [
     "after_update",
     "check",
     "configure",
+    "current_event",
     "on_message",
     "outbox",
     "publish",

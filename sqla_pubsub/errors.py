@@ -55,6 +55,10 @@ class UnreadablePayload(UnreadableEntry):
     """Values of a payload cannot become Python's. Many are decoded together, so it does not say of which entry."""
 
 
+class LoadFailed(UnreadablePayload):
+    """What ``load=`` asks for cannot be read for a group; each of its events is tried by itself then."""
+
+
 class SessionOwnershipError(DeliveryError):
     """A handler tried to end a transaction that belongs to the listener."""
 
@@ -65,6 +69,10 @@ class HandlerNotRun(DeliveryError):
 
 class TransactionEnded(SessionOwnershipError):
     """A handler ended the transaction below SQLAlchemy: what it did may be committed, and is not tried again."""
+
+
+class TaskLeft(DeliveryError):
+    """An ``async def`` handler returned while a task that it had started went on."""
 
 
 class HandlerTimeout(DeliveryError):

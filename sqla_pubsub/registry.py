@@ -77,6 +77,7 @@ class Subscription:
         when: SQL string, or a function of ``old`` and/or ``new``.
         message: The message class; None for tables.
         ordered_by: Field of the message whose values order its events, for an ordered listener.
+        load: Relationships and loader options of them, to be loaded with the rows.
     """
 
     operation: str
@@ -86,6 +87,8 @@ class Subscription:
     when: Condition | None = None
     message: type[Any] | None = None
     ordered_by: str | None = None
+    # Comparing two attributes of a model makes SQL of them.
+    load: tuple[Any, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,7 @@ class ListenerSpec:
     asynchronous: bool = False
     timeout: timedelta | None = None
     effects: Literal["any", "database"] = "any"
+    concurrency: int | None = None
     previous_names: tuple[str, ...] = ()
 
     @property
@@ -177,7 +181,7 @@ class Registry:
         if replace(known, subscriptions=()) != replace(spec, subscriptions=()):
             raise ConfigurationError(
                 f"listener {spec.name!r} is declared by stacked decorators with different options. "
-                "Give both decorators the same retry=, ordered=, batch=, transactional=, timeout=, effects=."
+                "Give both decorators the same retry=, ordered=, batch=, transactional=, timeout=, effects=, concurrency=."
             )
         # Decorators apply from the bottom up; the order on the page is the other way round.
         self.listeners[spec.name] = replace(known, subscriptions=spec.subscriptions + known.subscriptions)

@@ -107,10 +107,12 @@ class TaskCrew:
     Args:
         colour: That of the lane; it is woken when one ends.
         room: Shared by all lanes of the process.
+        limit: How many of this lane at most; None for as many as there is room for.
     """
 
-    def __init__(self, colour: Asynchronous, room: Room) -> None:
+    def __init__(self, colour: Asynchronous, room: Room, limit: int | None = None) -> None:
         self._colour = colour
+        self._limit = limit
         self._room = room
         self._running = set[asyncio.Task[Ended]]()
         self._ended: list[tuple[Entry, asyncio.Task[Ended]]] = []
@@ -118,7 +120,8 @@ class TaskCrew:
     @property
     def room(self) -> int:
         """How many more may begin."""
-        return self._room.left
+        left = self._room.left
+        return left if self._limit is None else max(0, min(left, self._limit - len(self._running)))
 
     @property
     def is_alone(self) -> bool:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import MissingGreenlet, StatementError
-from sqlalchemy.orm import QueryableAttribute
+from sqlalchemy.orm import QueryableAttribute, RelationshipProperty
 
 from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
 from sqla_pubsub.asyncio.engines import engine_of
+from sqla_pubsub.asyncio.left import Call, named
 from sqla_pubsub.asyncio.session import HandlerAsyncSession
+from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.rows import RowSession
-from sqla_pubsub.errors import DeliveryError, HandlerCancelled, HandlerExit, HandlerTimeout, LazyLoad
+from sqla_pubsub.errors import (
+    DeliveryError,
+    HandlerCancelled,
+    HandlerExit,
+    HandlerNotRun,
+    HandlerTimeout,
+    LazyLoad,
+    TaskLeft,
+)
 from sqla_pubsub.registry import ListenerSpec
 
 HARD = 5.0
@@ -59,24 +69,24 @@ class Asynchronous:
     async def _call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
         limit = spec.timeout
         # The task takes a copy of the context, so that nothing that a handler sets is left for the next one.
-        task = asyncio.get_running_loop().create_task(_run(spec, arguments), context=copy_context())
+        call, context = Call(), copy_context()
+        call.begin(context)
+        task = asyncio.get_running_loop().create_task(_run(spec, arguments), context=context)
+        call.started(task)
         try:
             await asyncio.wait({task}, timeout=None if limit is None else limit.total_seconds())
+            left = await call.left() if task.done() else call.running()
         except asyncio.CancelledError:
             stopped = Stopped()
-            if not await end(task, HARD):
-                self._stuck = stopped
+            await self._end([task, *call.running()], stopped)
             raise stopped from None
-        if not task.done():
-            error = HandlerTimeout(f"listener {spec.name!r} ran longer than its timeout of {limit}")
-            if not await end(task, HARD):
-                self._stuck = error
+        if (error := _failure(spec, task, left, call.forgotten)) is not None:
+            await self._end(left, error)
             raise error
-        if task.cancelled():
-            raise HandlerCancelled(
-                f"the handler of listener {spec.name!r} was cancelled, or let a cancellation out"
-            )
-        task.result()
+
+    async def _end(self, tasks: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
+        if not all(await asyncio.gather(*(end(task, HARD) for task in tasks))):
+            self._stuck = error
 
     def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], None]) -> None:
         """Call *handle*: `call` sees to the time."""
@@ -99,9 +109,39 @@ class Asynchronous:
         return engine_of(url).sync_engine
 
 
+def _failure(
+    spec: ListenerSpec,
+    task: asyncio.Task[None],
+    left: Sequence[asyncio.Future[Any]],
+    forgotten: Sequence[str],
+) -> BaseException | None:
+    """Return what became of a call, None where it did all that it should."""
+    if not task.done():
+        return HandlerTimeout(f"listener {spec.name!r} ran longer than its timeout of {spec.timeout}")
+    handler = f"the handler of listener {spec.name!r}"
+    if task.cancelled():
+        return HandlerCancelled(f"{handler} was cancelled, or let a cancellation out")
+    if (raised := task.exception()) is not None:
+        return raised
+    if left:
+        return TaskLeft(
+            f"{handler} returned and left running: {', '.join(map(named, left))}. Await each task in the handler, as "
+            "asyncio.TaskGroup does; start what is to outlive the handler outside of it, or with create_task(..., "
+            "context=contextvars.Context())"
+        )
+    if forgotten:
+        names = ", ".join(f"{name}()" for name in dict.fromkeys(forgotten))
+        return HandlerNotRun(
+            f"{handler} called {names} without await, so nothing of that was done. Write: await ..."
+        )
+    return None
+
+
 async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
     try:
-        await spec.handler(**arguments)
+        refuse_not_run(
+            await spec.handler(**arguments), spec.name, "Await it in the handler, or return nothing"
+        )
     except (MissingGreenlet, StatementError) as error:
         if isinstance(error, StatementError) and not isinstance(error.orig, MissingGreenlet):
             raise
@@ -113,17 +153,32 @@ async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
         ) from error
 
 
+RUNS_HANDLER = _run.__code__
+"""The code whose frames have handlers above them."""
+
+
 def _lazily(spec: ListenerSpec, error: Exception) -> DeliveryError:
     """Say which attribute was to be loaded without an await."""
-    name = "an attribute"
+    name, door = "an attribute", "Read it with a query of the handler's own"
     traceback = error.__traceback__
     while traceback is not None:
         found = traceback.tb_frame.f_locals.get("self")
         if isinstance(found, QueryableAttribute) and traceback.tb_frame.f_code.co_name == "__get__":
-            name = str(found)
+            name, door = str(found), _loaded_by(spec, found) or door
         traceback = traceback.tb_next
     return LazyLoad(
         f"the handler of listener {spec.name!r} touched {name}, which is not loaded and needs a statement. "
-        "Read it with a query of the handler's own, await it through AsyncAttrs (await row.awaitable_attrs.name), "
+        f"{door}, await it through AsyncAttrs (await row.awaitable_attrs.name), "
         "or use: await session.run_sync(function)"
     )
+
+
+def _loaded_by(spec: ListenerSpec, attribute: QueryableAttribute[Any]) -> str | None:
+    """Return what loads a relationship for the whole group, None for what is none."""
+    if not isinstance(attribute.prop, RelationshipProperty):
+        return None
+    models = [each.mapper for each in spec.subscriptions if each.mapper is not None]
+    parent: Any = attribute.parent
+    own = any(model.isa(parent) or parent.isa(model) for model in models)
+    load = str(attribute) if own else f"selectinload(...).selectinload({attribute})"
+    return f"Load it for the whole group with load=[{load}] of the decorator"

@@ -11,16 +11,18 @@ from typing import TypeVar
 
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import QueuePool
 
 from sqla_pubsub.asyncio.bridge import end, in_greenlet, readable, spawned
 from sqla_pubsub.asyncio.crew import Room, TaskCrew
 from sqla_pubsub.asyncio.engines import DRIVERS
-from sqla_pubsub.asyncio.handling import HARD, Asynchronous
+from sqla_pubsub.asyncio.handling import HARD, RUNS_HANDLER, Asynchronous
+from sqla_pubsub.asyncio.left import watched
+from sqla_pubsub.asyncio.slots import refuse_small_pool, slots_of
+from sqla_pubsub.asyncio.watchdog import watched_by_a_thread
 from sqla_pubsub.deliver.arguments import chosen, of_colour
-from sqla_pubsub.deliver.config import MOST_SLOTS, ListenerConfig
+from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.happenings import Happening, Settled
-from sqla_pubsub.deliver.instrument import Observer
+from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
@@ -28,8 +30,6 @@ from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
 T = TypeVar("T")
-LEFT_FREE = 2
-"""Connections of a pool that stay for the sessions of outside handlers, and for the application."""
 
 
 class AsyncListener:
@@ -73,7 +73,9 @@ class AsyncListener:
         self._room = Room(concurrency)
         self._colours: list[Asynchronous] = []
         specs = of_colour(chosen(registry_of(metadata).listeners, listeners), listeners, asynchronous=True)
-        self._parts = list(self._listeners(specs, concurrency))
+        self._tell = Instrument(self._observers)
+        self._slots = slots_of(engine, specs, concurrency)
+        self._parts = list(self._listeners(specs))
 
     @property
     def error(self) -> BaseException | None:
@@ -92,8 +94,11 @@ class AsyncListener:
         Cancelled, it stops, and ends after ``grace`` what still runs: nothing of that is written.
 
         Raises:
-            ConfigurationError: The outbox is not installed, or the URL has an unknown option.
+            ConfigurationError: The outbox is not installed, the URL has an unknown option, or the engine's pool has
+                too few connections.
         """
+        refuse_small_pool(self._slots)
+        self._tell(self._slots)
         await self._all([part.run for part in self._parts])
 
     async def drain(self) -> int:
@@ -119,11 +124,10 @@ class AsyncListener:
             self.stop()
             await task
 
-    def _listeners(self, specs: Sequence[ListenerSpec], concurrency: int) -> Iterable[Listener]:
-        inside = [spec.name for spec in specs if spec.transactional]
+    def _listeners(self, specs: Sequence[ListenerSpec]) -> Iterable[Listener]:
+        inside = [spec for spec in specs if spec.transactional]
         outside = [spec.name for spec in specs if not spec.transactional]
-        slots = min(concurrency, _slots(self._engine, outside=bool(outside))) if inside else 0
-        followers = [Asynchronous() for _ in range(slots - 1)]
+        followers = [Asynchronous() for _ in range(self._slots.transactional - 1)]
 
         def wake(happening: Happening) -> None:
             if isinstance(happening, Settled):
@@ -131,13 +135,14 @@ class AsyncListener:
                     follower.nudge()
 
         if inside:
-            yield self._listener(inside, Asynchronous(), [wake])
-        for follower in followers:
-            yield self._listener(inside, follower, [], sleeper=partial(_Following, self._config))
+            yield self._listener([spec.name for spec in inside], Asynchronous(), [wake])
+        for place, follower in enumerate(followers, 2):
+            names = [spec.name for spec in inside if spec.concurrency is None or spec.concurrency >= place]
+            yield self._listener(names, follower, [], sleeper=partial(_Following, self._config))
         if outside:
             colour = Asynchronous()
             self._room.tell(colour.nudge)
-            yield self._listener(outside, colour, [], crew=lambda: TaskCrew(colour, self._room))
+            yield self._listener(outside, colour, [], crew=partial(_crew, colour, self._room))
 
     def _listener(
         self,
@@ -145,7 +150,7 @@ class AsyncListener:
         colour: Asynchronous,
         observers: list[Observer],
         *,
-        crew: Callable[[], TaskCrew | None] = lambda: None,
+        crew: Callable[[ListenerSpec], TaskCrew | None] = lambda _: None,
         sleeper: Callable[[StopSignal], _Following] | None = None,
     ) -> Listener:
         self._colours.append(colour)
@@ -157,12 +162,13 @@ class AsyncListener:
 
     async def _all(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Run all parts to their end; the first that fails stops the others."""
-        tasks = [spawned(self._part(work)) for work in works]
-        try:
-            await self._until_stopped(tasks)
-        finally:
-            # Cancelled, or told to stop: a server that says nothing any more must not keep the program.
-            await self._end(tasks)
+        with watched(asyncio.get_running_loop()), watched_by_a_thread(self._tell, RUNS_HANDLER):
+            tasks = [spawned(self._part(work)) for work in works]
+            try:
+                await self._until_stopped(tasks)
+            finally:
+                # Cancelled, or told to stop: a server that says nothing any more must not keep the program.
+                await self._end(tasks)
         if self._error is not None:
             raise self._error
         return [
@@ -201,6 +207,10 @@ class AsyncListener:
         await asyncio.gather(*(end(task, HARD) for task in left))
 
 
+def _crew(colour: Asynchronous, room: Room, spec: ListenerSpec) -> TaskCrew:
+    return TaskCrew(colour, room, spec.concurrency)
+
+
 class _Following:
     """Sleeps until another listener of the process has work, or for some seconds."""
 
@@ -221,15 +231,6 @@ class _Following:
 
     def close(self) -> None:
         """It has no connection."""
-
-
-def _slots(engine: AsyncEngine, *, outside: bool) -> int:
-    """Return how many connections transactional handlers may have: the rest of the pool listens, claims, and is free."""
-    pool = engine.sync_engine.pool
-    if not isinstance(pool, QueuePool) or pool._max_overflow < 0:
-        return MOST_SLOTS
-    listening, claiming = (2, 1) if outside else (1, 0)
-    return max(1, min(MOST_SLOTS, pool.size() + pool._max_overflow - listening - claiming - LEFT_FREE))
 
 
 def _refuse_wrong_kinds(engine: object, listeners: object, concurrency: object) -> None:

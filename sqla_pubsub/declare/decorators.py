@@ -15,11 +15,13 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 from sqlalchemy import ColumnElement, MetaData
 from sqlalchemy.exc import ArgumentError, InvalidRequestError
 from sqlalchemy.orm import Mapper, QueryableAttribute, class_mapper
+from sqlalchemy.orm.interfaces import LoaderOption
 
 from sqla_pubsub.contract.attributes import column_names, local_table
 from sqla_pubsub.contract.names import MESSAGE, Operation
 from sqla_pubsub.declare.conditions.compiling import check_condition, compile_condition
 from sqla_pubsub.declare.handlers import is_asynchronous, parameters_of
+from sqla_pubsub.declare.loads import loads_of, refuse_load
 from sqla_pubsub.declare.mixin import PubSub
 from sqla_pubsub.declare.options import check_keywords, check_together, names_of
 from sqla_pubsub.errors import ConfigurationError
@@ -44,6 +46,9 @@ class Options(TypedDict, total=False):
         timeout: End a handler that runs longer, as a failed attempt.
         effects: ``"database"`` promises that the handler only works through ``session``; its events
             then need no savepoint of their own.
+        load: Relationships, or loader options of them, that come loaded with the rows of events: read once
+            for all events of a group. One alone needs no list.
+        concurrency: How many events of an ``async def`` listener a process has in hand at most.
         previous_names: Names this listener had before; their waiting entries are adopted. A string
             alone is one name.
     """
@@ -56,6 +61,8 @@ class Options(TypedDict, total=False):
     transactional: bool
     timeout: timedelta | None
     effects: Literal["any", "database"]
+    load: Iterable[Any] | QueryableAttribute[Any] | LoaderOption | None
+    concurrency: int | None
     previous_names: Iterable[str]
 
 
@@ -127,6 +134,7 @@ def on_message(
     def decorate(handler: F) -> F:
         name = _name(handler, options)
         check_keywords("on_message", name, {**options}, Options.__annotations__, "ordered_by")
+        refuse_load(name, options.get("load", ()), f"the message {message.__qualname__}")
         if options.get("when") is not None:
             raise ConfigurationError(f"listener {name!r} of a message takes no when=. Test in the handler.")
         if ordered_by not in (None, *fields):
@@ -162,9 +170,13 @@ def _decorator(
         check_condition(when, operation, name)
         compile_condition(when, mapper, operation, name)
         table = local_table(mapper)
+        load = options.get("load", ())
+        if operation == "TRUNCATE":
+            refuse_load(name, load, "a TRUNCATE")
         subscription = Subscription(
-            operation=operation, source=table.fullname, mapper=mapper, of=columns, when=when
-        )
+            operation=operation, source=table.fullname, mapper=mapper, of=columns, when=when,
+            load=loads_of(name, load, mapper),
+        )  # fmt: skip
         register(table.metadata, handler, name, subscription, options)
         return handler
 
@@ -188,6 +200,7 @@ def register(
         asynchronous=is_asynchronous(handler),
         timeout=options.get("timeout"),
         effects=options.get("effects", "any"),
+        concurrency=options.get("concurrency"),
         previous_names=names_of(name, options.get("previous_names", ())),
     )
     check_together(spec)

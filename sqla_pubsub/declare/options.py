@@ -19,8 +19,9 @@ _KINDS: dict[str, Kind] = {
     "batch": "whole number",
     "transactional": "flag",
     "timeout": "duration",
+    "concurrency": "whole number",
 }
-_MAY_BE_NONE = ("name", "batch", "timeout")
+_MAY_BE_NONE = ("name", "batch", "timeout", "concurrency")
 _OF_ONE = {"of": "after_update", "ordered_by": "on_message"}
 """Keywords that only one decorator takes."""
 
@@ -82,6 +83,11 @@ def check_together(spec: ListenerSpec) -> None:
         refuse(spec.name, "batch= needs a transaction", "Leave out transactional=False")
     if spec.timeout is not None and spec.timeout <= timedelta(0):
         refuse(spec.name, f"timeout={shown(spec.timeout)}", "Give a positive timedelta")
+    if spec.concurrency is not None and spec.concurrency < 1:
+        refuse(spec.name, f"concurrency={spec.concurrency}", "Give a whole number from 1 on, or leave it out")
+    if spec.concurrency is not None and not spec.asynchronous and spec.transactional:
+        found = "concurrency= bounds handlers that run at once in a process, and this one runs alone there"
+        refuse(spec.name, found, "Leave it out; give transactional=False, or make the handler async def")
     if spec.effects not in ("any", "database"):
         refuse(spec.name, f"effects={spec.effects!r}", "Give 'any' or 'database'")
 

@@ -8,6 +8,7 @@ long it may take, and how a listener sleeps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
@@ -64,7 +65,8 @@ class Synchronous:
         Raises:
             HandlerNotRun: It returned something that had to be run first.
         """
-        refuse_not_run(spec.handler(**arguments), spec.name)
+        # A copy, so that nothing that a handler sets is left for the next one.
+        refuse_not_run(copy_context().run(spec.handler, **arguments), spec.name)
 
     def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None]) -> None:
         """Interrupt the handler, and the statement that it waits for.

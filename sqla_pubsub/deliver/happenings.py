@@ -127,6 +127,34 @@ class Polling:
     interval: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slots:
+    """How many handlers of an event loop may run at once, and on how many connections.
+
+    *wanted* is the concurrency that was asked for, *transactional* how many handlers have a transaction, each on a
+    connection of its own, and *outside* how many of ``transactional=False`` listeners there may be; *reserved*
+    connections listen and claim. *pool* is the most that the engine's pool gives, None without a bound.
+    """
+
+    wanted: int
+    transactional: int
+    outside: int
+    reserved: int
+    pool: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """Code has blocked the event loop for *seconds* so far; told from another thread, while it does.
+
+    *listener* is the one whose handler it is, None where no handler of a listener is on the *stack*.
+    """
+
+    listener: str | None
+    seconds: float
+    stack: str
+
+
 Happening = (
     Started
     | Stopped
@@ -143,4 +171,6 @@ Happening = (
     | RightMissing
     | Deaf
     | Polling
+    | Slots
+    | Blocked
 )

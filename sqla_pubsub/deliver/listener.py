@@ -71,7 +71,7 @@ class Listener:
         gate: Gate | None = None,
         limits: Limits = DEFAULTS,
         colour: Colour | None = None,
-        crew: Callable[[], Crew | None] = lambda: None,
+        crew: Callable[[ListenerSpec], Crew | None] = lambda _: None,
         sleeper: Callable[[StopSignal], Sleeps] | None = None,
     ) -> None:
         self._colour = colour or Synchronous()
@@ -247,7 +247,7 @@ class Listener:
     def _lane(self, spec: ListenerSpec) -> Lane:
         return lane_of(
             spec, self._registry, self._engine, self._config, colour=self._colour, limits=self._limits,
-            scoreboard=self._scoreboard, gate=self._gate, crew=self._crew(), instrument=self._instrument,
+            scoreboard=self._scoreboard, gate=self._gate, crew=self._crew(spec), instrument=self._instrument,
             stopping=self._stop, taken=self._busy,
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from sqla_pubsub.deliver.happenings import (
+    Blocked,
     Chained,
     Deaf,
     ForeignClaim,
@@ -18,6 +19,7 @@ from sqla_pubsub.deliver.happenings import (
     Restored,
     RightMissing,
     Settled,
+    Slots,
     Started,
     Stopped,
     Unknown,
@@ -40,8 +42,28 @@ def log(happening: Happening) -> None:
             logger.info("listener.started: %s", ", ".join(listeners), extra={"listeners": list(listeners)})
         case Stopped():
             logger.info("listener.stopped")
+        case Slots() | Blocked():
+            _log_loop(happening)
         case Lost() | Waiting() | Restored() | RightMissing() | Deaf() | Polling():
             _log_connection(happening)
+
+
+def _log_loop(happening: Slots | Blocked) -> None:
+    match happening:
+        case Slots(wanted=wanted, transactional=inside, outside=outside, reserved=reserved, pool=pool):
+            logger.info(
+                "listener.slots: of concurrency %s, %s transactional handlers at once on a connection each, %s others at "
+                "once; %s more connections listen and claim; the pool gives %s",
+                wanted, inside, outside, reserved, "any number" if pool is None else pool,
+                extra={"transactional": inside, "outside": outside, "connections": inside + reserved, "pool": pool},
+            )  # fmt: skip
+        case Blocked(listener=name, seconds=seconds, stack=stack):
+            blocker = "code outside of handlers" if name is None else f"the handler of listener {name!r}"
+            logger.warning(
+                "loop.blocked: %s has blocked the event loop for %.1f s, and with it all handlers of this process. Call "
+                "what blocks with asyncio.to_thread(), or make the handler a plain function:\n%s",
+                blocker, seconds, stack, extra={"listener": name, "seconds": seconds},
+            )  # fmt: skip
 
 
 def _log_connection(happening: Lost | Waiting | Restored | RightMissing | Deaf | Polling) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from sqlalchemy import Engine, event, make_url
 
 from sqla_pubsub.deliver.io.reconnect import KEEPALIVE, connect_args
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.process.twin import checked_asynchronous, is_asynchronous, twin_at
 from sqla_pubsub.settings import import_modules
 
 DRIVERS = ("psycopg2", "psycopg")
@@ -47,9 +49,37 @@ def of_libpq(query: Mapping[str, Any]) -> dict[str, Any]:
 def application_engine(name: str) -> Engine:
     """Return the Engine that *name* stands for, or that the function of that name returns; one per process.
 
+    For an AsyncEngine it is one of the same URL that works without a loop.
+
     Raises:
         ConfigurationError: There is none, or one that listeners cannot work with.
     """
+    found = _found(name)
+    engine = _twin(name, found) if is_asynchronous(found) else _checked(name, found)
+    event.listen(engine, "do_connect", _keep_alive)
+    return engine
+
+
+@cache
+def application_async_engine(name: str, listener: str, concurrency: int) -> Any:
+    """Return the AsyncEngine that *name* stands for; for an Engine, one of the same URL.
+
+    Raises:
+        ConfigurationError: There is none, or its driver is none that can be awaited.
+    """
+    found = _found(name)
+    if not is_asynchronous(found):
+        url = application_engine(name).url.render_as_string(hide_password=False)
+        return async_engine(url, listener, concurrency)
+    below: Engine = getattr(found, "sync_engine", found)
+    checked_asynchronous(name, below)
+    if below.driver.startswith("psycopg"):
+        event.listen(below, "do_connect", _keep_alive)
+    return found if below is not found else import_module("sqlalchemy.ext.asyncio").AsyncEngine(below)
+
+
+@cache
+def _found(name: str) -> Any:
     module, _, attributes = name.partition(":")
     if not module or not attributes:
         raise ConfigurationError(
@@ -68,9 +98,7 @@ def application_engine(name: str) -> Engine:
             ) from error
     if callable(found) and not isinstance(found, Engine) and not hasattr(found, "sync_engine"):
         found = _made(name, found)
-    engine = _checked(name, found)
-    event.listen(engine, "do_connect", _keep_alive)
-    return engine
+    return found
 
 
 def async_engine(url: str, listener: str, concurrency: int) -> Any:
@@ -107,18 +135,29 @@ def _made(name: str, factory: Any) -> Any:
     if hasattr(found, "__await__"):
         found.close()
         raise ConfigurationError(
-            f"engine {name!r} of the settings is an async function. Name one that returns an Engine."
+            f"engine {name!r} of the settings is an async function. Name one that returns an Engine or an AsyncEngine."
         )
     return found
 
 
+def _twin(name: str, found: Any) -> Engine:
+    below: Engine = getattr(found, "sync_engine", found)
+    checked_asynchronous(name, below)
+    place, driver = below.url, DRIVERS[1]
+    if not below.driver.startswith("psycopg"):
+        driver = next(filter(find_spec, reversed(DRIVERS)), driver)
+        place = place.set(query=of_libpq(place.query))
+    try:
+        return twin_at(place.set(drivername=f"postgresql+{driver}"), below)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"engine {name!r} of the settings has driver {below.driver!r}, and commands and plain functions need one "
+            f"without an event loop. Run: pip install 'sqla-pubsub[{driver}]'"
+        ) from error
+
+
 def _checked(name: str, found: object) -> Engine:
     kind = type(found).__name__
-    if hasattr(found, "sync_engine") or (isinstance(found, Engine) and found.dialect.is_async):
-        raise ConfigurationError(
-            f"engine {name!r} of the settings works asynchronously, and listeners do not. Name a function that "
-            "returns create_engine(...) with the same options and a URL of postgresql+psycopg:// or +psycopg2://."
-        )
     if not isinstance(found, Engine):
         raise ConfigurationError(
             f"engine {name!r} of the settings gives {'None' if found is None else f'an object of type {kind}'}. "

@@ -7,12 +7,12 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterable, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from multiprocessing.connection import wait
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
@@ -25,7 +25,7 @@ from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.process.application import application_engine, async_engine
+from sqla_pubsub.process.application import application_async_engine, application_engine, async_engine
 from sqla_pubsub.process.logs import log_to_stderr
 from sqla_pubsub.process.scoreboard import Scoreboard, scoreboards
 from sqla_pubsub.registry import ListenerSpec, registries, registry_of
@@ -156,22 +156,31 @@ def _on_loop(
         ) from error
     direct = plan.awaited_direct or plan.config.direct_url
     listener: Works = loop.LoopListener(
-        partial(async_engine, plan.awaited or plan.url, specs[0].name, plan.concurrency), metadata,
-        replace(plan.config, direct_url=direct),
+        _async_engine(plan, specs[0].name), metadata, replace(plan.config, direct_url=direct),
         listeners=[spec.name for spec in specs], concurrency=plan.concurrency, scoreboards=shown_on,
     )  # fmt: skip
     return listener
+
+
+def _async_engine(plan: Plan, listener: str) -> Callable[[], Any]:
+    if plan.application is None:
+        return partial(async_engine, plan.awaited or plan.url, listener, plan.concurrency)
+    return partial(application_async_engine, plan.application, listener, plan.concurrency)
 
 
 def _plain(
     plan: Plan, metadata: MetaData, specs: Sequence[ListenerSpec], shown_on: list[Scoreboard]
 ) -> Iterable[Listener]:
     """The main one first; the others are threads for the ``transactional=False`` listeners."""
-    outside = [spec.name for spec in specs if not spec.transactional]
+    outside = [spec for spec in specs if not spec.transactional]
     inside = [spec.name for spec in specs if spec.transactional]
     groups = [[spec.name for spec in specs]]
     if plan.concurrency > 1 and outside:
-        groups = [*([inside] if inside else []), *([outside] * plan.concurrency)]
+        beside = [
+            [spec.name for spec in outside if spec.concurrency is None or spec.concurrency > thread]
+            for thread in range(plan.concurrency)
+        ]
+        groups = [names for names in (inside, *beside) if names]
     gate = ThreadGate()
     for names, scoreboard in zip(groups, shown_on, strict=False):
         yield Listener(

@@ -208,6 +208,7 @@ def test_a_relationship_that_is_not_loaded_is_named(notes: AsyncNotes) -> None:
     [letter] = notes.dead()
     assert letter.id == 2
     assert "touched Note.effects, which is not loaded" in letter.reason
+    assert "Load it for the whole group with load=[Note.effects] of the decorator, await it" in letter.reason
 
 
 def test_a_session_is_of_no_use_after_its_handler_has_returned(notes: AsyncNotes) -> None:

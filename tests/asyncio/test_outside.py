@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from sqla_pubsub import RetryPolicy, after_insert, after_update
 from sqla_pubsub.asyncio import AsyncListener
+from sqla_pubsub.deliver.io.driver import driver_of
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
 from tests.waiting import wait_until
@@ -149,7 +150,7 @@ def test_a_connection_that_ends_while_it_is_set_up_for_a_handler_is_an_error_of_
         await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
 
     def end_it(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        pid = connection.connection.driver_connection.info.backend_pid
+        pid = driver_of(connection).backend_pid
         # The listener's own is set up before anything is in hand.
         if "tcp_keepalives" in statement and in_hand() and not ended:
             ended.append(pid)

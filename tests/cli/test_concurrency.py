@@ -120,3 +120,41 @@ def test_a_fatal_event_of_a_batch_costs_no_life_for_each_one_before_it(bare_shop
     assert shop.scalar("SELECT count(*) FROM pubsub_dead_letter WHERE new->>'item' = 'fatal'") == 1
     assert shop.scalar("SELECT count(*) FROM pubsub_dead_letter") == 1
     assert result.stderr.count("worker.died") == 4, "of the batch, and three times by itself"
+
+
+def test_a_listener_with_a_bound_of_its_own_has_no_more_threads_than_that(bare_shop: Shop) -> None:
+    shop = bare_shop
+    shop.write(
+        "mailing.py",
+        """
+        import threading
+        from sqla_pubsub import RetryPolicy, after_insert
+        from shop.models import Effect, Order
+
+        two = threading.Barrier(2)
+        inside = 0
+        lock = threading.Lock()
+
+        @after_insert(Order, transactional=False, concurrency=1, retry=RetryPolicy(max_attempts=1))
+        def partner(new, session):
+            global inside
+            with lock:
+                inside += 1
+                assert inside == 1
+            session.add(Effect(listener="partner", item=new.item, process=0))
+            session.commit()
+            with lock:
+                inside -= 1
+
+        @after_insert(Order, transactional=False, retry=RetryPolicy(max_attempts=1))
+        def mail(new, session):
+            two.wait(10)
+            session.add(Effect(listener="mail", item=new.item, process=0))
+        """,
+    )
+    shop.install("mailing")
+    shop.order("one", "two", "three", "four")
+    result = shop.run("listen", "mailing", "--drain", "--concurrency", "2")
+    assert result.returncode == 0
+    assert shop.effects("mail") == shop.effects("partner") == ["four", "one", "three", "two"]
+    assert "0 failed and waiting for a retry, 0 dead letters" in result.stderr

@@ -60,6 +60,23 @@ WRONG: dict[str, list[tuple[object, str]]] = {
         (timedelta(seconds=-1), "timeout=-1 s. Give a positive timedelta."),
     ],
     "effects": [(value, "effects=.*. Give 'any' or 'database'.") for value in (True, "db", None, ["any"])],
+    "load": [
+        (5, "load=5 is no relationship and no loader option. Comment has no relationship: leave load= out"),
+        ("article", "load='article' is no relationship and no loader option."),
+        (["article"], "load='article' is no relationship and no loader option."),
+        (True, "load=True is no relationship"),
+    ],
+    "concurrency": [
+        ("10", "concurrency='10'. Give a whole number."),
+        (True, "concurrency=True. Give a whole number."),
+        (1.0, "concurrency=1.0. Give a whole number."),
+        (0, "concurrency=0. Give a whole number from 1 on, or leave it out."),
+        (-1, "concurrency=-1. Give a whole number from 1 on, or leave it out."),
+        (
+            3,
+            "concurrency= bounds handlers that run at once in a process, and this one runs alone there. Leave it out",
+        ),
+    ],
     "previous_names": [
         (value, r"previous_names=.*. Give a list of names, such as \['old_name'\].")
         for value in (5, None, b"old", [5], ["old", ""], "")
@@ -121,10 +138,10 @@ def test_a_value_that_a_keyword_cannot_have_is_refused(
     "options",
     [
         {},
-        dict.fromkeys(("name", "when", "retry", "batch", "timeout")),
+        dict.fromkeys(("name", "when", "retry", "batch", "timeout", "load", "concurrency")),
         {"name": "other", "when": "new.id > 0", "retry": RetryPolicy(), "ordered": True},
         {"batch": 10, "transactional": True, "timeout": timedelta(seconds=1), "effects": "database"},
-        {"transactional": False, "effects": "any", "previous_names": ["a"]},
+        {"transactional": False, "effects": "any", "previous_names": ["a"], "load": [], "concurrency": 1},
     ],
 )
 def test_what_the_keywords_are_for_is_taken(models: Models, options: Any) -> None:

@@ -6,7 +6,8 @@ be read is an error only for a handler that looks at it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -14,13 +15,18 @@ from sqlalchemy.exc import DBAPIError
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.payloads import Payloads
 from sqla_pubsub.deliver.handle.decoding import RowDecoder, Values
+from sqla_pubsub.deliver.handle.related import Key, Related, Row
 from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.settle.outcome import describe, is_unreadable
 from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
 from sqla_pubsub.registry import ListenerSpec
 
-Decoded = dict[tuple[int, str], Values | UnreadableEntry]
-"""(entry id, side) -> values of the row, or why it has none."""
+
+class Decoded(dict[tuple[int, str], Values | UnreadableEntry]):
+    """(entry id, side) -> values of the row, or why it has none."""
+
+    related: Related | None = None
+    """What the rows refer to, where the listener has asked for it."""
 
 
 class EntryDecoder:
@@ -50,8 +56,9 @@ class EntryDecoder:
         Raises:
             UnreadableEntry: An entry of an operation or a table that this listener does not know.
             DBAPIError: A payload cannot be read; the transaction is aborted then.
+            LoadFailed: What the listener wants loaded with the rows cannot be read; the same is true.
         """
-        decoded: Decoded = {}
+        decoded = Decoded()
         wanted: dict[tuple[RowDecoder, str | None], list[tuple[tuple[int, str], str]]] = {}
         for entry in entries:
             rows = self.rows(entry)
@@ -74,6 +81,9 @@ class EntryDecoder:
                     f"{len(items)} payloads gave {len(values)} rows: one of them is no JSON object."
                 )
             decoded.update(zip((key for key, _ in items), values, strict=True))
+        if self._routes.eager:
+            decoded.related = self._related(entries, decoded)
+            decoded.related.load(payloads.connection)
         return decoded
 
     def decode_alone(self, payloads: Payloads, entry: Entry) -> tuple[Entry, Decoded]:
@@ -92,7 +102,24 @@ class EntryDecoder:
             if payload is not None:
                 assert rows is not None
                 decoded[entry.id, side] = self._read(payloads, entry, rows, side)
+        if self._routes.eager:
+            decoded.related = self._related([entry], decoded)
+            decoded.related.load_alone(payloads.connection, entry.id)
         return entry, decoded
+
+    def _related(self, entries: Sequence[Entry], decoded: Decoded) -> Related:
+        return Related(self._name, dict(self._rows_with_relations(entries, decoded)))
+
+    def _rows_with_relations(self, entries: Sequence[Entry], decoded: Decoded) -> Iterator[tuple[Key, Row]]:
+        for entry in entries:
+            rows = self.rows(entry)
+            load = None if rows is None else self._routes.eager.get(rows)
+            for side in self._sides if load is not None else ():
+                values = decoded.get((entry.id, side))
+                if values is not None and not isinstance(values, UnreadableEntry):
+                    assert rows is not None
+                    assert load is not None
+                    yield (entry.id, side), (load, partial(rows.hydrate, values, getattr(entry, side)))
 
     def _read_alone(self, payloads: Payloads, entry: Entry) -> Entry:
         if entry.large is None:

@@ -7,16 +7,19 @@ savepoint when it is first used, so that a handler which never touches the datab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import Token
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
 from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.current import CurrentEvent, current_event
 from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.handle.chain import Chain, context_of, deepest
 from sqla_pubsub.deliver.handle.decoding import RowDecoder
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded, EntryDecoder
+from sqla_pubsub.deliver.handle.related import Related
 from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
@@ -73,22 +76,30 @@ class Dispatcher:
             return session
 
         call = _Call(self, entries, decoded, session)
+        related, token = decoded.related, self._show(entries)
         try:
+            if related is not None:
+                _watch(related, entries[0], store)
             arguments = call.arguments(self._spec.parameters)
             store.guarded = True
             try:
                 self.colour.call(self._spec, arguments)
             finally:
                 store.guarded = False
+            if related is not None:
+                related.left(store.session())
             store.finish_event(entries[0].id)
         except BaseException as error:
             if not self.colour.is_stuck(error):
                 store.undo_event()
             raise
+        finally:
+            current_event.reset(token)
 
     def handle_outside(self, entry: Entry, decoded: Decoded, connect: Callable[[str], Connection]) -> None:
         """Call the handler with a session that commits by itself; *connect* returns its connection, in a context."""
         session = OutsideSession(partial(connect, self._chain_after([entry]).setting))
+        token = self._show([entry])
         try:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
             self.colour.call(self._spec, arguments)
@@ -97,6 +108,16 @@ class Dispatcher:
             if not self.colour.is_stuck(error):
                 session.undo()
             raise
+        finally:
+            current_event.reset(token)
+
+    def _show(self, entries: Sequence[Entry]) -> Token[CurrentEvent | None]:
+        """Say which event is being handled from now on."""
+        first = entries[0]
+        ids = (first.id,) if len(entries) == 1 else tuple(entry.id for entry in entries)
+        return current_event.set(
+            CurrentEvent(self._spec.name, first.id, first.attempt + 1, first.operation, first.source, ids)
+        )
 
     def _chain_after(self, entries: Sequence[Entry]) -> Chain:
         """Return the chain of what the handler will write.
@@ -199,7 +220,9 @@ class _Call:
             except UnreadableEntry as error:
                 raise self._dispatcher.entries.unreadable(entry, error) from error
             if name == "new" or entry.operation == "DELETE":
-                return self._session().show(instance)
+                instance = self._session().show(instance)
+            if self._decoded.related is not None:
+                self._decoded.related.attach(instance, (entry.id, name), self._session())
             return instance
 
         return load
@@ -212,6 +235,14 @@ class _Call:
             return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
         except UnreadableEntry as error:
             raise self._dispatcher.entries.unreadable(entry, error) from error
+
+
+def _watch(related: Related, entry: Entry, store: EventTransaction) -> None:
+    """See that what the event refers to is as the handlers before it have left it."""
+    if related.stale:
+        store.session().write_deferred()
+        related.renew(store.connection, entry.id)
+    store.watch = related.sent
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:

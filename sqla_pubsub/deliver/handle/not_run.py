@@ -15,8 +15,11 @@ from sqla_pubsub.errors import HandlerNotRun
 _LAZY = (Generator, AsyncGenerator, map, filter)
 
 
-def refuse_not_run(returned: object, name: str) -> None:
-    """Refuse what has to be run first, and close it.
+INSIDE = "Run it inside the handler, a coroutine with asyncio.run(), or return nothing"
+
+
+def refuse_not_run(returned: object, name: str, remedy: str = INSIDE) -> None:
+    """Refuse what has to be run first, and close it; *remedy* says what to do instead.
 
     Raises:
         HandlerNotRun: Listener *name* returned such a thing.
@@ -30,5 +33,5 @@ def refuse_not_run(returned: object, name: str) -> None:
             getattr(returned, end, lambda: None)()
     raise HandlerNotRun(
         f"the handler of listener {name!r} returned a {type(returned).__name__}, which nobody runs, so nothing was done. "
-        "Run it inside the handler, a coroutine with asyncio.run(), or return nothing."
+        f"{remedy}."
     )

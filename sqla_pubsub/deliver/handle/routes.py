@@ -6,6 +6,7 @@ from sqla_pubsub.contract.attributes import local_table
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.contract.tables import FORMAT
 from sqla_pubsub.deliver.handle.decoding import RowDecoder
+from sqla_pubsub.deliver.handle.eager import EagerLoad
 from sqla_pubsub.deliver.handle.mapped import top_of
 from sqla_pubsub.errors import UnreadableEntry
 from sqla_pubsub.registry import ListenerSpec, Registry, Subscription
@@ -25,6 +26,8 @@ class Routes:
     def __init__(self, spec: ListenerSpec, registry: Registry) -> None:
         self._name = spec.name
         self._routes: dict[tuple[str, str], Route] = {}
+        self.eager: dict[RowDecoder, EagerLoad] = {}
+        """What is to be loaded with the rows, where anything is."""
         self.renamed = set[tuple[str, str]]()
         """Operations and sources that are not declared, and mean the one subscription to their operation."""
         for subscription in spec.subscriptions:
@@ -32,6 +35,8 @@ class Routes:
             if subscription.mapper is not None:
                 top = top_of(subscription.mapper)
                 decoder = RowDecoder(top, registry.published[local_table(top)])
+                if subscription.load:
+                    self.eager[decoder] = EagerLoad(subscription.load)
             self._routes[subscription.operation, subscription.source] = (subscription, decoder)
 
     def knows(self, entry: Entry) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import RootTransaction
 from sqlalchemy.exc import SQLAlchemyError
@@ -48,6 +48,8 @@ class Store:
         self.statements = work.statements
         self.savepoints = True
         """Whether each event of the group has one."""
+        self.watch: Callable[[str], None] | None = None
+        """Called with each statement of a handler of this group."""
         self._session: HandlerSession | None = None
         self._deferred: DeferredInserts | None = None
         self._context: ContextSetting
@@ -65,6 +67,8 @@ class Store:
     def _sent(self, statement: str) -> None:
         if self._session is not None and not self.savepoints and may_set(statement):
             self._session.settings_changed = True
+        if self.watch is not None:
+            self.watch(statement)
 
     @property
     def lost(self) -> bool:
@@ -84,6 +88,7 @@ class Store:
             together: Whether what handlers only add may be written together.
         """
         self.savepoints = savepoints
+        self.watch = None
         self._session = None
         self._context = ContextSetting(self.connection)
         self._deferred = DeferredInserts(self.connection, self._context, self._work.own) if together else None
