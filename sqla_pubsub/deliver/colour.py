@@ -66,7 +66,9 @@ class Synchronous:
             HandlerNotRun: It returned something that had to be run first.
         """
         # A copy, so that nothing that a handler sets is left for the next one.
-        refuse_not_run(copy_context().run(spec.handler, **arguments), spec.name)
+        returned = copy_context().run(spec.handler, **arguments)
+        if returned is not None:
+            refuse_not_run(returned, spec.name)
 
     def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None]) -> None:
         """Interrupt the handler, and the statement that it waits for.

@@ -59,8 +59,8 @@ class Dispatcher:
         self._spec = spec
         self._max_depth = max_depth
         self._warned_at = 0
-        self._first = Chain().then(spec.name)
-        """The chain after an event that no handler has caused, as most are."""
+        self._first = Chain().then(spec.name).setting
+        """The context after an event that no handler has caused, as most are."""
         self.routes = Routes(spec, registry)
         """What each entry is, for this listener."""
         self.entries = EntryDecoder(spec, self.routes)
@@ -68,12 +68,15 @@ class Dispatcher:
 
     def handle(self, entries: Sequence[Entry], decoded: Decoded, store: EventTransaction) -> None:
         """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
-        chain = self._chain_after(entries)
+        context, guard = self._context_after(entries), store.guard
+        known: HandlerSession | None = None
 
         def session() -> HandlerSession:
-            session = store.session()
-            session.chain = chain.setting
-            return session
+            nonlocal known
+            if known is None:
+                known = store.session()
+                known.chain = context
+            return known
 
         call = _Call(self, entries, decoded, session)
         related, token = decoded.related, self._show(entries)
@@ -81,11 +84,11 @@ class Dispatcher:
             if related is not None:
                 _watch(related, entries[0], store)
             arguments = call.arguments(self._spec.parameters)
-            store.guarded = True
+            guard.on = True
             try:
                 self.colour.call(self._spec, arguments)
             finally:
-                store.guarded = False
+                guard.on = False
             if related is not None:
                 related.left(store.session())
             store.finish_event(entries[0].id)
@@ -98,7 +101,7 @@ class Dispatcher:
 
     def handle_outside(self, entry: Entry, decoded: Decoded, connect: Callable[[str], Connection]) -> None:
         """Call the handler with a session that commits by itself; *connect* returns its connection, in a context."""
-        session = OutsideSession(partial(connect, self._chain_after([entry]).setting))
+        session = OutsideSession(partial(connect, self._context_after([entry])))
         token = self._show([entry])
         try:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
@@ -119,8 +122,8 @@ class Dispatcher:
             CurrentEvent(self._spec.name, first.id, first.attempt + 1, first.operation, first.source, ids)
         )
 
-    def _chain_after(self, entries: Sequence[Entry]) -> Chain:
-        """Return the chain of what the handler will write.
+    def _context_after(self, entries: Sequence[Entry]) -> str:
+        """Return the context of what the handler will write: the chain of handlers with this one.
 
         Raises:
             Reject: That of an event is longer than allowed.
@@ -141,7 +144,7 @@ class Dispatcher:
             self._instrument(
                 Chained(listener=name, entry=entries[0].id, depth=chain.depth, names=chain.names)
             )
-        return chain.then(name)
+        return chain.then(name).setting
 
     def event(self, entry: Entry, load: Callable[[str], Any]) -> Event[Any]:
         """Build the event of *entry*; *load* hydrates its rows when they are looked at."""
@@ -204,7 +207,7 @@ class _Call:
 
     def _loader(self, entry: Entry) -> Callable[[str], Any]:
         def load(name: str) -> Any:
-            rows = self._dispatcher.entries.rows(entry)
+            rows = self._dispatcher.routes.of(entry)[1]
             if name == "changed":
                 return self._changed(entry, rows)
             payload: str | None = getattr(entry, name)
@@ -242,7 +245,7 @@ def _watch(related: Related, entry: Entry, store: EventTransaction) -> None:
     if related.stale:
         store.session().write_deferred()
         related.renew(store.connection, entry.id)
-    store.watch = related.sent
+    store.watch(related.sent)
 
 
 def read_message(entry: Entry, subscription: Subscription) -> Any:

@@ -24,8 +24,7 @@ def refuse_not_run(returned: object, name: str, remedy: str = INSIDE) -> None:
     Raises:
         HandlerNotRun: Listener *name* returned such a thing.
     """
-    # First, and quickly: what nearly all handlers return.
-    if returned is None or not (inspect.isawaitable(returned) or isinstance(returned, _LAZY)):
+    if not (inspect.isawaitable(returned) or isinstance(returned, _LAZY)):
         return
     # Unclosed, a coroutine complains that it was never awaited, and a task would still run: after the event failed.
     for end in ("close", "cancel"):

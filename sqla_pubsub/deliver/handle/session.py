@@ -114,7 +114,8 @@ class HandlerSession(RowSession):
             self.connection()
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
-        self._write_displaced()
+        if self._displaced:
+            self._write_displaced()
         if self._deferred is not None and not self._entered and not self.info and may_wait(self):
             self._deferred.keep(entry_id, self.new, self.chain)
         else:

@@ -8,16 +8,17 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from sqla_pubsub.deliver.handle.session import HandlerSession
+from sqla_pubsub.deliver.io.guard import TransactionGuard
 
 
 class EventTransaction(Protocol):
     """A transaction in which events are handled one after the other."""
 
     connection: Connection
-    guarded: bool
-    """True while a handler runs: nobody but the listener may commit then."""
-    watch: Callable[[str], None] | None
-    """Called with each statement of a handler."""
+    guard: TransactionGuard
+
+    def watch(self, sent: Callable[[str], None], /) -> None:
+        """Call *sent* with each statement of a handler."""
 
     def session(self) -> HandlerSession:
         """Return the session of the handlers."""

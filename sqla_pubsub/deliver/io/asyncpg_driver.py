@@ -85,6 +85,11 @@ class AsyncpgDriver:
         return False
 
     @property
+    def goes_on(self) -> bool:
+        """As the driver, SQLAlchemy and the server say."""
+        return not (self.idle or self.autocommit or self.in_error)
+
+    @property
     def backend_pid(self) -> int:
         """As the server has reported it."""
         return int(self._own.get_server_pid())

@@ -37,6 +37,10 @@ class Driver(Protocol):
         """Whether an error has aborted the transaction, as far as SQLAlchemy or the driver knows."""
 
     @property
+    def goes_on(self) -> bool:
+        """Whether a transaction is open that can be gone on with: neither idle, nor autocommit, nor in error."""
+
+    @property
     def backend_pid(self) -> int:
         """The server process that the connection was told of; a pooler names one of its own."""
 

@@ -24,12 +24,13 @@ class TransactionGuard:
 
     Args:
         connection: On which handlers work.
-        sent: Called with each statement of theirs that is let through.
+        driver: Its driver.
     """
 
-    def __init__(self, connection: Connection, driver: Driver, sent: Callable[[str], None]) -> None:
+    def __init__(self, connection: Connection, driver: Driver) -> None:
         self._driver = driver
-        self._sent = sent
+        self.sent: Callable[[str], None] | None = None
+        """Called with each statement of handlers that is let through."""
         self.on = False
         """True while a handler runs."""
         self.violated: SessionOwnershipError | None = None
@@ -47,7 +48,8 @@ class TransactionGuard:
         elif _ENDS.match(statement):
             self.violated = SessionOwnershipError(ENDED)
         else:
-            self._sent(statement)
+            if self.sent is not None:
+                self.sent(statement)
             return
         raise self.violated
 

@@ -16,8 +16,8 @@ from sqla_pubsub.sqlstates import CRASH_SHUTDOWN
 CRASHED = "crash of another server process"
 """In what psycopg2 has of the server's 57P02: no code, only words, and those in the server's language."""
 
-IDLE, IN_ERROR = 0, 3
-"""libpq's PQTRANS_IDLE and PQTRANS_INERROR, which both drivers use.
+IDLE, IN_TRANSACTION, IN_ERROR = 0, 2, 3
+"""libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR, which both drivers use.
 
 Source: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
 """
@@ -61,6 +61,11 @@ class LibpqDriver:
     def in_error(self) -> bool:
         """As libpq says."""
         return bool(self._own.info.transaction_status == IN_ERROR)
+
+    @property
+    def goes_on(self) -> bool:
+        """As libpq and the driver say."""
+        return bool(self._own.info.transaction_status == IN_TRANSACTION and not self._own.autocommit)
 
     @property
     def backend_pid(self) -> int:

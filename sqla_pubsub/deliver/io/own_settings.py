@@ -78,12 +78,11 @@ class OwnSettings:
 
     def __init__(self, connection: Connection, *, pooled: bool) -> None:
         self._pooled = pooled
+        self._connection = connection
         self._driver = driver_of(connection)
         self.restore = "; ".join(self._statements(connection))
         """SQL that puts them back, as `Driver.script` takes it."""
-        self._joins = False
-        event.listen(connection, "before_cursor_execute", self._join, retval=True)
-        event.listen(connection, "after_cursor_execute", self._follow)
+        self._joins = self._listens = False
 
     def put_back(self) -> None:
         """Put the settings back now."""
@@ -96,10 +95,19 @@ class OwnSettings:
     def join_release(self) -> None:
         """Put the settings back together with the next savepoint that is released."""
         self._joins = True
+        if not self._listens:
+            # For that time only: what handlers send has no use for it.
+            self._listens = True
+            event.listen(self._connection, "before_cursor_execute", self._join, retval=True)
+            event.listen(self._connection, "after_cursor_execute", self._follow)
 
     def forget_join(self) -> None:
-        """The savepoint that `join_release` meant was not released."""
+        """No savepoint is to be released any more, whether the one that `join_release` meant was or not."""
         self._joins = False
+        if self._listens:
+            self._listens = False
+            event.remove(self._connection, "before_cursor_execute", self._join)
+            event.remove(self._connection, "after_cursor_execute", self._follow)
 
     def _join(self, _c: Any, _r: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
         if self._joins and self._driver.joins and statement.startswith(_RELEASE):

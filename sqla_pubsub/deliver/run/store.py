@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from sqlalchemy import RootTransaction
 from sqlalchemy.exc import SQLAlchemyError
@@ -42,33 +43,27 @@ class Store:
         self._instrument = instrument
         self._work = work
         self._driver = work.driver
-        self._guard = TransactionGuard(work.connection, work.driver, self._sent)
+        self.guard = TransactionGuard(work.connection, work.driver)
         self.connection = work.connection
         self.claims = work.claims
         self.statements = work.statements
         self.savepoints = True
         """Whether each event of the group has one."""
-        self.watch: Callable[[str], None] | None = None
-        """Called with each statement of a handler of this group."""
+        self._watched: Callable[[str], None] | None = None
         self._session: HandlerSession | None = None
         self._deferred: DeferredInserts | None = None
         self._context: ContextSetting
         self._transaction: RootTransaction | None = None
 
-    @property
-    def guarded(self) -> bool:
-        """True while a handler runs: nobody but the listener may commit then."""
-        return self._guard.on
-
-    @guarded.setter
-    def guarded(self, on: bool) -> None:
-        self._guard.on = on
+    def watch(self, sent: Callable[[str], None]) -> None:
+        """Call *sent* with each statement of a handler, until the group ends."""
+        self._watched, self.guard.sent = sent, self._sent
 
     def _sent(self, statement: str) -> None:
         if self._session is not None and not self.savepoints and may_set(statement):
             self._session.settings_changed = True
-        if self.watch is not None:
-            self.watch(statement)
+        if self._watched is not None:
+            self._watched(statement)
 
     @property
     def lost(self) -> bool:
@@ -88,11 +83,12 @@ class Store:
             together: Whether what handlers only add may be written together.
         """
         self.savepoints = savepoints
-        self.watch = None
+        self._watched = None
+        self.guard.sent = None if savepoints else self._sent
         self._session = None
         self._context = ContextSetting(self.connection)
         self._deferred = DeferredInserts(self.connection, self._context, self._work.own) if together else None
-        self._guard.violated = None
+        self.guard.violated = None
         self._work.own.forget_join()
         self._transaction = self.connection.begin()
         self._work.set_local()
@@ -139,20 +135,23 @@ class Store:
         """
         # The driver knows without asking the server. Unnoticed, the next event would pay for it.
         intact = self.intact
+        if not intact or not self._driver.goes_on or self.guard.violated is not None:
+            self._refuse(intact=intact)
+        if self._session is not None:
+            if self._session.spoilt:
+                raise TransactionEnded(ENDED)
+            self._session.finish(entry_id)
+
+    def _refuse(self, *, intact: bool) -> NoReturn:
         if self.spoilt or (intact and (self._driver.idle or self._driver.autocommit)):
             raise TransactionEnded(ENDED)
-        if self._guard.violated is not None:
-            raise self._guard.violated
-        if not intact:
-            raise SessionOwnershipError(ENDED)
-        if self._driver.in_error:
-            raise SessionOwnershipError(_ABORTED)
-        if self._session is not None:
-            self._session.finish(entry_id)
+        if self.guard.violated is not None:
+            raise self.guard.violated
+        raise SessionOwnershipError(_ABORTED if intact else ENDED)
 
     def undo_event(self) -> None:
         """Undo what a handler did; if that fails, nothing on this connection can be trusted."""
-        self._guard.violated = None
+        self.guard.violated = None
         if self._session is not None:
             try:
                 self._session.undo()
@@ -227,5 +226,5 @@ class Store:
 
     def close(self) -> None:
         """Give the connection up; whatever is open on it is undone by the server."""
-        self.guarded = False
+        self.guard.on = False
         self._work.close()
