@@ -6,10 +6,13 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 PYTEST := $(BIN)/pytest -q -n 2
 PUBSUB_TEST_PG ?= all
 
-.PHONY: demo test test-all test-matrix bench bench-peers lint clean
+.PHONY: demo demo-orders test test-all test-matrix bench bench-peers lint clean
 
 demo: $(STAMP)
 	@$(BIN)/sqla-pubsub demo
+
+demo-orders: $(STAMP)
+	@$(BIN)/python -m examples.orders.demo
 
 # The tests start hundreds of processes, which would compile the library one by one where no bytecode is written.
 test: lint

@@ -23,10 +23,11 @@ from rich.table import Table
 from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.pool import NullPool
 
+from examples.easy.listeners import SMTP_VARIABLE
 from examples.easy.mailbox import Mailbox
 from examples.easy.models import Article, Base, Comment
-from examples.easy.workplace import CommandFailed, Workplace, wait_until
 from examples.easy.writing import and_roll_back, by_copy, by_raw_sql, in_bulk, one_by_one, write_articles
+from examples.workplace import CommandFailed, Workplace, wait_until
 from sqla_pubsub import outbox
 from sqla_pubsub.testing import temporary_postgresql
 
@@ -67,6 +68,11 @@ class Outcome:
         mailed = sorted(self.mailed) == sorted(self.committed)
         counted = self.counted == len(self.committed)
         return mailed and counted and not self.left and not self.dead and self.exit_code == 0
+
+
+def platform(folder: Path, url: str, smtp: str) -> Workplace:
+    """Return the platform's Alembic folder in an empty *folder*; *smtp* is host and port of the mail server."""
+    return Workplace(Path(__file__).parent, folder, url, {SMTP_VARIABLE: smtp})
 
 
 def left(engine: Engine) -> int:
@@ -132,7 +138,7 @@ def _run(console: Console) -> Outcome:
         Mailbox() as mailbox,
     ):
         engine = create_engine(url, poolclass=NullPool)
-        workplace = Workplace(Path(folder), url, mailbox.address)
+        workplace = platform(Path(folder), url, mailbox.address)
         _migrate(console, workplace)
         write_articles(engine)
         _say(console, f"sqla-pubsub listen examples.easy.listeners --processes {PROCESSES}")

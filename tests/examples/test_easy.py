@@ -12,11 +12,11 @@ from sqlalchemy import Engine, inspect, select
 from sqlalchemy.orm import Session
 
 from examples.easy import demo
-from examples.easy.demo import Outcome, left, observe
+from examples.easy.demo import Outcome, left, observe, platform
 from examples.easy.mailbox import Mailbox
 from examples.easy.models import Article, Base, Comment
-from examples.easy.workplace import CommandFailed, Workplace, wait_until
 from examples.easy.writing import and_roll_back, by_copy, by_raw_sql, in_bulk, one_by_one, write_articles
+from examples.workplace import CommandFailed, wait_until
 from sqla_pubsub.cli import cli
 from sqla_pubsub.errors import ConfigurationError
 
@@ -29,7 +29,7 @@ EQUAL = Outcome(
 def test_the_stock_migrations_publish_comments_and_take_it_back(
     engine: Engine, url: str, tmp_path: Path
 ) -> None:
-    workplace = Workplace(tmp_path, url, smtp="localhost:1025")
+    workplace = platform(tmp_path, url, smtp="localhost:1025")
     workplace.run("alembic", "revision", "--autogenerate", "-m", "publish comments")
     upgrade, _, downgrade = workplace.newest_migration().partition("def downgrade()")
     assert "op.create_pubsub_trigger(\n        'comment'," in upgrade
@@ -49,7 +49,7 @@ def test_two_processes_mail_and_count_every_comment_once_however_it_was_written(
     # Written before anybody listens.
     in_bulk(engine, 40)
     with Mailbox() as mailbox:
-        workplace = Workplace(tmp_path, url, mailbox.address)
+        workplace = platform(tmp_path, url, mailbox.address)
         commits: dict[int, float] = {}
         with workplace.listening(processes=2) as listening:
             one_by_one(engine, 10, commits.__setitem__)
@@ -75,7 +75,7 @@ def test_a_comment_is_mailed_to_the_author_of_the_article_and_not_to_its_own(
         assert article is not None
         session.add(Comment(content="Très bien, 100 %", article=article, user_id=article.author_id + 1))
     with Mailbox() as mailbox:
-        Workplace(tmp_path, url, mailbox.address).run("sqla_pubsub", "listen", "--drain")
+        platform(tmp_path, url, mailbox.address).run("sqla_pubsub", "listen", "--drain")
     [mail] = mailbox.mails
     assert (mail["To"], mail["Subject"]) == ("ada@authors.example", "Grace commented on “Row by row”")
     assert mail.get_content().strip() == "Très bien, 100 %"
@@ -90,7 +90,7 @@ def test_a_mail_server_that_is_away_puts_the_mail_off_and_not_the_counter(
     Base.metadata.create_all(engine)
     write_articles(engine)
     by_raw_sql(engine, 1)
-    said = Workplace(tmp_path, url, smtp="127.0.0.1:1").run("sqla_pubsub", "listen", "--drain")
+    said = platform(tmp_path, url, smtp="127.0.0.1:1").run("sqla_pubsub", "listen", "--drain")
     # Its first retries may be due at once.
     assert re.search(
         r"^1 event handled, \d+ failed and waiting for a retry, 0 dead letters$", said, re.MULTILINE
@@ -100,7 +100,7 @@ def test_a_mail_server_that_is_away_puts_the_mail_off_and_not_the_counter(
 
 @pytest.mark.one_driver
 def test_a_command_that_fails_says_what_it_said(url: str, tmp_path: Path) -> None:
-    workplace = Workplace(tmp_path, url, smtp="localhost:1025")
+    workplace = platform(tmp_path, url, smtp="localhost:1025")
     with pytest.raises(CommandFailed, match=r"(?s)exit code 255.*Can't locate revision"):
         workplace.run("alembic", "upgrade", "nowhere")
     refused = r"(?s)did not start:.*table 'pubsub_outbox' does not exist"

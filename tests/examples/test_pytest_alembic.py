@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.easy.workplace import SOURCE_TREE, Workplace
+from examples.easy.demo import platform
+from examples.workplace import SOURCE_TREE
 
 TESTS = """
 import pytest
@@ -32,7 +33,7 @@ def alembic_engine():
 
 @pytest.mark.one_driver
 def test_the_default_tests_of_pytest_alembic_pass_on_the_example(url: str, tmp_path: Path) -> None:
-    workplace = Workplace(tmp_path, url, smtp="localhost:1025")
+    workplace = platform(tmp_path, url, smtp="localhost:1025")
     workplace.run("alembic", "revision", "--autogenerate", "-m", "publish comments")
     workplace.run("alembic", "upgrade", "head")
     workplace.run("alembic", "revision", "-m", "another one")

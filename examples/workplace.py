@@ -7,16 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from examples.easy.listeners import SMTP_VARIABLE
-
-HERE = Path(__file__).resolve().parent
-SOURCE_TREE = HERE.parents[1]
+SOURCE_TREE = Path(__file__).resolve().parents[1]
 
 _STOP = 30.0
 
@@ -26,26 +23,30 @@ class CommandFailed(Exception):
 
 
 class Workplace:
-    """A copy of the Alembic folder, with its URL filled in.
+    """A copy of an example's Alembic folder, with its URL filled in.
 
     Args:
+        example: The folder of the example.
         folder: An empty folder.
         url: The database.
-        smtp: Host and port of the mail server.
+        variables: What the environment of programs has besides that of this one.
     """
 
-    def __init__(self, folder: Path, url: str, smtp: str) -> None:
+    def __init__(
+        self, example: Path, folder: Path, url: str, variables: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
+        self.url = url
         self._log = folder / "listen.log"
         shutil.copytree(
-            HERE / "migrations", folder / "migrations", ignore=shutil.ignore_patterns("__pycache__")
+            example / "migrations", folder / "migrations", ignore=shutil.ignore_patterns("__pycache__")
         )
-        ini = (HERE / "alembic.ini").read_text(encoding="utf-8")
+        ini = (example / "alembic.ini").read_text(encoding="utf-8")
         setting = "sqlalchemy.url = " + url.replace("%", "%%")
         ini = re.sub(r"^sqlalchemy\.url = .*$", lambda _: setting, ini, count=1, flags=re.MULTILINE)
         (folder / "alembic.ini").write_text(ini, encoding="utf-8")
         paths = [str(SOURCE_TREE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._environment = os.environ | {SMTP_VARIABLE: smtp, "PYTHONPATH": os.pathsep.join(paths)}
+        self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(variables or {})
         # It would go before the URL of the folder, and be somebody's real database.
         self._environment.pop("SQLA_PUBSUB_URL", None)
 
@@ -81,13 +82,17 @@ class Workplace:
         return self._log.read_text(encoding="utf-8")
 
     @contextmanager
-    def listening(self, processes: int) -> Iterator[subprocess.Popen[bytes]]:
+    def listening(self, processes: int, options: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
         """Run ``sqla-pubsub listen`` as a program, ready at the beginning of the block, stopped at its end.
+
+        Args:
+            processes: How many workers.
+            options: More of its arguments; its listeners are those that the folder's ``alembic.ini`` names.
 
         Raises:
             CommandFailed: It does not start.
         """
-        command = ["listen", "examples.easy.listeners", "--processes", str(processes)]
+        command = ["listen", *options, "--processes", str(processes)]
         with self._log.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "sqla_pubsub", *command],
