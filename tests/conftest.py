@@ -5,6 +5,7 @@ it is not set), those marked ``every_server`` on every version found. Tests that
 or `engine` run once for each of PUBSUB_TEST_DRIVERS, those marked ``one_driver`` with one.
 """
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from typing import cast, get_args
@@ -80,6 +81,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if FULL_LENGTH or item.get_closest_marker("slow") is not None:
             item.add_marker(pytest.mark.timeout(0))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is imported and collected out of every search for garbage: a fifth of a short test's time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
