@@ -2,12 +2,15 @@
 
 Tests that use `server` run on the version that PUBSUB_TEST_PG names ("15", "16,18", "all"; 18 where
 it is not set), those marked ``every_server`` on every version found. Tests that use `driver`, `url`
-or `engine` run once for each of PUBSUB_TEST_DRIVERS, those marked ``one_driver`` with one.
+or `engine` run once for each of PUBSUB_TEST_DRIVERS, those marked ``one_driver`` with one, and each
+case of those marked ``either_driver`` with one of them, but at full length with all.
 """
 
 import gc
 import os
-from collections.abc import Generator, Iterator
+import re
+import zlib
+from collections.abc import Generator, Iterator, Sequence
 from typing import cast, get_args
 
 import pytest
@@ -76,11 +79,15 @@ def pytest_configure() -> None:
     _chosen_drivers()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave long runs their time."""
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave long runs their time, and out what the short form need not repeat; what takes longest begins."""
     for item in items:
         if FULL_LENGTH or item.get_closest_marker("slow") is not None:
             item.add_marker(pytest.mark.timeout(0))
+    if not FULL_LENGTH and (repeated := set(_repeated(items))):
+        config.hook.pytest_deselected(items=[item for item in items if item in repeated])
+        items[:] = [item for item in items if item not in repeated]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -129,6 +136,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if one is not None:
             drivers = list(one.args) or drivers[:1]
         metafunc.parametrize("driver", drivers, indirect=True)
+
+
+def _repeated(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+    """The cases of either driver that another driver has; which one has a case depends on its name alone."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if "driver" in parameters and item.get_closest_marker("either_driver") is not None:
+            chosen = parameters["driver"]
+            name = "-".join("" if part == chosen else part for part in re.split(r"[-\[\]]", item.nodeid))
+            cases.setdefault(name, []).append(item)
+    for name, same in cases.items():
+        kept = zlib.crc32(name.encode()) % len(same)
+        yield from (item for number, item in enumerate(same) if number != kept)
 
 
 def _server_of(item: pytest.Item) -> Server | None:

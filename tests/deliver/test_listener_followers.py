@@ -14,6 +14,8 @@ from tests.deliver.notes import DEADLINE, Notes
 from tests.deliver.test_listener_ordered import HOUR, workers
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.either_driver
+
 TWICE = RetryPolicy(max_attempts=2, initial=timedelta(0), jitter=False)
 
 
