@@ -23,6 +23,8 @@ from tests.servers import Driver, Server, Servers
 
 _DEFAULT_VERSION = 18
 _LOGGED = pytest.StashKey[int]()
+_LONGEST = {"test_history.py", "test_random_history.py", "test_readme.py", "test_health.py", "faults", "cli"}
+"""Files and folders whose tests take longest: begun first, none is still running when the others are done."""
 _LOG_LIMIT = 200_000
 """Characters."""
 
@@ -88,6 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not FULL_LENGTH and (repeated := set(_repeated(items))):
         config.hook.pytest_deselected(items=[item for item in items if item in repeated])
         items[:] = [item for item in items if item not in repeated]
+    items.sort(key=lambda item: item.path.name not in _LONGEST and item.path.parent.name not in _LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)
