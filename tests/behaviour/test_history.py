@@ -28,9 +28,9 @@ from sqlalchemy import Engine, make_url, text
 
 from sqla_pubsub import Listener, ListenerConfig
 from sqla_pubsub.deliver.io.reconnect import make_engine
+from tests.behaviour.history import DOOMED, FATES, MODELS, Happened, Table, Transaction
 from tests.cli.project import Shop
 from tests.cli.test_listen import children
-from tests.deliver.history import DOOMED, FATES, MODELS, Happened, Table, Transaction
 from tests.lengths import FULL_LENGTH, length
 from tests.waiting import wait_until
 
