@@ -63,7 +63,7 @@ def test_an_event_exists_only_when_its_transaction_committed(notes: Notes) -> No
 
 
 def test_drain_returns_how_many_events_it_settled(notes: Notes) -> None:
-    @after_insert(notes.Note)
+    @after_insert(notes.Note, retry=RetryPolicy(initial=timedelta(hours=1)))
     def first(new: Any) -> None:
         if new.content == "bad":
             raise ValueError(new.content)
