@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 pytestmark = length(short=[pytest.mark.one_driver("psycopg")], full=[])
 
 SETTLED_WITHIN = 120.0
-EXAMPLES, STEPS, LEAST_EVENTS = length(short=(4, 12, 300), full=(25, 30, 10_000))
+EXAMPLES, STEPS, LEAST_EVENTS = length(short=(5, 12, 300), full=(25, 30, 10_000))
 MANY = length(short=(10, 30), full=(30, 100))
 """Rows of a statement that writes many."""
 CONCURRENCY = 4
