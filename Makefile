@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHONS := python3.13 python3.12 python3.11 python3
-PYTEST := $(BIN)/pytest -q -n 2
+# Few at a time, because the longest tests come first: in one piece they would all be one process's.
+PYTEST := $(BIN)/pytest -q -n 2 --maxschedchunk 4
 PUBSUB_TEST_PG ?= all
 
 .PHONY: demo demo-orders test test-all test-matrix bench bench-peers lint clean

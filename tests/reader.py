@@ -16,6 +16,8 @@ from types import ModuleType
 from sqlalchemy import Engine, create_engine, make_url
 
 from sqla_pubsub.settings import LISTENERS_OPTION, load_settings, module_names
+from tests.forked import run_python
+from tests.lengths import FULL_LENGTH
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "postgresql+psycopg2://myapp@localhost/myapp"
@@ -123,18 +125,24 @@ class Reader:
         return text.replace(URL, self.url).replace(AWAITED_URL, awaited)
 
     def program(self, block: Block, source: str) -> None:
-        """Run a block as the script that it is, in a process that has imported nothing yet."""
+        """Run a block as the script that it is, in a process of its own."""
         path = self.folder / "program.py"
         path.write_text(source, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, path.name],
+        done = self._python(path.name)
+        assert done.returncode == 0, f"{block}:\n{done.stderr}"
+
+    def _python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the interpreter; at full length in a process that has imported nothing yet, SQLAlchemy neither."""
+        if not FULL_LENGTH:
+            return run_python(arguments, folder=self.folder, environment=self.environment, seconds=120)
+        return subprocess.run(
+            [sys.executable, *arguments],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{block}:\n{done.stderr}"
 
     def sql(self, block: Block) -> None:
         engine = create_engine(self.url)
@@ -175,10 +183,7 @@ class Reader:
 
     def run(self, command: str) -> None:
         program, *arguments = shlex.split(command.removeprefix("python -m "))
-        done = subprocess.run(
-            [sys.executable, "-m", PROGRAMS[program], *arguments],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = self._python("-m", PROGRAMS[program], *arguments)
         assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
 
     def listen(self, arguments: list[str]) -> None:

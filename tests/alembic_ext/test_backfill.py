@@ -1,6 +1,5 @@
 """Migrations while a backfill is open: nothing of it shows in a comparison, and none of it stops a writer."""
 
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from tests.cli.backfill import (
     nothing_left,
     said,
 )
-from tests.cli.project import Shop
+from tests.cli.project import Running, Shop
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -206,7 +205,7 @@ def test_a_role_that_may_not_identify_the_server_installs_without_the_comment(
     engine.dispose()
 
 
-def overtaken(shop: Shop, migrate: Callable[[], None]) -> "subprocess.Popen[str]":
+def overtaken(shop: Shop, migrate: Callable[[], None]) -> Running:
     """Return a backfill that waited for a row in the middle, and behind which a migration got its turn first."""
     with ThreadPoolExecutor(1) as pool:
         with blocked(shop, 101):

@@ -10,6 +10,7 @@ import pytest
 
 from tests.alembic_ext.project import MODELS, Project
 from tests.alembic_ext.steps import stepwise
+from tests.lengths import FULL_LENGTH
 
 pytestmark = pytest.mark.one_driver
 
@@ -266,9 +267,12 @@ def test_a_change_goes_up_down_and_up_while_the_application_writes(project: Proj
         source = project.revision()
         project.edit_last_revision(change.edits)
         assert change.operations in (None, "pubsub" in source)
-        for _ in range(2):
+        for again in (False, True):
             steps.up()
-            assert (project.differences(), steps.published()) == ([], change.published_after)
+            # Alembic's comparison is what takes the time here.
+            if FULL_LENGTH or not again:
+                assert project.differences() == []
+            assert steps.published() == change.published_after
             steps.down()
             assert steps.published() == change.published
         project.models(change.before)

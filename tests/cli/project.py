@@ -10,10 +10,11 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from tests.forked import run_command
+from tests.forked import RunningCommand, run_command
 from tests.waiting import wait_until
 
 DEADLINE = 30.0
+Running = RunningCommand | subprocess.Popen[str]
 
 MODELS = """
     from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -67,7 +68,7 @@ class Shop:
         self.write("shop/models.py", MODELS)
         self.write("shop/listeners.py", LISTENERS)
         self.write("empty.py", "")
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[Running] = []
 
     def write(self, name: str, content: str) -> None:
         """Write a file of the project."""
@@ -112,21 +113,24 @@ class Shop:
             argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
         )
 
-    def start(self, *arguments: str, url: str | None = "", group: bool = False) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, url: str | None = "", group: bool = False) -> Running:
         """Start a command; its output goes to ``log``."""
-        argv, environment = self.command(*arguments, url=url)
-        return self._start(argv, environment, group=group)
+        _, environment = self.command(*arguments, url=url)
+        output = self.folder / "log"
+        output.write_text("")
+        process = RunningCommand(
+            arguments, folder=self.folder, environment=environment, output=output, group=group
+        )
+        self._processes.append(process)
+        return process
 
-    def script(self, name: str) -> subprocess.Popen[str]:
+    def script(self, name: str) -> Running:
         """Start a file of the project; its output goes to ``log``."""
-        return self._start([sys.executable, name], os.environ | {"SQLA_PUBSUB_URL": self.url}, group=False)
-
-    def _start(self, argv: list[str], environment: dict[str, str], *, group: bool) -> subprocess.Popen[str]:
+        environment = os.environ | {"SQLA_PUBSUB_URL": self.url}
         with (self.folder / "log").open("w") as log:
             process = subprocess.Popen(
-                argv, cwd=self.folder, env=environment, stdout=log, stderr=log, text=True,
-                start_new_session=group,
-            )  # fmt: skip
+                [sys.executable, name], cwd=self.folder, env=environment, stdout=log, stderr=log, text=True
+            )
         self._processes.append(process)
         return process
 
@@ -135,7 +139,7 @@ class Shop:
         """What the started command has printed so far."""
         return (self.folder / "log").read_text()
 
-    def listening(self, *arguments: str, workers: int = 1, group: bool = False) -> subprocess.Popen[str]:
+    def listening(self, *arguments: str, workers: int = 1, group: bool = False) -> Running:
         """Start ``listen`` and wait until its workers work."""
         process = self.start("listen", "shop.listeners", *arguments, group=group)
         wait_until(

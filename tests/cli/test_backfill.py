@@ -27,6 +27,8 @@ from tests.cli.backfill import (
 from tests.cli.project import Shop
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.either_driver
+
 
 @pytest.fixture
 def shop(bare_shop: Shop) -> Shop:

@@ -1,7 +1,6 @@
 """A backfill that is killed again and again, beside writers and workers."""
 
 import re
-import subprocess
 import threading
 from collections import Counter
 
@@ -9,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.cli.backfill import DEADLINE, PASSED, declare, items, nothing_left, prepare, said
-from tests.cli.project import Shop
+from tests.cli.project import Running, Shop
 from tests.lengths import length
 from tests.waiting import wait_until
 
@@ -115,7 +114,7 @@ def _handled_by_a_worker(shop: Shop) -> int:
     return len(shop.effects("index"))
 
 
-def _kill_after(shop: Shop, process: subprocess.Popen[str], rows: int) -> None:
+def _kill_after(shop: Shop, process: Running, rows: int) -> None:
     goal = shop.scalar(PASSED) + rows
     wait_until(lambda: shop.scalar(PASSED) >= goal or process.poll() is not None, DEADLINE, "rows")
     process.kill()

@@ -12,6 +12,8 @@ from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.statements import Statements
 from tests.deliver.notes import Notes
 
+pytestmark = pytest.mark.either_driver
+
 BACKLOG = (
     "INSERT INTO pubsub_outbox (listener, operation, source, key, new, due_at)"
     " SELECT name, 'INSERT', 'note', jsonb_build_array(n), '{}', due"

@@ -102,6 +102,7 @@ def pair() -> Iterator[Pair]:
             pair.close()
 
 
+@pytest.mark.either_driver
 def test_workers_follow_a_promoted_standby_and_lose_and_double_nothing(
     pair: Pair, driver: Driver, tmp_path: Path
 ) -> None:

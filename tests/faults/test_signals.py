@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 
-from tests.cli.project import Shop
+from tests.cli.project import Running, Shop
 from tests.cli.test_listen import alive, children
 from tests.faults.oracle import DEADLINE, check_exactly_once, doorman_asleep, holder, order_again, release
 from tests.servers import Server
@@ -32,7 +31,7 @@ IN_BATCHES = """
 """
 
 
-def tell_to_stop(shop: Shop, process: subprocess.Popen[str]) -> None:
+def tell_to_stop(shop: Shop, process: Running) -> None:
     """Send SIGTERM and let the event in hand go on once its worker knows."""
     process.terminate()
     wait_until(lambda: "told to stop" in shop.log, DEADLINE, "the worker to be told")
@@ -141,7 +140,7 @@ def test_signals_again_and_again_end_with_code_0_and_no_traceback(
     assert "Traceback" not in shop.log
 
 
-def insist(process: subprocess.Popen[str], number: signal.Signals) -> int:
+def insist(process: Running, number: signal.Signals) -> int:
     """Signal the whole group, as a terminal and systemd do, until the first process is gone."""
     sent = 0
 

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from sqla_pubsub.contract.wakeup import LOCK_KEY, lock_parameters
-from tests.cli.project import Shop
+from tests.cli.project import Running, Shop
 from tests.cli.test_listen import alive, children
 from tests.faults.oracle import DEADLINE, DOORMEN, compare_effects, terminate
 from tests.faults.writers import LISTENERS, MODELS, Writer
@@ -82,7 +81,7 @@ class Soak:
             self.forge: 4,
         }
 
-    def _listen(self) -> subprocess.Popen[str]:
+    def _listen(self) -> Running:
         return self.shop.start("listen", "shop.listeners", "--processes", str(WORKERS))
 
     def _listen_again(self) -> None:
@@ -230,6 +229,7 @@ def soaking_shop(tmp_path: Path, url: str) -> Iterator[Shop]:
     shop.close()
 
 
+@pytest.mark.either_driver
 @pytest.mark.timeout(0)
 def test_random_faults_under_load_lose_and_double_nothing(soaking_shop: Shop, server: Server) -> None:
     seed = random.SystemRandom().getrandbits(32)

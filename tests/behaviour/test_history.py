@@ -28,9 +28,9 @@ from sqlalchemy import Engine, make_url, text
 
 from sqla_pubsub import Listener, ListenerConfig
 from sqla_pubsub.deliver.io.reconnect import make_engine
+from tests.behaviour.history import DOOMED, FATES, MODELS, Happened, Table, Transaction
 from tests.cli.project import Shop
 from tests.cli.test_listen import children
-from tests.deliver.history import DOOMED, FATES, MODELS, Happened, Table, Transaction
 from tests.lengths import FULL_LENGTH, length
 from tests.waiting import wait_until
 
@@ -39,7 +39,9 @@ logger = logging.getLogger(__name__)
 pytestmark = length(short=[pytest.mark.one_driver("psycopg")], full=[])
 
 SETTLED_WITHIN = 120.0
-EXAMPLES, STEPS, LEAST_EVENTS = length(short=(5, 12, 500), full=(25, 30, 10_000))
+EXAMPLES, STEPS, LEAST_EVENTS = length(short=(5, 12, 300), full=(25, 30, 10_000))
+MANY = length(short=(10, 30), full=(30, 100))
+"""Rows of a statement that writes many."""
 CONCURRENCY = 4
 HANDLERS = """
     from datetime import timedelta
@@ -383,7 +385,7 @@ STEP = st.tuples(
         ["ORM insert", "bulk insert", "SQL insert", "COPY", "upsert", "insert again", "do nothing", "fail",
          "publish", "ORM update", "update", "touch", "move", "ORM delete", "delete"]
     ),
-    st.one_of(st.integers(1, 5), st.integers(30, 100)),
+    st.one_of(st.integers(1, 5), st.integers(*MANY)),
     TROUBLE,
     st.sampled_from(["", "", "", "released", "rolled back"]),
 )  # fmt: skip

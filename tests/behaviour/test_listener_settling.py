@@ -56,6 +56,7 @@ def write_effects(notes: Notes, session: Session, contents: list[str]) -> None:
         )
 
 
+@pytest.mark.either_driver
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_acknowledgement_that_is_swallowed_is_an_error_and_has_no_second_effect(
     notes: Notes, kind: str
@@ -82,6 +83,7 @@ def test_an_acknowledgement_that_is_swallowed_is_an_error_and_has_no_second_effe
     assert notes.left() == 0
 
 
+@pytest.mark.either_driver
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_attempts", [1, 5])
 @pytest.mark.parametrize("what", [("UPDATE", "pubsub_outbox"), ("INSERT", "pubsub_dead_letter")])
@@ -106,6 +108,7 @@ def test_a_failure_that_is_swallowed_is_an_error(
     assert len(notes.dead()) == (max_attempts == 1)
 
 
+@pytest.mark.either_driver
 @pytest.mark.parametrize("kind", ["each", "batch", "outside"])
 def test_a_running_listener_backs_off_while_its_acknowledgement_is_swallowed(
     notes: Notes, kind: str, caplog: pytest.LogCaptureFixture
@@ -156,6 +159,7 @@ def guarded(notes: Notes) -> Iterator[Notes]:
     notes.execute("DROP ROLE listening")
 
 
+@pytest.mark.either_driver
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_level_security_without_a_policy_for_delete_is_an_error(guarded: Notes, kind: str) -> None:
     declare(guarded, kind, lambda session, contents: write_effects(guarded, session, contents))
@@ -257,6 +261,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.either_driver
 @pytest.mark.parametrize("kind", ["each", "database", "batch", "timed"])
 @pytest.mark.parametrize("how", REFUSED)
 def test_a_statement_that_would_end_the_transaction_is_not_sent(notes: Notes, how: str, kind: str) -> None:
@@ -272,6 +277,7 @@ def test_a_statement_that_would_end_the_transaction_is_not_sent(notes: Notes, ho
     assert [letter.id for letter in notes.dead()] == [2]
 
 
+@pytest.mark.either_driver
 def test_a_savepoint_that_a_handler_writes_as_text_is_its_own_business(notes: Notes) -> None:
     @after_insert(notes.Note, retry=ONCE)
     def handle(new: Any, session: Session) -> None:

@@ -35,6 +35,8 @@ from sqla_pubsub import (
     after_update,
 )
 
+pytestmark = pytest.mark.either_driver
+
 
 @dataclass
 class Point:

@@ -12,6 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqla_pubsub import DeadLetter, Listener, PubSub, after_insert, after_update, outbox
 from tests.deliver.notes import Notes
 
+pytestmark = pytest.mark.either_driver
+
 INSERT_ENTRY = (
     "INSERT INTO pubsub_outbox (listener, operation, source, old, new)"
     " VALUES (:listener, :operation, :source, :old, :new)"

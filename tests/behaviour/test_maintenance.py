@@ -14,6 +14,8 @@ from sqla_pubsub.operate.maintenance import Letters, Maintenance
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.either_driver
+
 LONG = timedelta(hours=1)
 
 

@@ -12,6 +12,8 @@ from sqlalchemy import make_url, text
 from sqla_pubsub import RetryPolicy, after_insert
 from tests.deliver.notes import Notes
 
+pytestmark = pytest.mark.either_driver
+
 TWICE = RetryPolicy(max_attempts=2, initial=timedelta(0))
 
 

@@ -10,9 +10,11 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import RetryPolicy, Update, after_insert, after_truncate, after_update
+from tests.behaviour.test_listener_ordered import HOUR, workers
 from tests.deliver.notes import DEADLINE, Notes
-from tests.deliver.test_listener_ordered import HOUR, workers
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.either_driver
 
 TWICE = RetryPolicy(max_attempts=2, initial=timedelta(0), jitter=False)
 

@@ -34,6 +34,8 @@ from sqla_pubsub.operate.maintenance import Letters, Maintenance
 from tests.deliver.notes import DEADLINE, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.either_driver
+
 A, B = TENANTS = ("tenantA", "Tenant %b:c")
 
 

@@ -19,6 +19,8 @@ from sqlalchemy.orm import (
 
 from sqla_pubsub import Listener, Publish, PubSub, after_delete, after_insert, after_update
 
+pytestmark = pytest.mark.either_driver
+
 Arguments = dict[str, Any]
 
 

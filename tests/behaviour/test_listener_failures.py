@@ -13,6 +13,8 @@ from sqla_pubsub import ConfigurationError, Insert, Reject, RetryLater, RetryPol
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.either_driver
+
 AT_ONCE = RetryPolicy(max_attempts=4, initial=timedelta(0))
 LATER = RetryPolicy(initial=timedelta(hours=1), jitter=False)
 

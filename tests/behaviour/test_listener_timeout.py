@@ -68,9 +68,7 @@ def test_a_hanging_handler_is_ended_and_counted(notes: Notes, how: str, transact
         session.add(notes.effect("handle", new.content))
 
     notes.write("a", "bad", "b")
-    began = time.monotonic()
     notes.drain()
-    assert time.monotonic() - began < 5
     assert notes.effects("handle") == ["a", "b"]
     (letter,) = notes.dead()
     assert (letter.id, letter.attempt) == (2, 1)
@@ -122,11 +120,10 @@ def test_a_hanging_batch_is_ended_and_its_events_are_tried_one_by_one(notes: Not
             session.add(notes.effect("handle", each.new.content))
 
     notes.write("a", "bad", "b")
-    began = time.monotonic()
     notes.drain()
-    assert time.monotonic() - began < 5
     assert notes.effects("handle") == ["a", "b"]
     assert [letter.id for letter in notes.dead()] == [2]
+    assert "HandlerTimeout" in notes.dead()[0].reason
 
 
 def test_an_ended_handler_leaves_no_alarm_behind(notes: Notes) -> None:
@@ -135,8 +132,7 @@ def test_an_ended_handler_leaves_no_alarm_behind(notes: Notes) -> None:
 
     notes.write("a")
     notes.drain()
-    # An alarm left behind would raise here.
-    threading.Event().wait(2 * SHORT.total_seconds())
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("transactional", [True, False])
@@ -162,31 +158,34 @@ class Lingering:
 
 def test_an_alarm_that_was_lost_in_a_finalizer_comes_again(notes: Notes) -> None:
     """Python drops what is raised there, and the handler would go on as if nothing had happened."""
+    woke: list[str] = []
 
     @after_insert(notes.Note, timeout=SHORT, retry=ONCE)
     def handle(session: Session) -> None:
         Lingering()
         sleep(session)
+        woke.append("after the finalizer")
 
     notes.write("a")
-    began = time.monotonic()
     notes.drain()
-    assert time.monotonic() - began < 10
+    assert woke == []
     assert len(notes.dead()) == 1
 
 
 def test_a_handler_that_swallows_the_alarm_gets_another(notes: Notes) -> None:
+    woke: list[str] = []
+
     @after_insert(notes.Note, timeout=SHORT, retry=ONCE)
     def handle(session: Session) -> None:
         try:
             sleep(session)
         except Exception:
             sleep(session)
+            woke.append("after the second sleep")
 
     notes.write("a")
-    began = time.monotonic()
     notes.drain()
-    assert time.monotonic() - began < 10
+    assert woke == []
     assert len(notes.dead()) == 1
 
 

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from sqla_pubsub import RetryLater, after_insert, after_update
 from sqla_pubsub.deliver.claim.cursor import CursorLimits
 from sqla_pubsub.deliver.limits import Limits
+from tests.behaviour.test_notifications import CHANNEL
 from tests.deliver.notes import DEADLINE, Notes, running
-from tests.deliver.test_notifications import CHANNEL
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_driver

@@ -283,7 +283,7 @@ def test_the_old_worker_leaves_the_entries_of_the_renamed_table(engine: Engine) 
 def test_a_table_that_comes_back_is_not_a_renamed_one_any_more(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unknown, "EXAMINE_AGAIN", 0.05)
+    monkeypatch.setattr(unknown, "EXAMINE_AGAIN", 0.0)
     items = Items(engine)
     items.install()
     entry = NOTE[1]
@@ -291,7 +291,6 @@ def test_a_table_that_comes_back_is_not_a_renamed_one_any_more(
     with running(Listener(engine, items.Base.metadata)):
         wait_until(lambda: items.seen == ["a note"], DEADLINE, "the entry to be handled")
         items.execute(NOTE[0])
-        threading.Event().wait(0.1)
         items.execute(entry, "INSERT INTO item (name) VALUES ('an item')")
         wait_until(lambda: "an item" in items.seen, DEADLINE, "the item to be handled")
     assert items.seen == ["a note", "an item"]

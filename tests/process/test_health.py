@@ -8,9 +8,11 @@ from http.client import HTTPConnection
 import pytest
 
 from sqla_pubsub.process.probes import MOST_PROBES, HealthServer
+from tests.lengths import length
 from tests.waiting import wait_until
 
 DEADLINE = 15.0
+CLIENTS = length(short=3, full=10) * MOST_PROBES
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def test_clients_that_never_end_keep_few_threads_and_no_probe_away(
     address = ("127.0.0.1", int(server.server_address[1]))
     clients = []
     try:
-        for _ in range(10 * MOST_PROBES):
+        for _ in range(CLIENTS):
             client = socket.create_connection(address, timeout=DEADLINE)
             client.sendall(words)
             clients.append(client)

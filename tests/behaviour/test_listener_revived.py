@@ -15,6 +15,8 @@ from sqla_pubsub.registry import registry_of
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.either_driver
+
 both_ways = pytest.mark.parametrize("transactional", [True, False])
 
 
