@@ -88,7 +88,7 @@ async def readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-async def end(task: asyncio.Future[Any], within: float) -> bool:
+async def end(task: asyncio.Task[Any], within: float) -> bool:
     """Cancel *task*, and return whether it ended: neither driver promises that cancelling returns."""
     task.cancel()
     await asyncio.wait({task}, timeout=within)

@@ -84,7 +84,7 @@ class Asynchronous:
             await self._end(left, error)
             raise error
 
-    async def _end(self, tasks: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]], error: BaseException) -> None:
         if not all(await asyncio.gather(*(end(task, HARD) for task in tasks))):
             self._stuck = error
 
@@ -112,7 +112,7 @@ class Asynchronous:
 def _failure(
     spec: ListenerSpec,
     task: asyncio.Task[None],
-    left: Sequence[asyncio.Future[Any]],
+    left: Sequence[asyncio.Task[Any]],
     forgotten: Sequence[str],
 ) -> BaseException | None:
     """Return what became of a call, None where it did all that it should."""

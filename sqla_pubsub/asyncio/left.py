@@ -31,7 +31,7 @@ class Call:
     """One call of a handler."""
 
     def __init__(self) -> None:
-        self._tasks: WeakSet[asyncio.Future[Any]] = WeakSet()
+        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.forgotten: list[str] = []
         """Names of coroutines that were never awaited."""
 
@@ -39,15 +39,15 @@ class Call:
         """Have what is started in *context* counted to this call."""
         context.run(_call.set, self)
 
-    def started(self, task: asyncio.Future[Any]) -> None:
+    def started(self, task: asyncio.Task[Any]) -> None:
         """Take note of a task."""
         self._tasks.add(task)
 
-    def running(self) -> list[asyncio.Future[Any]]:
+    def running(self) -> list[asyncio.Task[Any]]:
         """Return the tasks that go on."""
         return [task for task in self._tasks if not task.done()]
 
-    async def left(self) -> list[asyncio.Future[Any]]:
+    async def left(self) -> list[asyncio.Task[Any]]:
         """Return the tasks that go on although the handler has ended, and are not about to end."""
         running = self.running()
         if running:
@@ -62,9 +62,7 @@ class _Factory:
         self.before = before
         self.users = 0
 
-    def __call__(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
-    ) -> asyncio.Future[Any]:
+    def __call__(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         make = self.before
         task = (
             asyncio.Task(coroutine, loop=loop, **options)
@@ -73,7 +71,7 @@ class _Factory:
         )
         context: Context | None = options.get("context")
         call = _call.get() if context is None else context.get(_call)
-        if call is not None:
+        if call is not None and isinstance(task, asyncio.Task):
             call.started(task)
         return task
 
@@ -136,9 +134,7 @@ def watched(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
             loop.set_task_factory(factory.before)
 
 
-def named(task: asyncio.Future[Any]) -> str:
+def named(task: asyncio.Task[Any]) -> str:
     """Return a task as its author knows it: its name, and what it runs."""
-    if not isinstance(task, asyncio.Task):
-        return repr(task)
     runs = getattr(task.get_coro(), "__qualname__", None)
     return repr(task.get_name()) if runs is None else f"{task.get_name()!r} of {runs}()"

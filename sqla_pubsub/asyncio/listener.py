@@ -99,7 +99,7 @@ class AsyncListener:
         """
         refuse_small_pool(self._slots)
         self._tell(self._slots)
-        await self._all([part.run for part in self._parts])
+        await self._watched([part.run for part in self._parts])
 
     async def drain(self) -> int:
         """Work until nothing is due, and return how many events were settled.
@@ -108,7 +108,7 @@ class AsyncListener:
             DBAPIError: The server cannot be reached.
             ConfigurationError: As for `run`, or a right is missing.
         """
-        return sum(await self._all([part.drain for part in self._parts]))
+        return sum(await self._watched([part.drain for part in self._parts]))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[AsyncListener]:
@@ -160,15 +160,19 @@ class AsyncListener:
             gate=self._room, colour=colour, crew=crew, sleeper=sleeper,
         )  # fmt: skip
 
+    async def _watched(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """Run all parts, and see what handlers leave behind and what blocks the loop."""
+        with watched(asyncio.get_running_loop()), watched_by_a_thread(self._tell, RUNS_HANDLER):
+            return await self._all(works)
+
     async def _all(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Run all parts to their end; the first that fails stops the others."""
-        with watched(asyncio.get_running_loop()), watched_by_a_thread(self._tell, RUNS_HANDLER):
-            tasks = [spawned(self._part(work)) for work in works]
-            try:
-                await self._until_stopped(tasks)
-            finally:
-                # Cancelled, or told to stop: a server that says nothing any more must not keep the program.
-                await self._end(tasks)
+        tasks = [spawned(self._part(work)) for work in works]
+        try:
+            await self._until_stopped(tasks)
+        finally:
+            # Cancelled, or told to stop: a server that says nothing any more must not keep the program.
+            await self._end(tasks)
         if self._error is not None:
             raise self._error
         return [

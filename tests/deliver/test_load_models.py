@@ -435,3 +435,60 @@ def test_options_further_on_are_those_of_the_object(engine: Engine, base: Any) -
     save(engine, base, *authors, Comment(author_id=0))
     assert drained(engine, base) == 1
     assert seen == [["b", "d"]]
+
+
+def test_a_foreign_key_that_does_not_travel_of_a_row_that_is_gone_refers_to_nothing(
+    engine: Engine, base: Any
+) -> None:
+    class Author(base):  # type: ignore[misc]
+        __tablename__ = "author"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Comment(PubSub, base):  # type: ignore[misc]
+        __tablename__ = "comment"
+        __pubsub__ = Publish(exclude=["author_id"])
+        id: Mapped[int] = mapped_column(primary_key=True)
+        author_id: Mapped[int] = mapped_column(ForeignKey(Author.id))
+        author: Mapped[Author] = relationship()
+
+    seen: list[Any] = []
+
+    @after_delete(Comment, load=[Comment.author])
+    def collect(old: Comment) -> None:
+        seen.append(old.author)
+
+    save(engine, base, Comment(author=Author(id=1)))
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM comment"))
+    assert drained(engine, base) == 1
+    assert seen == [None]
+
+
+def test_what_a_tenant_has_is_loaded_from_its_schema_also_after_it_was_changed(
+    engine: Engine, base: Any
+) -> None:
+    class Author(base):  # type: ignore[misc]
+        __tablename__ = '100% "real" author'
+        id: Mapped[int] = mapped_column(primary_key=True)
+        texts: Mapped[int]
+
+    class Comment(PubSub, base):  # type: ignore[misc]
+        __tablename__ = "comment"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        author_id: Mapped[int] = mapped_column(ForeignKey(Author.id))
+        author: Mapped[Author] = relationship()
+
+    seen: list[int] = []
+
+    @after_insert(Comment, load=[Comment.author])
+    def collect(new: Comment, session: Session) -> None:
+        seen.append(new.author.texts)
+        new.author.texts += 1
+
+    tenant = engine.execution_options(schema_translate_map={None: "tenant"})
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA tenant"))
+    author = Author(id=1, texts=0)
+    save(tenant, base, *(Comment(author=author) for _ in range(5)))
+    assert drained(tenant, base) == 5
+    assert seen == [0, 1, 2, 3, 4]

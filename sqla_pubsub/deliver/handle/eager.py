@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ARRAY, Connection, Select, bindparam, cast, event, func, literal, select
+from sqlalchemy import ARRAY, Connection, Dialect, Select, bindparam, cast, event, func, literal, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import (
     Load,
     Mapper,
@@ -22,6 +24,8 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.collections import collection_adapter
+
+from sqla_pubsub.errors import ConfigurationError
 
 K = TypeVar("K")
 Templates = Mapping[str, Any]
@@ -61,6 +65,24 @@ class EagerLoad:
         paths = [element.path.path for option in self._options for element in option.context]
         self.tables = frozenset(name for path in paths for each in path for name in table_names(each))
         """Names of all tables that are read, as far as the options tell."""
+
+    def check(self, name: str) -> None:
+        """Refuse what SQLAlchemy cannot make statements of.
+
+        Raises:
+            ConfigurationError: Options contradict each other, say, or name what is not there.
+        """
+        dialect: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+        roots: set[Any] = {option.path[0] for option in self._options}
+        for root in roots:
+            try:
+                options = [each for each in self._options if root.isa(each.path[0])]
+                select(root).options(*options).compile(dialect=dialect)
+            except SQLAlchemyError as error:
+                raise ConfigurationError(
+                    f"listener {name!r}: load= cannot be used: {error}. Give relationships, or loader options that one "
+                    "query could have together."
+                ) from error
 
     def load(self, connection: Connection, rows: Mapping[K, Any]) -> dict[K, Templates]:
         """Return what each row refers to.
@@ -179,8 +201,10 @@ def _exchanged(element: Any) -> Any:
         return element
     changed = element._clone()
     changed.strategy = _SELECTIN
-    changed.local_opts = type(element.local_opts)(
-        {name: value for name, value in element.local_opts.items() if name not in _OF_JOINS}
-    )
+    kept = {name: value for name, value in element.local_opts.items() if name not in _OF_JOINS}
+    model, relationship = element.path.path[:2]
+    plain: Any = selectinload(getattr(model.class_, relationship.key))
+    # So that two options that say the same are the same.
+    changed.local_opts = plain.context[0].local_opts.union(kept)
     changed._reconcile_to_other = None
     return changed

@@ -243,7 +243,7 @@ class _Call:
 def _watch(related: Related, entry: Entry, store: EventTransaction) -> None:
     """See that what the event refers to is as the handlers before it have left it."""
     if related.stale:
-        store.session().write_deferred()
+        store.session().settle_down()
         related.renew(store.connection, entry.id)
     store.watch(related.sent)
 

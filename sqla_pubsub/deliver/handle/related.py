@@ -92,7 +92,7 @@ class Related:
         """Take note of a statement of a handler."""
         if not self.stale and not _READS.match(statement):
             if self._written is None:
-                names = "|".join(map(re.escape, sorted(filter(None, self._tables))))
+                names = "|".join(map(_in_a_statement, sorted(filter(None, self._tables))))
                 self._written = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
             self.stale = self._written.search(statement) is not None
 
@@ -134,6 +134,11 @@ class Related:
         mappers = {instance_state(each).mapper for each in _reached(found)}
         self._tables |= {table for mapper in mappers for table in table_names(mapper)}
         self._written = None
+
+
+def _in_a_statement(name: str) -> str:
+    """Return a pattern for the name of a table: a quote in it stands there twice, and a percent sign with some drivers."""
+    return re.sub('["%]', r"\g<0>{1,2}", re.escape(name))
 
 
 def _items(value: Any) -> list[Any]:

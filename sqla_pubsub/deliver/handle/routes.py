@@ -37,6 +37,7 @@ class Routes:
                 decoder = RowDecoder(top, registry.published[local_table(top)])
                 if subscription.load:
                     self.eager[decoder] = EagerLoad(subscription.load)
+                    self.eager[decoder].check(spec.name)
             self._routes[subscription.operation, subscription.source] = (subscription, decoder)
 
     def knows(self, entry: Entry) -> bool:

@@ -159,6 +159,12 @@ class HandlerSession(RowSession):
                 self._put_settings_back()
             self._deferred.write()
 
+    def settle_down(self) -> None:
+        """Write what earlier events only added, and put back the settings that they may have changed."""
+        self.write_deferred()
+        if self._touched:
+            self._put_settings_back()
+
     def release(self) -> None:
         """End the group: what its events did belongs to the outer transaction now."""
         if self._nested is not None:
