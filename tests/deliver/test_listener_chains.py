@@ -21,6 +21,8 @@ from sqla_pubsub import (
 )
 from tests.deliver.notes import Notes
 
+pytestmark = pytest.mark.four_drivers
+
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "ordered": {"ordered": True},

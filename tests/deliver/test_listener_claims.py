@@ -17,6 +17,8 @@ from sqla_pubsub.deliver.instrument import Instrument
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.four_drivers
+
 LATER = RetryPolicy(initial=timedelta(hours=1))
 SEEN = (
     "SELECT (l.classid::bigint << 32) | l.objid::bigint FROM pg_locks AS l"

@@ -13,6 +13,8 @@ from sqla_pubsub import Insert, RetryPolicy, Update, after_delete, after_insert,
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.four_drivers
+
 ONCE = RetryPolicy(max_attempts=1)
 LONG = timedelta(seconds=20)
 

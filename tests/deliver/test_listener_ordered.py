@@ -26,6 +26,8 @@ from sqla_pubsub import (
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.four_drivers
+
 SOON = RetryPolicy(initial=timedelta(milliseconds=30), jitter=False)
 HOUR = RetryPolicy(initial=timedelta(hours=1), jitter=False)
 

@@ -11,6 +11,8 @@ from sqla_pubsub.deliver.limits import Limits
 from sqla_pubsub.deliver.settle.outcome import FailureLimits
 from tests.deliver.notes import Notes
 
+pytestmark = pytest.mark.four_drivers
+
 ONCE = RetryPolicy(max_attempts=1)
 HOUR = timedelta(hours=1)
 LATE = Limits(failure=FailureLimits(put_off=HOUR, longest_put_off=HOUR))
