@@ -127,8 +127,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         one = metafunc.definition.get_closest_marker("one_driver")
         if one is not None:
             drivers = list(one.args) or drivers[:1]
-        if metafunc.definition.get_closest_marker("four_drivers") is not None:
-            drivers += [driver for driver in chosen if driver in AWAITED]
+        four = metafunc.definition.get_closest_marker("four_drivers")
+        if four is not None:
+            drivers += [driver for driver in chosen if driver in (four.args or AWAITED)]
         metafunc.parametrize("driver", drivers, indirect=True)
 
 

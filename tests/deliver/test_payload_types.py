@@ -40,7 +40,7 @@ from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeEngine
 
-from sqla_pubsub import PubSub, Update, after_insert, after_update
+from sqla_pubsub import PubSub, RetryPolicy, Update, after_insert, after_update
 
 pytestmark = pytest.mark.four_drivers
 
@@ -267,6 +267,37 @@ def test_what_psycopg2_cannot_write_arrives_as_the_orm_would_load_it(engine: Eng
     with Session(engine) as session:
         loaded = session.scalars(select(Opening).order_by(Opening.id))
         assert rows == [(row.hours, row.days, row.price) for row in loaded]
+
+
+def test_infinity_arrives_as_far_as_the_driver_can_show_it(
+    engine: Engine, drain: Drain, awaited: str | None
+) -> None:
+    """What it cannot show is a dead letter, and no event that has another value."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    class Lease(PubSub, Own):
+        __tablename__ = "lease"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        until: Mapped[date]
+        at: Mapped[datetime]
+
+    seen: list[Any] = []
+
+    @after_insert(Lease, retry=RetryPolicy(max_attempts=1))
+    def collect(new: Lease) -> None:
+        seen.append((new.until, new.at))
+
+    Own.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO lease (until, at) VALUES ('infinity', 'infinity')"))
+    drain(engine, Own.metadata)
+    with engine.connect() as connection:
+        letters = connection.scalar(text("SELECT count(*) FROM pubsub_dead_letter"))
+    shown = (awaited or engine.driver) != "psycopg"
+    assert seen == ([(date.max, datetime.max)] if shown else [])  # noqa: DTZ901
+    assert letters == (0 if shown else 1)
 
 
 @pytest.mark.every_server
