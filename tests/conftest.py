@@ -3,7 +3,8 @@
 Tests that use `server` run on the version that PUBSUB_TEST_PG names ("15", "16,18", "all"; 18 where
 it is not set), those marked ``every_server`` on every version found. Tests that use `driver`, `url`
 or `engine` run once for each of PUBSUB_TEST_DRIVERS, those marked ``one_driver`` with one, and each
-case of those marked ``either_driver`` with one of them, but at full length with all.
+case of those marked ``either_driver`` with one of them, but at full length with all. Those marked
+``four_drivers`` run also on each driver of a loop: their URL and engine are plain ones all the same.
 """
 
 import gc
@@ -22,6 +23,9 @@ from tests.lengths import FULL_LENGTH, length
 from tests.servers import Driver, Server, Servers
 
 _DEFAULT_VERSION = 18
+AWAITED = {"psycopg_async": "psycopg", "asyncpg": "asyncpg"}
+"""Drivers of a loop, by their names among PUBSUB_TEST_DRIVERS."""
+AWAITED_WRITTEN_BY: Driver = "psycopg"
 _LOGGED = pytest.StashKey[int]()
 _LONGEST = {"test_history.py", "test_random_history.py", "test_readme.py", "test_health.py", "faults", "cli"}
 """Files and folders whose tests take longest: begun first, none is still running when the others are done."""
@@ -57,8 +61,15 @@ def database(server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def driver(request: pytest.FixtureRequest) -> Driver:
-    """The driver's name, as it stands in the URL."""
-    return cast(Driver, request.param)
+    """The driver's name, as it stands in the URL; where that of a loop is tested, of what writes."""
+    return cast(Driver, AWAITED_WRITTEN_BY if request.param in AWAITED else request.param)
+
+
+@pytest.fixture
+def awaited(request: pytest.FixtureRequest) -> str | None:
+    """The driver of the loop that a test marked ``four_drivers`` listens on, None where it listens on none."""
+    chosen = request.node.callspec.params.get("driver") if hasattr(request.node, "callspec") else None
+    return AWAITED.get(chosen or "")
 
 
 @pytest.fixture
@@ -134,10 +145,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         versions = list(found_servers()) if everywhere else _chosen_versions()
         metafunc.parametrize("server", versions, indirect=True, ids=[f"pg{version}" for version in versions])
     if "driver" in metafunc.fixturenames:
-        drivers = _chosen_drivers()
+        chosen = _chosen_drivers()
+        drivers = [driver for driver in chosen if driver not in AWAITED]
         one = metafunc.definition.get_closest_marker("one_driver")
         if one is not None:
             drivers = list(one.args) or drivers[:1]
+        four = metafunc.definition.get_closest_marker("four_drivers")
+        if four is not None:
+            drivers += [driver for driver in chosen if driver in (four.args or AWAITED)]
         metafunc.parametrize("driver", drivers, indirect=True)
 
 
@@ -177,11 +192,11 @@ def _chosen_versions() -> list[int]:
 
 
 def _chosen_drivers() -> list[str]:
-    known = list(get_args(Driver))
+    known = [*get_args(Driver), *AWAITED]
     chosen = _names("PUBSUB_TEST_DRIVERS") or known
     if not set(chosen) <= set(known):
         raise pytest.UsageError(
-            f"PUBSUB_TEST_DRIVERS={','.join(chosen)}: give {' or '.join(known)}, or both."
+            f"PUBSUB_TEST_DRIVERS={','.join(chosen)}: give {' or '.join(known)}, or several."
         )
     return chosen
 

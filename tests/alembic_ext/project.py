@@ -62,21 +62,28 @@ class Project:
     Args:
         folder: Where it is made.
         engine: Its database.
+        template: That of ``alembic init -t``.
+        driver: The one in the URL of the migrations, None for that of *engine*.
     """
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(
+        self, folder: Path, engine: Engine, *, template: str = "generic", driver: str | None = None
+    ) -> None:
+        self._driver = driver
         self.folder = self.cwd = folder
         self.ini = folder / "alembic.ini"
         (folder / PACKAGE).mkdir()
         with redirect_stdout(io.StringIO()):
-            command.init(Config(self.ini, stdout=io.StringIO()), str(folder / "migrations"))
+            ini = Config(self.ini, stdout=io.StringIO())
+            command.init(ini, str(folder / "migrations"), template=template)
         self.move(engine)
         self.env("target_metadata = None", "from shop.models import Base\ntarget_metadata = Base.metadata")
 
     def move(self, engine: Engine) -> None:
         """Take another database."""
         self.engine = engine
-        url = engine.url.render_as_string(hide_password=False).replace("%", "%%")
+        place = engine.url.set(drivername=f"postgresql+{self._driver}") if self._driver else engine.url
+        url = place.render_as_string(hide_password=False).replace("%", "%%")
         self._edit(self.ini, r"sqlalchemy\.url = .*", f"sqlalchemy.url = {url}")
 
     def models(self, source: str) -> None:

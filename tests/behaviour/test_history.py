@@ -190,10 +190,6 @@ AWAITED = {
 }
 
 
-def is_awaited(url: str) -> bool:
-    return make_url(url).get_driver_name() == "psycopg"
-
-
 class WorkerThread:
     """A listener in a thread of this process; its connections are ended, which a process would not survive more."""
 
@@ -222,17 +218,26 @@ class WorkerThread:
 class History:
     """The writers, the workers, and the comparison of what was committed with what was handled."""
 
-    def __init__(self, shop: Shop, models: ModuleType) -> None:
+    def __init__(self, shop: Shop, models: ModuleType, *, awaited: str | None) -> None:
+        """*awaited* is the driver of the ``async def`` listeners, None where there are none."""
         self._shop = shop
         self._models = models
         self.table = Table(shop.engine, models)
-        self._workers_url = (
-            make_url(shop.url)
-            .update_query_dict({"application_name": "worker"})
-            .render_as_string(hide_password=False)
-        )
+        self._listeners = LISTENERS | (AWAITED if awaited else {})
+        with shop.engine.begin() as connection:
+            connection.execute(_WORKER)
+        # Known by their role, because asyncpg takes no other name from a URL.
+        place = make_url(shop.url).set(username=WORKER)
+        self._workers_url = place.render_as_string(hide_password=False)
+        of_application = place.set(drivername="postgresql+asyncpg") if awaited == "asyncpg" else place
         self._process = shop.start(
-            "listen", "shop.listeners", "--processes", "2", "--concurrency", "4", url=self._workers_url
+            "listen",
+            "shop.listeners",
+            "--processes",
+            "2",
+            "--concurrency",
+            "4",
+            url=of_application.render_as_string(hide_password=False),
         )
         self.start_thread()
         self._earlier: set[str] = set()
@@ -281,8 +286,7 @@ class History:
         assert self._process.poll() is None, self._shop.log[-5000:]
         effects, dead = self._effects(), self._letters()
         happened, self.table.happened = self.table.happened, []
-        listeners = LISTENERS | (AWAITED if is_awaited(self._shop.url) else {})
-        for name, expected in listeners.items():
+        for name, expected in self._listeners.items():
             mine = [event for event in happened if event.what[0] in expected.kinds]
             doomed = {event.what for event in mine if expected.suffers and event.fate in DOOMED}
             assert dead.pop(name, Counter()) == Counter(doomed), f"dead letters of {name!r}"
@@ -372,9 +376,13 @@ def _out_of_order(happened: Sequence[Happened], effects: Sequence[str]) -> Itera
             last, barrier = {}, event
 
 
+WORKER = "history_worker"
+_WORKER = text(
+    "DO $$ BEGIN CREATE ROLE history_worker LOGIN SUPERUSER; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+)
 _CUT = text(
     "SELECT count(pg_terminate_backend(pid)) FROM ("
-    " SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'worker'"
+    " SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'history_worker'"
     " AND (query ILIKE '%listen%' AND query NOT ILIKE '%listener%') = :asleep"
     " ORDER BY state = 'idle', pid LIMIT 1) AS p"
 )
@@ -458,16 +466,20 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def history(tmp_path: Path, engine: Engine, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[History]:
+def history(
+    tmp_path: Path, engine: Engine, url: str, awaited: str | None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[History]:
     """A history with three workers at work."""
+    if awaited is None and engine.driver == "psycopg":
+        awaited = "psycopg"
     shop = Shop(tmp_path, engine, url)
     shop.write("shop/models.py", MODELS)
-    shop.write("shop/listeners.py", HANDLERS + (AWAITED_HANDLERS if is_awaited(url) else ""))
+    shop.write("shop/listeners.py", HANDLERS + (AWAITED_HANDLERS if awaited else ""))
     monkeypatch.syspath_prepend(tmp_path)
     import_module("shop.listeners")
     models = import_module("shop.models")
     models.Base.metadata.create_all(engine)
-    history = History(shop, models)
+    history = History(shop, models, awaited=awaited)
     try:
         yield history
     finally:
@@ -477,6 +489,7 @@ def history(tmp_path: Path, engine: Engine, url: str, monkeypatch: pytest.Monkey
             del sys.modules[name]
 
 
+@pytest.mark.four_drivers("asyncpg")
 def test_every_committed_event_has_exactly_one_effect_per_listener(history: History) -> None:
     length_of_history = settings(
         max_examples=EXAMPLES,

@@ -21,7 +21,7 @@ from sqla_pubsub import (
 )
 from tests.deliver.notes import Notes
 
-pytestmark = pytest.mark.either_driver
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -16,7 +16,7 @@ from sqla_pubsub.deliver.instrument import Instrument
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.either_driver
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 LATER = RetryPolicy(initial=timedelta(hours=1))
 SEEN = (

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 from sqla_pubsub import RetryPolicy, after_insert, after_update
 from tests.deliver.notes import Notes
 
-pytestmark = pytest.mark.either_driver
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 LONG = timedelta(seconds=30)

@@ -13,7 +13,7 @@ from sqla_pubsub import Insert, RetryPolicy, Update, after_delete, after_insert,
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.either_driver
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 LONG = timedelta(seconds=20)

@@ -26,7 +26,7 @@ from sqla_pubsub import (
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.either_driver
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 SOON = RetryPolicy(initial=timedelta(milliseconds=30), jitter=False)
 HOUR = RetryPolicy(initial=timedelta(hours=1), jitter=False)

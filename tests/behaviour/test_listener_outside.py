@@ -15,6 +15,8 @@ from sqla_pubsub import Insert, Listener, ListenerConfig, PubSub, Reject, RetryP
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.four_drivers
+
 ONCE = RetryPolicy(max_attempts=1)
 AT_ONCE = RetryPolicy(initial=timedelta(0))
 OTHERS = "pid <> pg_backend_pid() AND datname = current_database()"

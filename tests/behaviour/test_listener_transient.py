@@ -15,6 +15,8 @@ from tests.deliver.notes import DEADLINE, Notes, running
 from tests.servers import Server
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.four_drivers
+
 ONCE = RetryPolicy(max_attempts=1)
 SHORTLY_IDLE = (
     "SELECT count(*) FROM pg_stat_activity"

@@ -11,7 +11,7 @@ from sqla_pubsub.deliver.limits import Limits
 from sqla_pubsub.deliver.settle.outcome import FailureLimits
 from tests.deliver.notes import Notes
 
-pytestmark = pytest.mark.either_driver
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 HOUR = timedelta(hours=1)

@@ -18,6 +18,7 @@ from sqla_pubsub import Listener, ListenerConfig, after_insert
 from sqla_pubsub.contract.names import CHANNEL_PREFIX
 from sqla_pubsub.deliver.limits import Limits
 from sqla_pubsub.deliver.wake.idle_policy import PollLimits
+from tests.deliver.awaited import AwaitedListener
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
@@ -42,7 +43,7 @@ def recording(notes: Notes) -> Notes:
 
 
 @contextmanager
-def asleep(notes: Notes, **config: Any) -> Iterator[Listener]:
+def asleep(notes: Notes, **config: Any) -> Iterator[Listener | AwaitedListener]:
     """Run a listener and wait until it sleeps as the sleep lockman."""
     listener = notes.listener(**{"poll_interval": HOUR, **config})
     with running(listener):

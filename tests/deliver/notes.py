@@ -14,15 +14,21 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqla_pubsub import DeadLetter, Listener, ListenerConfig, OutboxEntry, PubSub, outbox
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.registry import registry_of
+from tests.deliver.awaited import AwaitedListener
 
 DEADLINE = 15.0
 """Seconds that anything awaited may take on a busy machine."""
 
 
 class Notes:
-    """A metadata of its own with ``Note``, which publishes, and ``Effect``, which handlers write."""
+    """A metadata of its own with ``Note``, which publishes, and ``Effect``, which handlers write.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: Where notes are written.
+        awaited: The driver on which the handlers are awaited, None to call them.
+    """
+
+    def __init__(self, engine: Engine, *, awaited: str | None = None) -> None:
         class Base(DeclarativeBase):
             pass
 
@@ -38,6 +44,7 @@ class Notes:
             what: Mapped[str | None]
 
         self.engine = engine
+        self._awaited = awaited
         self.metadata: MetaData = Base.metadata
         self.Base: type[Any] = Base
         self.Note: type[Any] = Note
@@ -79,9 +86,18 @@ class Notes:
         """Return an effect to be added to a session."""
         return self.Effect(listener=listener, what=what)
 
-    def listener(self, *names: str, limits: Limits = DEFAULTS, **config: Any) -> Listener:
+    def listener(self, *names: str, limits: Limits = DEFAULTS, **config: Any) -> Listener | AwaitedListener:
         """Return a listener for all names, or for these."""
         self.install()
+        if self._awaited is not None:
+            return AwaitedListener(
+                self._awaited,
+                self.engine,
+                self.metadata,
+                ListenerConfig(**config),
+                listeners=names,
+                limits=limits,
+            )
         return Listener(self.engine, self.metadata, ListenerConfig(**config), listeners=names, limits=limits)
 
     def drain(self, *names: str, limits: Limits = DEFAULTS, **config: Any) -> int:
@@ -123,11 +139,11 @@ class Notes:
 
 
 @contextmanager
-def running(*listeners: Listener) -> Iterator[None]:
+def running(*listeners: Listener | AwaitedListener) -> Iterator[None]:
     """Run listeners in a thread each; stop them at the end and raise what one of them raised."""
     raised: list[BaseException] = []
 
-    def run(listener: Listener) -> None:
+    def run(listener: Listener | AwaitedListener) -> None:
         try:
             listener.run()
         except BaseException as error:

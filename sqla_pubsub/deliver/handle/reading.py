@@ -36,7 +36,7 @@ _WIDE: tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[Any], Kind]], ..
     ((pg.INT4RANGE, pg.INT8RANGE), lambda _: pg.INT8RANGE()),
     ((pg.INT4MULTIRANGE, pg.INT8MULTIRANGE), lambda _: pg.INT8MULTIRANGE()),
     (types.String, lambda _: types.Text()),
-    # Of these every driver makes a string. Money has the form of the writer's locale.
+    # Of these a driver makes a string. Money has the form of the writer's locale.
     ((pg.HSTORE, pg.BIT, pg.MONEY, pg.TSVECTOR, pg.TSQUERY), lambda _: types.Text()),
     ((pg.REGCLASS, pg.REGCONFIG, types.JSON.JSONPathType), lambda _: types.Text()),
 )
@@ -100,6 +100,9 @@ def read_as(kind: Kind, dialect: Dialect) -> Kind | None:
             return pg.JSON()
         item = read_as(own.item_type, dialect)
         return None if item is None else pg.ARRAY(item)
+    if isinstance(own, pg.BIT) and dialect.driver == "asyncpg":
+        # The one driver that makes no string of it.
+        return pg.BIT(varying=True)
     for found, wide in _WIDE:
         if isinstance(own, found):
             return wide(own)
