@@ -15,7 +15,7 @@ from sqla_pubsub import Insert, Listener, ListenerConfig, PubSub, Reject, RetryP
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.four_drivers
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 AT_ONCE = RetryPolicy(initial=timedelta(0))

@@ -14,7 +14,7 @@ from tests.deliver.notes import Notes
 
 TWICE = RetryPolicy(max_attempts=2, initial=timedelta(0))
 
-pytestmark = [pytest.mark.one_driver, pytest.mark.four_drivers]
+pytestmark = [pytest.mark.one_driver, pytest.mark.four_drivers, pytest.mark.either_driver]
 both_ways = pytest.mark.parametrize("transactional", [True, False])
 
 

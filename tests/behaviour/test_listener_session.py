@@ -14,7 +14,7 @@ from sqla_pubsub import PubSub, RetryPolicy, after_insert, set_context
 from sqla_pubsub.errors import SessionOwnershipError
 from tests.deliver.notes import Notes
 
-pytestmark = pytest.mark.four_drivers
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 

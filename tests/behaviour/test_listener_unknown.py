@@ -24,7 +24,7 @@ from sqla_pubsub.deliver.handle import unknown
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.one_driver, pytest.mark.four_drivers]
+pytestmark = [pytest.mark.one_driver, pytest.mark.four_drivers, pytest.mark.either_driver]
 
 
 ENTRY = (

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from sqla_pubsub import Listener, RetryPolicy, after_insert
 from tests.deliver.notes import Notes
 
-pytestmark = [pytest.mark.one_driver, pytest.mark.four_drivers]
+pytestmark = [pytest.mark.one_driver, pytest.mark.four_drivers, pytest.mark.either_driver]
 
 
 ONCE = RetryPolicy(max_attempts=1)

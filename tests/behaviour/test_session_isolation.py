@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from sqla_pubsub import RetryPolicy, after_insert
 from tests.deliver.notes import Notes
 
-pytestmark = pytest.mark.four_drivers
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 LONG = timedelta(seconds=30)
