@@ -22,7 +22,8 @@ from tests.deliver.notes import Notes
 # An alarm may hit a finalizer that the garbage collector just runs, where Python drops the error.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-SHORT = timedelta(milliseconds=150)
+SHORT = timedelta(milliseconds=400)
+"""Longer than what else the handlers of a test do takes on a busy machine."""
 ONCE = RetryPolicy(max_attempts=1)
 
 
@@ -72,7 +73,7 @@ def test_a_hanging_handler_is_ended_and_counted(notes: Notes, how: str, transact
     assert notes.effects("handle") == ["a", "b"]
     (letter,) = notes.dead()
     assert (letter.id, letter.attempt) == (2, 1)
-    assert letter.reason == "HandlerTimeout: listener 'handle' ran longer than its timeout of 0:00:00.150000"
+    assert letter.reason == "HandlerTimeout: listener 'handle' ran longer than its timeout of 0:00:00.400000"
 
 
 def test_what_the_hanging_handler_wrote_is_undone_and_the_retry_may_succeed(notes: Notes) -> None:
