@@ -1,6 +1,7 @@
 """The same for programs on an event loop: a listener over an ``AsyncEngine``, and publishing in an ``AsyncSession``.
 
-Needs ``pip install 'sqla-pubsub[asyncio]'`` or ``[asyncpg]``. The names are those of `sqla_pubsub`, as in ``sqlalchemy.ext.asyncio``.
+Needs ``pip install 'sqla-pubsub[asyncio]'``, or ``[asyncpg]``. The names are those of `sqla_pubsub`, as in
+``sqlalchemy.ext.asyncio``.
 """
 
 from __future__ import annotations
