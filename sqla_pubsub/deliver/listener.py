@@ -241,7 +241,6 @@ class Listener:
         if os.getpid() != _IMPORTED_IN:
             # After a fork the pool may hold sockets that the parent uses too; they stay the parent's.
             self._engine.dispose(close=False)
-        self._more = False
         self._lanes = deque(self._lane(spec) for spec in self._specs)
 
     def _lane(self, spec: ListenerSpec) -> Lane:
