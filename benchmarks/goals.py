@@ -62,8 +62,10 @@ class Comparison:
         if not self.against:
             return None
         workload = self.against_workload or self.workload
-        # What ran in turns with the variant is the better comparison.
-        beside = results.value(self.against, workload, self.figure, self.option)
+        # What ran in turns with the variant is the better comparison; ours is compared with its defaults.
+        beside = (
+            None if self.against == OURS else results.value(self.against, workload, self.figure, self.option)
+        )
         return beside or results.value(self.against, workload, self.figure)
 
     def _verdict(self, ratio: float) -> str:
@@ -79,7 +81,10 @@ _VARIANTS = {
     "write=flush": "`session.flush()` in the handler",
     "effects=database": '`effects="database"`',
     "batch=500": "`batch=500`, one bulk insert",
+    "concurrency=1": "`async def` that executes one INSERT",
+    "concurrency=10": "the same, `concurrency=10`",
 }
+_AWAITED = ("concurrency=1", "concurrency=10")
 _VARIANT_GOALS = {"effects=database": 0.35, "batch=500": 0.6}
 _RATE = "events_per_s"
 _LATENCIES = (("lat_p50_ms", "p50, ms"), ("lat_p99_ms", "p99, ms"))
@@ -94,6 +99,7 @@ def series(peers: Sequence[str]) -> list[Series]:
     return [
         Series(peers=with_limit, workloads=_STORED),
         Series(peers=with_notify, workloads=("live", "latency")),
+        Series(peers=(OURS,), workloads=("latency",), option=_AWAITED[0]),
         Series(peers=with_notify, workloads=("writers",), repeats=1),
         Series(peers=ours, workloads=("drain", "drain_statement", "drain_lazy", "drain_4", "drain_10")),
         *(
@@ -143,6 +149,14 @@ def _handling() -> list[Comparison]:
             Comparison(workload=workload, figure=_RATE, title=title, against=peer, goal=goal)
             for peer, goal in goals.items()
         ]
+    rows += [
+        Comparison(
+            workload="drain_db", figure=_RATE, title=f"{_VARIANTS[option]}, events/s", against=peer,
+            option=option, goal=goal,
+        )
+        for option in _AWAITED
+        for peer, goal in (("pgqueuer", 1.2), ("procrastinate", None), (OURS, None))
+    ]  # fmt: skip
     return rows
 
 
@@ -177,6 +191,15 @@ def _arriving() -> list[Comparison]:
             )
             for against, goal in ((LIMIT_NOTIFY, None), ("django_pgpubsub", 0.8))
             for figure, title in _LATENCIES
+        ),
+        Comparison(
+            workload="latency",
+            figure="lat_p50_ms",
+            title="an `async def` handler, p50, ms",
+            against=OURS,
+            option=_AWAITED[0],
+            goal=1.3,
+            better="less",
         ),
     ]
 

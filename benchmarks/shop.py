@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,14 @@ _FILL = (
 _numbers = itertools.count(1)
 
 
-def declare(*names: str) -> MetaData:
-    """Declare comments that publish, and one listener per name, which copies their ids."""
+def declare(*names: str, handler: Callable[..., Any] | None = None, **options: Any) -> MetaData:
+    """Declare comments that publish, and one listener per name.
+
+    Args:
+        names: The names.
+        handler: What they call; None copies the comments' ids.
+        options: Of the decorator.
+    """
 
     class Base(DeclarativeBase):
         pass
@@ -42,7 +48,7 @@ def declare(*names: str) -> MetaData:
         session.add(Result(comment_id=new.id))
 
     for name in names:
-        after_insert(Comment, name=name)(copy)
+        after_insert(Comment, name=name, **options)(handler or copy)
     return Base.metadata
 
 

@@ -2,15 +2,19 @@
 
 ``--opt effects=database`` and ``--opt batch=500`` choose the two declarations that spare savepoints;
 ``--opt write=flush`` lets a handler write its row itself by a flush, instead of leaving it in the session.
+``--opt concurrency=10`` declares ``async def`` handlers, of which so many run at once, on psycopg or
+``--opt driver=asyncpg``; they execute one INSERT each.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from sqlalchemy import BigInteger, MetaData, create_engine, insert
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, foreign, mapped_column, relationship
 
 from benchmarks.harness.adapter import Cursor, PeerBase, Producer
@@ -18,6 +22,7 @@ from benchmarks.harness.context import Context
 from benchmarks.harness.handled import handled
 from benchmarks.harness.producers import SqlaProducer
 from sqla_pubsub import Listener, PubSub, after_insert
+from sqla_pubsub.asyncio import AsyncListener
 
 
 class Base(DeclarativeBase):
@@ -102,6 +107,15 @@ def _handler(context: Context, listener: int) -> Callable[..., None]:
         for event in events:
             record(event.new.id)
 
+    async def on_comment_awaited(new: Any) -> None:
+        record(new.id)
+
+    async def on_comment_executed(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(Result), {"comment_id": new.id, "note": note})
+        record(new.id)
+
+    if context.option("concurrency", 0):
+        return on_comment_executed if writes else on_comment_awaited
     if context.option("batch", 0):
         return on_comments
     flushes = context.option("write", "leave") == "flush"
@@ -141,4 +155,12 @@ class Peer(PeerBase):
 
     def consume(self, context: Context) -> None:
         metadata = _declare(context)
-        Listener(create_engine(context.url("psycopg2")), metadata).run()
+        if context.option("concurrency", 0):
+            asyncio.run(_on_a_loop(context, metadata))
+        else:
+            Listener(create_engine(context.url("psycopg2")), metadata).run()
+
+
+async def _on_a_loop(context: Context, metadata: MetaData) -> None:
+    engine = create_async_engine(context.url(context.option("driver", "psycopg")))
+    await AsyncListener(engine, metadata, concurrency=context.option("concurrency", 0)).run()
