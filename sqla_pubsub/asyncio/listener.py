@@ -17,6 +17,7 @@ from sqla_pubsub.asyncio.crew import Room, TaskCrew
 from sqla_pubsub.asyncio.engines import DRIVERS
 from sqla_pubsub.asyncio.handling import HARD, RUNS_HANDLER, Asynchronous
 from sqla_pubsub.asyncio.left import watched
+from sqla_pubsub.asyncio.places import PlaceGate, Places
 from sqla_pubsub.asyncio.slots import refuse_small_pool, slots_of
 from sqla_pubsub.asyncio.watchdog import watched_by_a_thread
 from sqla_pubsub.deliver.arguments import chosen, of_colour
@@ -25,6 +26,7 @@ from sqla_pubsub.deliver.happenings import Happening, Settled
 from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
+from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of
@@ -75,6 +77,7 @@ class AsyncListener:
         specs = of_colour(chosen(registry_of(metadata).listeners, listeners), listeners, asynchronous=True)
         self._tell = Instrument(self._observers)
         self._slots = slots_of(engine, specs, concurrency)
+        self._places = Places(max(1, self._slots.transactional))
         self._parts = list(self._listeners(specs))
 
     @property
@@ -135,19 +138,24 @@ class AsyncListener:
                     follower.nudge()
 
         if inside:
-            yield self._listener([spec.name for spec in inside], Asynchronous(), [wake])
+            yield self._listener([spec.name for spec in inside], Asynchronous(), self._place(1), [wake])
         for place, follower in enumerate(followers, 2):
             names = [spec.name for spec in inside if spec.concurrency is None or spec.concurrency >= place]
-            yield self._listener(names, follower, [], sleeper=partial(_Following, self._config))
+            sleeper = partial(_Following, self._config)
+            yield self._listener(names, follower, self._place(place), [], sleeper=sleeper)
         if outside:
             colour = Asynchronous()
             self._room.tell(colour.nudge)
-            yield self._listener(outside, colour, [], crew=partial(_crew, colour, self._room))
+            yield self._listener(outside, colour, self._room, [], crew=partial(_crew, colour, self._room))
+
+    def _place(self, place: int) -> PlaceGate:
+        return PlaceGate(self._places, place, self._room)
 
     def _listener(
         self,
         names: list[str],
         colour: Asynchronous,
+        gate: Gate,
         observers: list[Observer],
         *,
         crew: Callable[[ListenerSpec], TaskCrew | None] = lambda _: None,
@@ -157,7 +165,7 @@ class AsyncListener:
         return Listener(
             self._engine.sync_engine, self._metadata, self._config, listeners=names,
             observers=[*self._observers, *observers], scoreboard=next(self._scoreboards),
-            gate=self._room, colour=colour, crew=crew, sleeper=sleeper,
+            gate=gate, colour=colour, crew=crew, sleeper=sleeper,
         )  # fmt: skip
 
     async def _watched(self, works: Sequence[Callable[[], T]]) -> list[T]:
@@ -197,10 +205,14 @@ class AsyncListener:
                 self._error = self._error or error
             self.stop()
             raise
+        finally:
+            # Nothing is left, or it is to stop.
+            self._places.open()
 
     async def _end(self, tasks: Sequence[asyncio.Task[T]]) -> None:
         """Stop, and end after ``grace`` what still runs."""
         self.stop()
+        self._places.open()
         _, left = await asyncio.wait(tasks, timeout=self._config.grace.total_seconds())
         if not left:
             return

@@ -1,0 +1,90 @@
+"""How many transactions are worked beside each other: as many as the loop has time for.
+
+Handlers that wait for something outside are worth a connection each. Where they only compute, or ask the database,
+one of them has the loop, and more of them only make the groups of events smaller. Which of the two it is shows in how
+much of its time the loop's thread computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from sqla_pubsub.asyncio.bridge import awaited
+from sqla_pubsub.asyncio.crew import Room
+
+WINDOW = 0.05
+"""Seconds over which is measured."""
+FULL, FREE = 0.9, 0.7
+"""Parts of the time from which on there are half as many transactions, and below which twice as many."""
+
+
+class Places:
+    """How many of a listener's transactions may be worked now.
+
+    Args:
+        most: How many there are.
+        clock: Seconds.
+        spent: Seconds that this thread has computed.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
+        spent: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._most = self.allowed = most
+        self._clock = clock
+        self._spent = spent
+        self._began = clock(), spent()
+        self._opened = asyncio.Event()
+
+    def measure(self) -> None:
+        """Look whether the loop has time for more of them."""
+        now, spent = self._clock(), self._spent()
+        waited, computed = now - self._began[0], spent - self._began[1]
+        if waited < WINDOW:
+            return
+        self._began = now, spent
+        if computed > FULL * waited:
+            self.allowed = max(1, self.allowed // 2)
+        elif computed < FREE * waited:
+            self.allowed = min(self._most, 2 * self.allowed)
+
+    async def enter(self, place: int) -> None:
+        """Wait until the transaction of this *place*, counted from 1, may be worked; the first one always may."""
+        self.measure()
+        while place > self.allowed and not self._opened.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._opened.wait(), WINDOW)
+            self.measure()
+
+    def open(self) -> None:
+        """Keep nobody waiting any more."""
+        self._opened.set()
+
+
+class PlaceGate:
+    """The gate of one place.
+
+    Args:
+        places: How many may be worked.
+        place: Which one this is, counted from 1.
+        room: Who may be in hand together.
+    """
+
+    def __init__(self, places: Places, place: int, room: Room) -> None:
+        self._places = places
+        self._place = place
+        self._room = room
+
+    @contextmanager
+    def passed(self, *, alone: bool) -> Iterator[None]:
+        """Wait, in a greenlet, until a transaction may be worked."""
+        if not alone:
+            awaited(self._places.enter(self._place))
+        with self._room.passed(alone=alone):
+            yield

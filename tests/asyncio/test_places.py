@@ -1,0 +1,101 @@
+"""How many transactions are worked at once: as many as the loop has time for."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from sqla_pubsub import after_insert
+from sqla_pubsub.asyncio.places import WINDOW, Places
+from tests.asyncio.conftest import AsyncNotes
+from tests.deliver.notes import DEADLINE
+
+pytestmark = pytest.mark.one_driver
+
+
+class Times:
+    """A clock, and how much of its time is computed."""
+
+    def __init__(self) -> None:
+        self.now = self.spent = 0.0
+
+    def places(self, most: int) -> Places:
+        return Places(most, lambda: self.now, lambda: self.spent)
+
+    def go_on(self, share: float) -> None:
+        self.now += 2 * WINDOW
+        self.spent += share * 2 * WINDOW
+
+
+def test_a_busy_loop_works_fewer_at_once_and_an_idle_one_more() -> None:
+    times = Times()
+    places = times.places(10)
+    seen = []
+    for share in (1.0, 1.0, 1.0, 1.0, 0.8, 0.1, 0.1, 0.1, 0.1):
+        times.go_on(share)
+        places.measure()
+        seen.append(places.allowed)
+    assert seen == [5, 2, 1, 1, 1, 2, 4, 8, 10]
+
+
+@given(st.integers(1, 64), st.lists(st.floats(0, 1), max_size=50))
+def test_the_first_one_always_may_and_never_more_than_there_are(most: int, shares: list[float]) -> None:
+    times = Times()
+    places = times.places(most)
+    for share in shares:
+        times.go_on(share)
+        places.measure()
+        assert 1 <= places.allowed <= most
+
+
+def test_who_waits_for_its_place_is_let_in_when_there_is_time_and_when_all_ends() -> None:
+    async def program() -> None:
+        times = Times()
+        places = times.places(2)
+        times.go_on(1.0)
+        await places.enter(1)
+        second = asyncio.ensure_future(places.enter(2))
+        await asyncio.sleep(0)
+        assert not second.done()
+        times.go_on(0.0)
+        await asyncio.wait_for(second, DEADLINE)
+        times.go_on(1.0)
+        third = asyncio.ensure_future(places.enter(2))
+        await asyncio.sleep(0)
+        assert not third.done()
+        places.open()
+        await asyncio.wait_for(third, DEADLINE)
+
+    asyncio.run(program())
+
+
+def test_handlers_that_wait_run_beside_each_other(notes: AsyncNotes) -> None:
+    inside = 0
+    together = asyncio.Event()
+
+    @after_insert(notes.Note)
+    async def handle(new: Any) -> None:
+        nonlocal inside
+        inside += 1
+        if inside == 5:
+            together.set()
+        await asyncio.wait_for(together.wait(), DEADLINE)
+        inside -= 1
+
+    notes.write(*"abcdefghij")
+    assert asyncio.run(notes.drained(concurrency=5)) == 10
+
+
+def test_handlers_that_only_ask_the_database_are_all_handled(notes: AsyncNotes) -> None:
+    @after_insert(notes.Note)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
+
+    contents = [str(number) for number in range(300)]
+    notes.write(*contents)
+    assert asyncio.run(notes.drained(concurrency=10)) == 300
+    assert sorted(map(str, notes.effects("handle")), key=int) == contents
