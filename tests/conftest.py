@@ -151,7 +151,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if one is not None:
             drivers = list(one.args) or drivers[:1]
         four = metafunc.definition.get_closest_marker("four_drivers")
-        if four is not None:
+        if four is not None and metafunc.definition.get_closest_marker("plain_engine") is None:
             drivers += [driver for driver in chosen if driver in (four.args or AWAITED)]
         metafunc.parametrize("driver", drivers, indirect=True)
 

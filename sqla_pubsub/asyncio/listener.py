@@ -175,12 +175,14 @@ class AsyncListener:
 
     async def _all(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Run all parts to their end; the first that fails stops the others."""
+        self._places.close()
         tasks = [spawned(self._part(work)) for work in works]
         try:
             await self._until_stopped(tasks)
         finally:
-            # Cancelled, or told to stop: a server that says nothing any more must not keep the program.
-            await self._end(tasks)
+            if not all(task.done() for task in tasks):
+                # Cancelled, or told to stop: a server that says nothing any more must not keep the program.
+                await self._end(tasks)
         if self._error is not None:
             raise self._error
         return [

@@ -62,6 +62,10 @@ class Places:
                 await asyncio.wait_for(self._opened.wait(), WINDOW)
             self.measure()
 
+    def close(self) -> None:
+        """Begin to keep some waiting where the loop has no time for them."""
+        self._opened.clear()
+
     def open(self) -> None:
         """Keep nobody waiting any more."""
         self._opened.set()

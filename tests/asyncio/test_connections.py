@@ -1,6 +1,8 @@
 """Connections on an event loop, on both drivers: what wakes them, what ends them, and what that costs the events."""
 
 import asyncio
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -141,6 +143,30 @@ def test_a_restart_of_the_server_in_mid_statement_burns_no_attempt(
     assert notes.dead() == []
     effects = notes.effects("handle")
     assert sorted(map(str, set(effects) if "transactional" in options else effects)) == ["a", "b", "c"]
+    assert set(attempts) == {1}
+
+
+def test_a_crash_of_another_server_process_burns_no_attempt(notes: AsyncNotes) -> None:
+    attempts: list[int] = []
+
+    @after_insert(notes.Note, retry=ONCE)
+    async def handle(new: Any, event: Insert[Any], session: AsyncSession) -> None:
+        attempts.append(event.attempt)
+        session.add(notes.effect("handle", new.content))
+        if len(attempts) == 1:
+            await session.execute(text(SLEEP))
+
+    async def program() -> None:
+        async with running(notes):
+            await until(lambda: notes.scalar(ASLEEP), "a handler to be in its statement")
+            with notes.engine.connect() as connection:
+                os.kill(connection.scalar(text("SELECT pg_backend_pid()")) or 0, signal.SIGKILL)
+                connection.invalidate()
+            await until(lambda: notes.left() == 0, "the events to be settled")
+
+    notes.write("a", "b")
+    asyncio.run(program())
+    assert sorted(map(str, notes.effects("handle"))) == ["a", "b"]
     assert set(attempts) == {1}
 
 

@@ -310,3 +310,20 @@ def test_a_handler_that_does_not_let_itself_be_cancelled_is_given_up(notes: Asyn
     assert asyncio.run(program()) == 3
     assert notes.effects("handle") == ["a", "c"]
     assert "ran longer than its timeout" in notes.dead()[0].reason
+
+
+def test_a_listener_drains_again_and_again(notes: AsyncNotes) -> None:
+    @after_insert(notes.Note)
+    async def handle(new: Any, session: AsyncSession) -> None:
+        await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
+
+    async def program() -> list[int]:
+        drained = []
+        async with notes.listening(concurrency=3) as listener:
+            for content in ("a", "b", "c"):
+                await asyncio.to_thread(notes.write, content)
+                drained.append(await listener.drain())
+        return drained
+
+    assert asyncio.run(program()) == [1, 1, 1]
+    assert sorted(map(str, notes.effects("handle"))) == ["a", "b", "c"]

@@ -106,6 +106,7 @@ def test_what_is_left_alone_is_free_for_others_at_once(notes: Notes, handled: li
         wait_until(lambda: notes.scalar(free) == 1, DEADLINE, "the other one to be free")
 
 
+@pytest.mark.plain_engine
 def test_a_worker_beside_what_it_leaves_alone_does_not_spin(notes: Notes, handled: list[str]) -> None:
     for _ in range(50):
         put(notes, "strange", **NEWER["an operation"])

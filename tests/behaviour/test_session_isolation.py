@@ -122,6 +122,7 @@ def test_a_handler_cannot_give_its_connection_another_schema(notes: Notes) -> No
     assert notes.scalar("SELECT count(*) FROM ann.pubsub_outbox") == 4
 
 
+@pytest.mark.plain_engine
 @pytest.mark.parametrize("batch", [None, 3])
 @pytest.mark.parametrize("kind", ["INSERT", "DELETE", "SELECT"])
 def test_a_connection_that_ends_with_an_unheard_of_error_costs_no_event(
