@@ -2,7 +2,7 @@
 
 Handlers that wait for something outside are worth a connection each. Where they only compute, or ask the database,
 one of them has the loop, and more of them only make the groups of events smaller. Which of the two it is shows in how
-much of its time the loop's thread computes.
+much of its time the loop's thread computes, or would if others left it a processor.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from sqla_pubsub.asyncio.bridge import awaited
 from sqla_pubsub.asyncio.crew import Room
 
 WINDOW = 0.05
 """Seconds over which is measured."""
-FULL, FREE = 0.9, 0.7
+FULL, FREE = 0.85, 0.5
 """Parts of the time from which on there are half as many transactions, and below which twice as many."""
+_SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
 class Places:
@@ -27,27 +29,29 @@ class Places:
     Args:
         most: How many there are.
         clock: Seconds.
-        spent: Seconds that this thread has computed.
+        spent: Seconds that this thread was busy.
     """
 
     def __init__(
         self,
         most: int,
         clock: Callable[[], float] = time.monotonic,
-        spent: Callable[[], float] = time.thread_time,
+        spent: Callable[[], float] | None = None,
     ) -> None:
         self._most = self.allowed = most
         self._clock = clock
-        self._spent = spent
-        self._began = clock(), spent()
+        self._spent = spent or busy_time
+        self._began = clock(), self._spent()
         self._opened = asyncio.Event()
 
     def measure(self) -> None:
         """Look whether the loop has time for more of them."""
-        now, spent = self._clock(), self._spent()
-        waited, computed = now - self._began[0], spent - self._began[1]
+        now = self._clock()
+        waited = now - self._began[0]
         if waited < WINDOW:
             return
+        spent = self._spent()
+        computed = spent - self._began[1]
         self._began = now, spent
         if computed > FULL * waited:
             self.allowed = max(1, self.allowed // 2)
@@ -69,6 +73,17 @@ class Places:
     def open(self) -> None:
         """Keep nobody waiting any more."""
         self._opened.set()
+
+
+def busy_time() -> float:
+    """Return the seconds that this thread has computed or waited for a processor; where that is not told, computed.
+
+    Source: https://docs.kernel.org/scheduler/sched-stats.html
+    """
+    with suppress(OSError, ValueError):
+        computed, waited, _ = _SCHEDULED.read_text(encoding="ascii").split()
+        return (int(computed) + int(waited)) / 1e9
+    return time.thread_time()
 
 
 class PlaceGate:

@@ -1,6 +1,9 @@
 """How many transactions are worked at once: as many as the loop has time for."""
 
 import asyncio
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from sqla_pubsub import after_insert
-from sqla_pubsub.asyncio.places import WINDOW, Places
+from sqla_pubsub.asyncio.places import WINDOW, Places, busy_time
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
 
@@ -99,3 +102,13 @@ def test_handlers_that_only_ask_the_database_are_all_handled(notes: AsyncNotes) 
     notes.write(*contents)
     assert asyncio.run(notes.drained(concurrency=10)) == 300
     assert sorted(map(str, notes.effects("handle")), key=int) == contents
+
+
+def test_a_thread_that_computes_is_busy_and_one_that_waits_is_not() -> None:
+    began, busy = time.monotonic(), busy_time()
+    while time.monotonic() - began < 0.2:
+        pass
+    assert busy_time() - busy > 0.1
+    began, busy = time.monotonic(), busy_time()
+    subprocess.run([sys.executable, "-c", "import asyncio"], check=True)
+    assert busy_time() - busy < (time.monotonic() - began) / 2
