@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import MetaData, Table, create_engine, text
+from sqlalchemy import MetaData, Table, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -20,7 +20,7 @@ from sqla_pubsub.contract.wakeup import LOCK_KEY, lock_parameters
 from tests.cli.project import Running, Shop
 from tests.cli.test_listen import alive, children
 from tests.faults.oracle import DEADLINE, DOORMEN, compare_effects, terminate
-from tests.faults.writers import LISTENERS, MODELS, Writer
+from tests.faults.writers import AWAITED, LISTENERS, MODELS, Writer
 from tests.lengths import length
 from tests.servers import Server
 from tests.waiting import wait_until
@@ -47,7 +47,7 @@ LEFT = (
 )
 IN_ORDER = """
     SELECT count(*) FROM
-    (SELECT item, row, rank() OVER (PARTITION BY row ORDER BY id) AS place FROM effect WHERE listener = 'in_order') AS e
+    (SELECT item, row, rank() OVER (PARTITION BY row ORDER BY id) AS place FROM effect WHERE listener = '{}') AS e
     FULL JOIN
     (SELECT item, CAST(split_part(item, ' ', 2) AS int) AS row,
         rank() OVER (PARTITION BY split_part(item, ' ', 2) ORDER BY id) AS place FROM fact) AS f
@@ -82,7 +82,7 @@ class Soak:
         }
 
     def _listen(self) -> Running:
-        return self.shop.start("listen", "shop.listeners", "--processes", str(WORKERS))
+        return self.shop.start("listen", "shop.listeners", "--processes", str(WORKERS), "--concurrency", "3")
 
     def _listen_again(self) -> None:
         log = self.shop.folder / "log"
@@ -184,13 +184,16 @@ class Soak:
             wait_until(self.shop.settled, length(short=4, full=20) * DEADLINE, "the outbox to be empty")
         except AssertionError as error:
             raise AssertionError(f"{error}; {self._left()}") from None
-        for listener in ("plain", "in_order", "batched"):
+        kinds = ("", "awaited_") if is_awaited(self.shop) else ("",)
+        for listener in ("plain", "batched", *(["awaited"] if len(kinds) > 1 else [])):
             compare_effects(self.shop, listener, committed=FACTS)
-        assert self.shop.scalar(IN_ORDER) == 0
-        # At least once is the promise of transactional=False.
-        distinct = "SELECT DISTINCT item FROM effect WHERE listener = 'outside'"
-        for one, other in ((distinct, FACTS), (FACTS, distinct)):
-            assert self.shop.scalar(f"SELECT count(*) FROM ({one} EXCEPT {other}) AS wrong") == 0
+        for kind in kinds:
+            compare_effects(self.shop, f"{kind}in_order", committed=FACTS)
+            assert self.shop.scalar(IN_ORDER.format(f"{kind}in_order")) == 0
+            # At least once is the promise of transactional=False.
+            distinct = f"SELECT DISTINCT item FROM effect WHERE listener = '{kind}outside'"
+            for one, other in ((distinct, FACTS), (FACTS, distinct)):
+                assert self.shop.scalar(f"SELECT count(*) FROM ({one} EXCEPT {other}) AS wrong") == 0
         assert self.shop.scalar("SELECT count(*) FROM pubsub_dead_letter") == 0
         wait_until(lambda: len(children(self.process.pid)) == WORKERS, DEADLINE, "all workers to be back")
         self.process.terminate()
@@ -203,6 +206,11 @@ class Soak:
         with self.shop.engine.connect() as connection:
             found = [connection.execute(text(query)).all() for query in LEFT]
         return "\n".join(str(row) for rows in found for row in rows)
+
+
+def is_awaited(shop: Shop) -> bool:
+    """Whether the driver of the project's URL can be awaited."""
+    return make_url(shop.url).get_driver_name() in ("psycopg", "asyncpg")
 
 
 def _send(pid: int, number: signal.Signals) -> None:
@@ -223,7 +231,7 @@ def soaking_shop(tmp_path: Path, url: str) -> Iterator[Shop]:
     engine = create_engine(url, poolclass=NullPool)
     shop = Shop(tmp_path, engine, url)
     shop.write("shop/models.py", MODELS)
-    shop.write("shop/listeners.py", LISTENERS)
+    shop.write("shop/listeners.py", LISTENERS + (AWAITED if is_awaited(shop) else ""))
     shop.install()
     yield shop
     shop.close()

@@ -77,6 +77,21 @@ LISTENERS = """
     def outside(event, session):
         session.add(effect("outside", event))
 """
+AWAITED = """
+    @on_everything()
+    async def awaited(event, session):
+        session.add(effect("awaited", event))
+        await session.flush()
+
+    @on_everything(ordered=True)
+    async def awaited_in_order(event, session):
+        session.add(effect("awaited_in_order", event))
+
+    @on_everything(transactional=False)
+    async def awaited_outside(event, session):
+        session.add(effect("awaited_outside", event))
+"""
+"""More of them, where the driver can be awaited."""
 
 
 class Base(DeclarativeBase): ...
