@@ -1,11 +1,13 @@
 """``sqla-pubsub listen`` with ``async def`` listeners, alone and beside plain ones."""
 
+import os
 import signal
 
 import pytest
 from sqlalchemy import make_url
 
 from tests.cli.project import DEADLINE, Shop
+from tests.cli.test_listen import children
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_driver("psycopg")
@@ -37,6 +39,31 @@ LISTENERS = """
         await asyncio.sleep(0.01)
         session.add(effect("outside", new.item))
 """
+
+
+HOLDING = """
+    import asyncio
+    import os
+    from pathlib import Path
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqla_pubsub import RetryPolicy, after_insert
+    from shop.models import Effect, Order
+
+    async def hold(new, session, listener):
+        print("holding", new.item, flush=True)
+        while not Path("go").exists():
+            await asyncio.sleep(0.01)
+        session.add(Effect(listener=listener, item=new.item, process=os.getpid()))
+
+    @after_insert(Order, retry=RetryPolicy(max_attempts=1))
+    async def inside(new: Order, session: AsyncSession) -> None:
+        await hold(new, session, "inside")
+
+    @after_insert(Order, transactional=False, retry=RetryPolicy(max_attempts=1))
+    async def outside(new: Order, session: AsyncSession) -> None:
+        await hold(new, session, "outside")
+"""
+ITEMS = list("abcd")
 
 
 @pytest.fixture(params=["psycopg", "asyncpg"])
@@ -87,6 +114,38 @@ def test_what_was_in_hand_beside_an_event_that_kills_its_process_is_never_given_
     assert set(loop_shop.effects("outside")) == {*items} - {"fatal"}
     query = "SELECT count(*) FROM pubsub_dead_letter WHERE new::json ->> 'item' = 'fatal'"
     assert loop_shop.scalar(query) == loop_shop.scalar("SELECT count(*) FROM pubsub_dead_letter") == 1
+
+
+@pytest.mark.parametrize("name", ["inside", "outside"])
+def test_what_is_in_hand_when_a_worker_is_told_to_stop_is_finished(loop_shop: Shop, name: str) -> None:
+    loop_shop.write("shop/listeners.py", HOLDING)
+    loop_shop.order(*ITEMS)
+    process = loop_shop.start("listen", "shop.listeners", "--concurrency", "4", "--listener", name)
+    wait_until(lambda: loop_shop.log.count("holding") == len(ITEMS), DEADLINE, "all to be in hand")
+    process.send_signal(signal.SIGTERM)
+    loop_shop.write("go", "")
+    assert process.wait(DEADLINE) == 0, loop_shop.log
+    assert loop_shop.effects(name) == ITEMS
+    assert loop_shop.scalar(f"SELECT count(*) FROM pubsub_outbox WHERE listener = '{name}'") == 0
+
+
+@pytest.mark.parametrize("name", ["inside", "outside"])
+def test_what_was_in_hand_of_a_worker_that_was_killed_is_handled_by_the_next(
+    loop_shop: Shop, name: str
+) -> None:
+    """None of it is to blame, and none is given up."""
+    loop_shop.write("shop/listeners.py", HOLDING)
+    loop_shop.order(*ITEMS)
+    process = loop_shop.start("listen", "shop.listeners", "--concurrency", "4", "--listener", name)
+    wait_until(lambda: loop_shop.log.count("holding") == len(ITEMS), DEADLINE, "all to be in hand")
+    (worker,) = children(process.pid)
+    loop_shop.write("go", "")
+    os.kill(worker, signal.SIGKILL)
+    left = f"SELECT count(*) FROM pubsub_outbox WHERE listener = '{name}'"
+    wait_until(lambda: loop_shop.scalar(left) == 0, 4 * DEADLINE, "all to be settled")
+    effects = loop_shop.effects(name)
+    assert effects == ITEMS if name == "inside" else set(effects) == set(ITEMS)
+    assert loop_shop.scalar("SELECT count(*) FROM pubsub_dead_letter") == 0
 
 
 @pytest.mark.parametrize("query", ["", "?ssl=disable", "?prepared_statement_cache_size=0&timeout=9"])
