@@ -144,6 +144,10 @@ def _is_of_plan(error: object) -> bool:
     function = getattr(getattr(error, "diag", None), "source_function", None)
     if function == "RevalidateCachedQuery" or type(error).__name__ in _STALE:
         return True
-    said = str(error)
+    try:
+        said = str(error)
+    except Exception:
+        # One of a handler's own, which cannot even be printed.
+        return False
     # The server's internal errors are in no language but English; the other text is asyncpg's.
     return said.startswith("cache lookup failed for") or "the prepared statement is closed" in said

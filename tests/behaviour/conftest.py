@@ -1,12 +1,5 @@
-"""Fixtures of the behaviour tests."""
+"""Fixtures of the behaviour tests: those of delivery."""
 
-import pytest
-from sqlalchemy import Engine
+from tests.deliver.conftest import drain, notes
 
-from tests.deliver.notes import Notes
-
-
-@pytest.fixture
-def notes(engine: Engine) -> Notes:
-    """A published table and a table of effects, made when the first note is written."""
-    return Notes(engine)
+__all__ = ["drain", "notes"]
