@@ -161,8 +161,8 @@ def _repeated(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if "driver" in parameters and item.get_closest_marker("either_driver") is not None:
-            chosen = parameters["driver"]
+        chosen = parameters.get("async_driver", parameters.get("driver"))
+        if chosen is not None and item.get_closest_marker("either_driver") is not None:
             name = "-".join("" if part == chosen else part for part in re.split(r"[-\[\]]", item.nodeid))
             cases.setdefault(name, []).append(item)
     for name, same in cases.items():

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqla_pubsub import after_insert
 from tests.asyncio.conftest import AsyncNotes
 
-pytestmark = pytest.mark.one_driver
+pytestmark = [pytest.mark.one_driver, pytest.mark.either_driver]
 
 
 class Inside:

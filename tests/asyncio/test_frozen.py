@@ -18,7 +18,7 @@ from tests.asyncio.test_connections import until
 from tests.deliver.notes import DEADLINE
 from tests.faults.test_network import Proxy, proxied
 
-pytestmark = pytest.mark.one_driver
+pytestmark = [pytest.mark.one_driver, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 GRACE = timedelta(seconds=1)

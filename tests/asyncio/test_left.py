@@ -16,7 +16,7 @@ from sqla_pubsub.asyncio import AsyncListener, publish
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
 
-pytestmark = pytest.mark.one_driver
+pytestmark = [pytest.mark.one_driver, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 

@@ -17,7 +17,7 @@ from sqla_pubsub.asyncio.places import WINDOW, Places, busy_time
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
 
-pytestmark = pytest.mark.one_driver
+pytestmark = [pytest.mark.one_driver, pytest.mark.either_driver]
 
 
 class Times:

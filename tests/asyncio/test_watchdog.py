@@ -16,7 +16,7 @@ from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.one_driver
+pytestmark = [pytest.mark.one_driver, pytest.mark.either_driver]
 
 
 class Seen:
