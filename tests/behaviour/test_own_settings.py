@@ -226,6 +226,7 @@ def test_a_transaction_that_a_handler_made_read_only_fails_the_event(notes: Note
     assert [letter.id for letter in notes.dead()] == [2]
 
 
+@pytest.mark.plain_engine
 def test_the_outbox_is_found_once_for_all(engine: Engine, elsewhere: Notes) -> None:
     """Also the statements of lanes that are worked later."""
     calls: list[str] = []
