@@ -73,18 +73,10 @@ def lane_of(
     claimer = Claimer(spec, cursor, unknown, clock, most_bytes=limits.batch_size.most_bytes)
     events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
     time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
-    runner: Runner
-    if spec.batch is not None and spec.transactional:
-        runner = Batched(events, claimer)
-    elif spec.transactional:
-        most = limits.batch_size.max_savepoints
-        runner = Grouped(
-            events, claimer, time_box=time_box, max_savepoints=most, stopping=stopping, clock=clock
-        )
-    else:
-        runner = _outside(
-            events, claimer, cursor, unknown, engine, config, gate=gate, crew=crew, stopping=stopping, clock=clock
-        )  # fmt: skip
+    runner = _runner(
+        events, claimer, cursor, unknown, engine, config,
+        time_box=time_box, limits=limits, gate=gate, crew=crew, stopping=stopping, clock=clock,
+    )  # fmt: skip
     return Lane(
         spec,
         runner,
@@ -99,7 +91,7 @@ def lane_of(
     )
 
 
-def _outside(
+def _runner(
     events: EventRunner,
     claimer: Claimer,
     cursor: ClaimCursor,
@@ -107,18 +99,27 @@ def _outside(
     engine: Engine,
     config: ListenerConfig,
     *,
+    time_box: float,
+    limits: Limits,
     gate: Gate,
     crew: Crew | None,
     stopping: Callable[[], bool],
     clock: Callable[[], float],
 ) -> Runner:
-    """Return the runner of a ``transactional=False`` listener."""
-    if crew is not None:
+    """Return what works the entries, by what the listener declares."""
+    spec = events.spec
+    if not spec.transactional and crew is not None:
         return Concurrent(
             events, claimer, cursor, unknown, partial(OwnConnection, engine), crew,
             grace=config.grace, stopping=stopping, clock=clock,
         )  # fmt: skip
-    turn = config.commit_every.total_seconds()
-    return Autonomous(
-        events, claimer, cursor, unknown, OwnConnection(engine), gate, time_box=turn, stopping=stopping, clock=clock
-    )  # fmt: skip
+    if not spec.transactional:
+        turn = config.commit_every.total_seconds()
+        return Autonomous(
+            events, claimer, cursor, unknown, OwnConnection(engine), gate,
+            time_box=turn, stopping=stopping, clock=clock,
+        )  # fmt: skip
+    if spec.batch is not None:
+        return Batched(events, claimer)
+    most = limits.batch_size.max_savepoints
+    return Grouped(events, claimer, time_box=time_box, max_savepoints=most, stopping=stopping, clock=clock)
