@@ -14,6 +14,8 @@ from tests.forked import RunningCommand, run_command
 from tests.waiting import wait_until
 
 DEADLINE = 30.0
+HANGS = 180
+"""Seconds after which a command counts as hanging, on however busy a machine."""
 Running = RunningCommand | subprocess.Popen[str]
 
 MODELS = """
@@ -104,13 +106,13 @@ class Shop:
     def run(self, *arguments: str, url: str | None = "") -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         _, environment = self.command(*arguments, url=url)
-        return run_command(arguments, folder=self.folder, environment=environment, seconds=60)
+        return run_command(arguments, folder=self.folder, environment=environment, seconds=HANGS)
 
     def run_program(self, *arguments: str, url: str | None = "") -> subprocess.CompletedProcess[str]:
         """Do the same in a program of its own, which has imported nothing yet."""
         argv, environment = self.command(*arguments, url=url)
         return subprocess.run(
-            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=HANGS, check=False
         )
 
     def start(self, *arguments: str, url: str | None = "", group: bool = False) -> Running:
