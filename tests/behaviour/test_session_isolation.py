@@ -5,8 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, event, insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import ForeignKey, event, insert, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from sqla_pubsub import RetryPolicy, after_insert
@@ -162,3 +162,20 @@ def test_a_connection_that_ends_with_an_unheard_of_error_costs_no_event(
     assert sorted(map(str, notes.effects("handle"))) == ["a", "b", "c"]
     assert notes.left() == 0
     assert ended
+
+
+@pytest.mark.plain_engine
+def test_a_handler_that_swallows_the_end_of_its_connection_is_not_told_of_an_aborted_transaction(
+    notes: Notes,
+) -> None:
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        if new.content == "bad":
+            with suppress(DBAPIError):
+                session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    notes.write("good", "bad", "good")
+    notes.drain()
+    (letter,) = notes.dead()
+    assert letter.id == 2
+    assert "had aborted its transaction" not in letter.reason

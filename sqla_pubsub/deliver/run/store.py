@@ -26,6 +26,8 @@ _ABORTED = (
     "Try such a statement inside 'with session.begin_nested():', or let the error out."
 )
 
+_GONE = "the connection ended while a handler ran, which caught the error and went on"
+
 
 class ConnectionLost(Exception):
     """The work connection is gone; whatever was claimed on it is free again."""
@@ -136,18 +138,23 @@ class Store:
         # The driver knows without asking the server. Unnoticed, the next event would pay for it.
         intact = self.intact
         if not intact or not self._driver.goes_on or self.guard.violated is not None:
-            self._refuse(intact=intact)
+            self._refuse_what_ended(intact=intact)
         if self._session is not None:
             if self._session.spoilt:
                 raise TransactionEnded(ENDED)
             self._session.finish(entry_id)
 
-    def _refuse(self, *, intact: bool) -> NoReturn:
+    def _refuse_what_ended(self, *, intact: bool) -> NoReturn:
         if self.spoilt or (intact and (self._driver.idle or self._driver.autocommit)):
             raise TransactionEnded(ENDED)
         if self.guard.violated is not None:
             raise self.guard.violated
-        raise SessionOwnershipError(_ABORTED if intact else ENDED)
+        if not intact:
+            raise SessionOwnershipError(ENDED)
+        if self._driver.in_error:
+            raise SessionOwnershipError(_ABORTED)
+        # Else the group would be undone without a count, and the event end its connection again and again.
+        raise ConnectionLost(_GONE)
 
     def undo_event(self) -> None:
         """Undo what a handler did; if that fails, nothing on this connection can be trusted."""
