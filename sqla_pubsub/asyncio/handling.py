@@ -13,7 +13,7 @@ from sqlalchemy.orm import QueryableAttribute, RelationshipProperty
 
 from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
 from sqla_pubsub.asyncio.engines import engine_of
-from sqla_pubsub.asyncio.left import Call, named
+from sqla_pubsub.asyncio.leftovers import Call, named
 from sqla_pubsub.asyncio.session import HandlerAsyncSession
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.rows import RowSession

@@ -16,8 +16,8 @@ from sqla_pubsub.asyncio.bridge import end, in_greenlet, readable, spawned
 from sqla_pubsub.asyncio.crew import Room, TaskCrew
 from sqla_pubsub.asyncio.engines import DRIVERS
 from sqla_pubsub.asyncio.handling import HARD, RUNS_HANDLER, Asynchronous
-from sqla_pubsub.asyncio.left import watched
-from sqla_pubsub.asyncio.places import PlaceGate, Places
+from sqla_pubsub.asyncio.leftovers import watched
+from sqla_pubsub.asyncio.slot_limit import SlotGate, SlotLimit
 from sqla_pubsub.asyncio.slots import refuse_small_pool, slots_of
 from sqla_pubsub.asyncio.watchdog import watched_by_a_thread
 from sqla_pubsub.deliver.arguments import chosen, of_colour
@@ -77,7 +77,7 @@ class AsyncListener:
         specs = of_colour(chosen(registry_of(metadata).listeners, listeners), listeners, asynchronous=True)
         self._tell = Instrument(self._observers)
         self._slots = slots_of(engine, specs, concurrency)
-        self._places = Places(max(1, self._slots.transactional))
+        self._slot_limit = SlotLimit(max(1, self._slots.transactional))
         self._parts = list(self._listeners(specs))
 
     @property
@@ -138,18 +138,18 @@ class AsyncListener:
                     follower.nudge()
 
         if inside:
-            yield self._listener([spec.name for spec in inside], Asynchronous(), self._place(1), [wake])
+            yield self._listener([spec.name for spec in inside], Asynchronous(), self._gate(1), [wake])
         for place, follower in enumerate(followers, 2):
             names = [spec.name for spec in inside if spec.concurrency is None or spec.concurrency >= place]
             sleeper = partial(_Following, self._config)
-            yield self._listener(names, follower, self._place(place), [], sleeper=sleeper)
+            yield self._listener(names, follower, self._gate(place), [], sleeper=sleeper)
         if outside:
             colour = Asynchronous()
             self._room.tell(colour.nudge)
             yield self._listener(outside, colour, self._room, [], crew=partial(_crew, colour, self._room))
 
-    def _place(self, place: int) -> PlaceGate:
-        return PlaceGate(self._places, place, self._room)
+    def _gate(self, place: int) -> SlotGate:
+        return SlotGate(self._slot_limit, place, self._room)
 
     def _listener(
         self,
@@ -175,7 +175,7 @@ class AsyncListener:
 
     async def _all(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Run all parts to their end; the first that fails stops the others."""
-        self._places.close()
+        self._slot_limit.close()
         tasks = [spawned(self._part(work)) for work in works]
         try:
             await self._until_stopped(tasks)
@@ -209,12 +209,12 @@ class AsyncListener:
             raise
         finally:
             # Nothing is left, or it is to stop.
-            self._places.open()
+            self._slot_limit.open()
 
     async def _end(self, tasks: Sequence[asyncio.Task[T]]) -> None:
         """Stop, and end after ``grace`` what still runs."""
         self.stop()
-        self._places.open()
+        self._slot_limit.open()
         _, left = await asyncio.wait(tasks, timeout=self._config.grace.total_seconds())
         if not left:
             return

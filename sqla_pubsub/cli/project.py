@@ -202,6 +202,7 @@ def with_driver(url: str) -> str:
     backend, _, driver = parsed.drivername.partition("+")
     if backend not in ("postgresql", "postgres"):
         raise ConfigurationError(f"the database URL is one of {backend!r}. Give a postgresql:// URL.")
+    asked = driver
     if driver == "asyncpg":
         parsed, driver = (
             parsed.set(query=of_libpq(parsed.query)),
@@ -215,6 +216,8 @@ def with_driver(url: str) -> str:
         make_engine(complete)
     except ImportError as error:
         found = "is not installed" if find_spec(driver) is None else f"cannot be imported: {error}"
+        if asked == "asyncpg":
+            found += ", and commands connect by it or by psycopg2 where the URL is one for asyncpg"
         raise ConfigurationError(
             f"driver {driver!r} {found}. Run: pip install 'sqla-pubsub[{driver}]'"
         ) from error

@@ -23,7 +23,7 @@ FULL, FREE = 0.85, 0.5
 _SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
-class Places:
+class SlotLimit:
     """How many of a listener's transactions may be worked now.
 
     Args:
@@ -58,10 +58,10 @@ class Places:
         elif computed < FREE * waited:
             self.allowed = min(self._most, 2 * self.allowed)
 
-    async def enter(self, place: int) -> None:
-        """Wait until the transaction of this *place*, counted from 1, may be worked; the first one always may."""
+    async def enter(self, slot: int) -> None:
+        """Wait until the transaction of this *slot*, counted from 1, may be worked; the first one always may."""
         self.measure()
-        while place > self.allowed and not self._opened.is_set():
+        while slot > self.allowed and not self._opened.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._opened.wait(), WINDOW)
             self.measure()
@@ -86,24 +86,24 @@ def busy_time() -> float:
     return time.thread_time()
 
 
-class PlaceGate:
-    """The gate of one place.
+class SlotGate:
+    """The gate of one slot.
 
     Args:
-        places: How many may be worked.
-        place: Which one this is, counted from 1.
+        limit: How many may be worked.
+        slot: Which one this is, counted from 1.
         room: Who may be in hand together.
     """
 
-    def __init__(self, places: Places, place: int, room: Room) -> None:
-        self._places = places
-        self._place = place
+    def __init__(self, limit: SlotLimit, slot: int, room: Room) -> None:
+        self._limit = limit
+        self._slot = slot
         self._room = room
 
     @contextmanager
     def passed(self, *, alone: bool) -> Iterator[None]:
         """Wait, in a greenlet, until a transaction may be worked."""
         if not alone:
-            awaited(self._places.enter(self._place))
+            awaited(self._limit.enter(self._slot))
         with self._room.passed(alone=alone):
             yield

@@ -13,7 +13,7 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from sqla_pubsub import after_insert
-from sqla_pubsub.asyncio.places import WINDOW, Places, busy_time
+from sqla_pubsub.asyncio.slot_limit import WINDOW, SlotLimit, busy_time
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
 
@@ -26,8 +26,8 @@ class Times:
     def __init__(self) -> None:
         self.now = self.spent = 0.0
 
-    def places(self, most: int) -> Places:
-        return Places(most, lambda: self.now, lambda: self.spent)
+    def limit(self, most: int) -> SlotLimit:
+        return SlotLimit(most, lambda: self.now, lambda: self.spent)
 
     def go_on(self, share: float) -> None:
         self.now += 2 * WINDOW
@@ -36,41 +36,41 @@ class Times:
 
 def test_a_busy_loop_works_fewer_at_once_and_an_idle_one_more() -> None:
     times = Times()
-    places = times.places(10)
+    limit = times.limit(10)
     seen = []
     for share in (1.0, 1.0, 1.0, 1.0, 0.8, 0.1, 0.1, 0.1, 0.1):
         times.go_on(share)
-        places.measure()
-        seen.append(places.allowed)
+        limit.measure()
+        seen.append(limit.allowed)
     assert seen == [5, 2, 1, 1, 1, 2, 4, 8, 10]
 
 
 @given(st.integers(1, 64), st.lists(st.floats(0, 1), max_size=50))
 def test_the_first_one_always_may_and_never_more_than_there_are(most: int, shares: list[float]) -> None:
     times = Times()
-    places = times.places(most)
+    limit = times.limit(most)
     for share in shares:
         times.go_on(share)
-        places.measure()
-        assert 1 <= places.allowed <= most
+        limit.measure()
+        assert 1 <= limit.allowed <= most
 
 
 def test_who_waits_for_its_place_is_let_in_when_there_is_time_and_when_all_ends() -> None:
     async def program() -> None:
         times = Times()
-        places = times.places(2)
+        limit = times.limit(2)
         times.go_on(1.0)
-        await places.enter(1)
-        second = asyncio.ensure_future(places.enter(2))
+        await limit.enter(1)
+        second = asyncio.ensure_future(limit.enter(2))
         await asyncio.sleep(0)
         assert not second.done()
         times.go_on(0.0)
         await asyncio.wait_for(second, DEADLINE)
         times.go_on(1.0)
-        third = asyncio.ensure_future(places.enter(2))
+        third = asyncio.ensure_future(limit.enter(2))
         await asyncio.sleep(0)
         assert not third.done()
-        places.open()
+        limit.open()
         await asyncio.wait_for(third, DEADLINE)
 
     asyncio.run(program())
