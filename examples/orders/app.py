@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from examples.orders import listeners
@@ -20,15 +21,20 @@ from examples.orders.models import STATES, Base, Customer, Invoice, Order
 from sqla_pubsub.asyncio import AsyncListener
 
 router = APIRouter()
-PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+PAGE = (FilePath(__file__).parent / "page.html").read_text(encoding="utf-8")
 EMBEDDED = ("tell_pages",)
 """Listeners that run in the web processes; the others are run by ``sqla-pubsub listen``."""
 
 
+HIGHEST = 2**31 - 1
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern="^[^\x00]*$")]
+OrderId = Annotated[int, Path(ge=1, le=HIGHEST)]
+
+
 class NewOrder(BaseModel):
-    customer: str = Field(min_length=1, max_length=100)
-    item: str = Field(min_length=1, max_length=100)
-    cents: int = Field(gt=0)
+    customer: Name
+    item: Name
+    cents: int = Field(gt=0, le=HIGHEST)
 
 
 def application(url: str) -> FastAPI:
@@ -67,15 +73,17 @@ async def orders(session: Db) -> list[dict[str, Any]]:
 
 @router.post("/orders", status_code=201)
 async def place(new: NewOrder, session: Db) -> dict[str, int]:
-    customer = await session.scalar(select(Customer).where(Customer.name == new.customer))
-    order = Order(customer=customer or Customer(name=new.customer), item=new.item, cents=new.cents)
+    # Two first orders of a customer may come at the same time.
+    await session.execute(insert(Customer).values(name=new.customer).on_conflict_do_nothing())
+    customer = await session.scalar(select(Customer.id).where(Customer.name == new.customer))
+    order = Order(customer_id=customer, item=new.item, cents=new.cents)
     session.add(order)
     await session.flush()
     return {"id": order.id}
 
 
 @router.post("/orders/{order_id}/next", status_code=204)
-async def move_on(order_id: int, session: Db) -> None:
+async def move_on(order_id: OrderId, session: Db) -> None:
     order = await session.get(Order, order_id, with_for_update=True)
     if order is None:
         raise HTTPException(404, f"There is no order {order_id}.")

@@ -23,11 +23,16 @@ INVOICES = ("--listener", "write_invoice", "--concurrency", "10")
 """What the process beside the web application runs."""
 
 
+def workplace_of(url: str, folder: Path) -> Workplace:
+    """Return the example's Alembic folder in an empty *folder*, with the URL of the database for asyncpg."""
+    url = make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+    return Workplace(Path(__file__).parent, folder, url)
+
+
 @contextmanager
 def prepared(url: str, folder: Path) -> Iterator[Workplace]:
     """Migrate the database, and run the listeners that are not in the web application."""
-    url = make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
-    workplace = Workplace(Path(__file__).parent, folder, url)
+    workplace = workplace_of(url, folder)
     workplace.run("alembic", "revision", "--autogenerate", "-m", "orders and what listens to them")
     workplace.run("alembic", "upgrade", "head")
     with workplace.listening(1, INVOICES):

@@ -5,6 +5,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import uvicorn
 from sqlalchemy import Engine, text
 
 from examples.orders.app import application
-from examples.orders.demo import prepared
+from examples.orders.demo import INVOICES, prepared, workplace_of
+from examples.orders.models import Base
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_driver("psycopg")
@@ -79,12 +81,14 @@ class Page:
 @pytest.fixture
 def orders(engine: Engine, url: str, tmp_path: Path) -> Iterator[str]:
     """The URL of a database with its triggers, beside which a process writes invoices."""
-    with prepared(url, tmp_path) as workplace:
+    Base.metadata.create_all(engine)
+    workplace = workplace_of(url, tmp_path)
+    with workplace.listening(1, INVOICES):
         yield workplace.url
 
 
-def test_a_page_shows_orders_as_they_change(orders: str, engine: Engine) -> None:
-    with served(orders) as client:
+def test_a_page_shows_orders_as_they_change(url: str, engine: Engine, tmp_path: Path) -> None:
+    with prepared(url, tmp_path) as workplace, served(workplace.url) as client:
         assert "<title>Orders</title>" in client.get("/").text
         page = Page(client)
         assert client.post("/orders", json=ORDER).json() == {"id": 1}
@@ -106,7 +110,16 @@ def test_what_cannot_be_done_is_a_sentence(orders: str) -> None:
         assert client.post("/orders/2/next").json() == {"detail": "There is no order 2."}
         assert [client.post("/orders/1/next").status_code for _ in range(3)] == [204, 204, 409]
         assert "nothing comes after that" in client.post("/orders/1/next").json()["detail"]
-        assert client.post("/orders", json={**ORDER, "cents": 0}).status_code == 422
+        for wrong in ({"cents": 0}, {"cents": 2**31}, {"item": "a\0b"}, {"customer": ""}):
+            assert client.post("/orders", json={**ORDER, **wrong}).status_code == 422
+        assert client.post(f"/orders/{2**31}/next").status_code == 422
+
+
+def test_first_orders_of_a_customer_may_come_at_the_same_time(orders: str) -> None:
+    with served(orders) as client, ThreadPoolExecutor(8) as pool:
+        posted = pool.map(lambda _: client.post("/orders", json=ORDER).status_code, range(8))
+        assert list(posted) == [201] * 8
+        assert len(client.get("/orders").json()) == 8
 
 
 def test_a_page_of_another_web_process_is_told_too(orders: str) -> None:
