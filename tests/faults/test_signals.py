@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -149,7 +150,9 @@ def insist(process: Running, number: signal.Signals) -> int:
         if process.poll() is not None:
             return True
         sent += 1
-        os.killpg(process.pid, number)
+        # The group may end between the question and the signal.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
         return False
 
     wait_until(gone, DEADLINE, "the process to end")
