@@ -295,7 +295,9 @@ def test_a_table_that_comes_back_is_not_a_renamed_one_any_more(
         wait_until(lambda: items.seen == ["a note"], DEADLINE, "the entry to be handled")
         items.execute(NOTE[0])
         made = time.monotonic()
-        wait_until(lambda: time.monotonic() > made + unknown.EXAMINE_AGAIN, DEADLINE, "it to be examined again")
+        wait_until(
+            lambda: time.monotonic() > made + unknown.EXAMINE_AGAIN, DEADLINE, "it to be examined again"
+        )
         items.execute(entry, "INSERT INTO item (name) VALUES ('an item')")
         wait_until(lambda: "an item" in items.seen, DEADLINE, "the item to be handled")
     assert items.seen == ["a note", "an item"]
