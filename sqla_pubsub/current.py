@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+NO_CONTEXT: Mapping[str, Any] = MappingProxyType({})
 
 
 class CurrentEvent(NamedTuple):
@@ -16,6 +20,7 @@ class CurrentEvent(NamedTuple):
         operation: INSERT, UPDATE, DELETE, TRUNCATE or MESSAGE.
         source: Full name of the table, or the name of the message.
         ids: The identities of all events that are handled in this call.
+        context: What `set_context` left in the transaction that wrote the event; of a batch, that of its first event.
     """
 
     listener: str
@@ -24,6 +29,7 @@ class CurrentEvent(NamedTuple):
     operation: str
     source: str
     ids: tuple[int, ...]
+    context: Mapping[str, Any] = NO_CONTEXT
 
 
 current_event: ContextVar[CurrentEvent | None] = ContextVar("sqla_pubsub.current_event", default=None)

@@ -14,9 +14,10 @@ from sqlalchemy.orm import QueryableAttribute, RelationshipProperty
 from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
 from sqla_pubsub.asyncio.engines import engine_of
 from sqla_pubsub.asyncio.leftovers import Call, named
-from sqla_pubsub.asyncio.session import HandlerAsyncSession
+from sqla_pubsub.asyncio.session import AsyncSurroundings, HandlerAsyncSession
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.rows import RowSession
+from sqla_pubsub.deliver.surroundings import Surroundings
 from sqla_pubsub.errors import (
     DeliveryError,
     HandlerCancelled,
@@ -41,7 +42,9 @@ class Asynchronous:
 
     asynchronous = True
 
-    def __init__(self) -> None:
+    def __init__(self, surroundings: AsyncSurroundings | None = None) -> None:
+        self._own = surroundings or AsyncSurroundings()
+        self.surroundings = self._own.plain
         self._waiter = Waiter()
         self.nudge = self._waiter.nudge
         self.given_up = False
@@ -50,7 +53,7 @@ class Asynchronous:
 
     def session(self, session: RowSession) -> HandlerAsyncSession:
         """Return an AsyncSession over the listener's."""
-        return HandlerAsyncSession(session)
+        return self._own.handler_session(session)
 
     def call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
         """Await the handler; what it raises comes out.
@@ -71,7 +74,8 @@ class Asynchronous:
         # The task takes a copy of the context, so that nothing that a handler sets is left for the next one.
         call, context = Call(), copy_context()
         call.begin(context)
-        task = asyncio.get_running_loop().create_task(_run(spec, arguments), context=context)
+        runs = _run(spec, arguments, self.surroundings)
+        task = asyncio.get_running_loop().create_task(runs, context=context)
         call.started(task)
         try:
             await asyncio.wait({task}, timeout=None if limit is None else limit.total_seconds())
@@ -137,11 +141,13 @@ def _failure(
     return None
 
 
-async def _run(spec: ListenerSpec, arguments: dict[str, Any]) -> None:
+async def _run(spec: ListenerSpec, arguments: dict[str, Any], surroundings: Surroundings) -> None:
     try:
-        refuse_not_run(
-            await spec.handler(**arguments), spec.name, "Await it in the handler, or return nothing"
-        )
+        if surroundings.around:
+            returned = await surroundings.await_call(spec.handler, arguments)
+        else:
+            returned = await spec.handler(**arguments)
+        refuse_not_run(returned, spec.name, "Await it in the handler, or return nothing")
     except (MissingGreenlet, StatementError) as error:
         if isinstance(error, StatementError) and not isinstance(error.orig, MissingGreenlet):
             raise

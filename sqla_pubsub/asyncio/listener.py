@@ -10,13 +10,14 @@ from itertools import chain, repeat
 from typing import TypeVar
 
 from sqlalchemy import MetaData
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from sqla_pubsub.asyncio.bridge import end, in_greenlet, readable, spawned
 from sqla_pubsub.asyncio.crew import Room, TaskCrew
 from sqla_pubsub.asyncio.engines import DRIVERS
 from sqla_pubsub.asyncio.handling import HARD, RUNS_HANDLER, Asynchronous
 from sqla_pubsub.asyncio.leftovers import watched
+from sqla_pubsub.asyncio.session import AsyncSessionClass, AsyncSurroundings
 from sqla_pubsub.asyncio.slot_limit import SlotGate, SlotLimit
 from sqla_pubsub.asyncio.slots import refuse_small_pool, slots_of
 from sqla_pubsub.asyncio.watchdog import watched_by_a_thread
@@ -28,6 +29,7 @@ from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
+from sqla_pubsub.deliver.surroundings import Around, contexts
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
@@ -44,6 +46,10 @@ class AsyncListener:
         listeners: Names of the listeners to run; None runs all that are ``async def``.
         concurrency: How many events are handled at once. Those of ``transactional=False`` listeners share two
             connections; each of the others has one, so these are bounded by the engine's pool too.
+        session_class: The class of the sessions that handlers get: the application's own subclass of AsyncSession, or its
+            async_sessionmaker.
+        around: Called with the `CurrentEvent` of each call of a handler, it returns a context manager, awaited or
+            plain, to enter about it; or a list of such functions, the outermost first.
         observers: Called with each happening; one that raises is logged.
         scoreboards: Where to show what is being done, one for each connection that works; given by the worker.
 
@@ -60,6 +66,8 @@ class AsyncListener:
         *,
         listeners: Collection[str] | None = None,
         concurrency: int = 1,
+        session_class: AsyncSessionClass = AsyncSession,
+        around: Around | Sequence[Around] | None = None,
         observers: Iterable[Observer] = (),
         scoreboards: Iterable[Scoreboard] = (),
     ) -> None:
@@ -72,6 +80,7 @@ class AsyncListener:
         self._error: BaseException | None = None
         self._stopped = StopSignal()
         self._given_up = False
+        self._surroundings = AsyncSurroundings(session_class, contexts(around))
         self._room = Room(concurrency)
         self._colours: list[Asynchronous] = []
         specs = of_colour(chosen(registry_of(metadata).listeners, listeners), listeners, asynchronous=True)
@@ -130,7 +139,7 @@ class AsyncListener:
     def _listeners(self, specs: Sequence[ListenerSpec]) -> Iterable[Listener]:
         inside = [spec for spec in specs if spec.transactional]
         outside = [spec.name for spec in specs if not spec.transactional]
-        followers = [Asynchronous() for _ in range(self._slots.transactional - 1)]
+        followers = [self._colour() for _ in range(self._slots.transactional - 1)]
 
         def wake(happening: Happening) -> None:
             if isinstance(happening, Settled):
@@ -138,15 +147,18 @@ class AsyncListener:
                     follower.nudge()
 
         if inside:
-            yield self._listener([spec.name for spec in inside], Asynchronous(), self._gate(1), [wake])
+            yield self._listener([spec.name for spec in inside], self._colour(), self._gate(1), [wake])
         for place, follower in enumerate(followers, 2):
             names = [spec.name for spec in inside if spec.concurrency is None or spec.concurrency >= place]
             sleeper = partial(_Following, self._config)
             yield self._listener(names, follower, self._gate(place), [], sleeper=sleeper)
         if outside:
-            colour = Asynchronous()
+            colour = self._colour()
             self._room.tell(colour.nudge)
             yield self._listener(outside, colour, self._room, [], crew=partial(_crew, colour, self._room))
+
+    def _colour(self) -> Asynchronous:
+        return Asynchronous(self._surroundings)
 
     def _gate(self, place: int) -> SlotGate:
         return SlotGate(self._slot_limit, place, self._room)

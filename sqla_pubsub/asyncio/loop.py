@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlalchemy import MetaData
@@ -24,6 +26,8 @@ class LoopListener:
         engine: Makes the engine, on the loop.
         metadata, config, listeners, concurrency: As for `AsyncListener`.
         scoreboards: Where to show what is being done.
+        lifespans: What is awaited about the whole run.
+        surroundings: More arguments of `AsyncListener`: ``session_class`` and ``around``.
     """
 
     def __init__(
@@ -35,7 +39,11 @@ class LoopListener:
         listeners: Collection[str],
         concurrency: int,
         scoreboards: Sequence[Scoreboard],
+        lifespans: Sequence[AbstractAsyncContextManager[Any]] = (),
+        surroundings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
+        self._lifespans = lifespans
+        self._surroundings = surroundings
         self._engine = engine
         self._metadata = metadata
         self._config = config
@@ -64,11 +72,14 @@ class LoopListener:
         try:
             self._listener = AsyncListener(
                 engine, self._metadata, self._config, listeners=self._names,
-                concurrency=self._concurrency, scoreboards=self._scoreboards,
+                concurrency=self._concurrency, scoreboards=self._scoreboards, **self._surroundings,
             )  # fmt: skip
             if self._stopped():
                 # It came before there was a listener to tell.
                 self._listener.stop()
-            return await work(self._listener)
+            async with AsyncExitStack() as stack:
+                for lifespan in self._lifespans:
+                    await stack.enter_async_context(lifespan)
+                return await work(self._listener)
         finally:
             await engine.dispose()

@@ -89,7 +89,7 @@ def listen(
     missing = captures.accept(captures.wait(patiently) if wait_for_migration else patiently())
     plan = Plan(
         modules=project.modules, url=project.url, awaited=project.awaited, awaited_direct=project.awaited_direct,
-        application=project.application,
+        application=project.application, names=project.names,
         listeners=tuple(listeners), concurrency=concurrency, drain=drain, config=project.config,
         log_level=level,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -18,6 +18,7 @@ from sqla_pubsub.deliver.io.reconnect import denial, is_away, make_engine, refus
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, PubSubError, sqlstate
 from sqla_pubsub.process.application import DRIVERS, application_engine, of_libpq
+from sqla_pubsub.process.named import KEYS, Names, names_of
 from sqla_pubsub.process.worker import find_metadata
 from sqla_pubsub.registry import registries
 from sqla_pubsub.rights import Duty
@@ -57,6 +58,7 @@ class Project:
         modules: Dotted names of the modules that declare listeners.
         metadata: What they declare.
         config: The settings of the listener process.
+        names: What the settings name of the application.
     """
 
     url: str
@@ -66,6 +68,7 @@ class Project:
     modules: tuple[str, ...]
     metadata: MetaData
     config: ListenerConfig
+    names: Names = field(default_factory=Names)
 
     def engine(self) -> Engine:
         """Return an engine for the database."""
@@ -134,7 +137,7 @@ def _project(
     return Project(
         url=place, awaited=awaited, awaited_direct=None if direct is None else of_asyncpg(direct),
         application=application, modules=names, metadata=metadata,
-        config=config,
+        config=config, names=names_of(settings.listen),
     )  # fmt: skip
 
 
@@ -147,9 +150,12 @@ def listener_config(settings: Mapping[str, Any]) -> ListenerConfig:
     known = {field.name: field.type for field in fields(ListenerConfig)}
     values: dict[str, Any] = {}
     for name, value in settings.items():
+        if name in KEYS:
+            continue
         if name not in known:
             raise ConfigurationError(
-                f"[tool.sqla-pubsub.listen] has an unknown setting {name!r}. Allowed are: {', '.join(known)}."
+                f"[tool.sqla-pubsub.listen] has an unknown setting {name!r}. "
+                f"Allowed are: {', '.join((*known, *KEYS))}."
             )
         kind = known[name]
         if kind == "timedelta":

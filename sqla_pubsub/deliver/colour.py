@@ -18,6 +18,7 @@ from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.io.reconnect import make_engine
 from sqla_pubsub.deliver.io.waiter import wait_readable
+from sqla_pubsub.deliver.surroundings import Surroundings
 from sqla_pubsub.registry import ListenerSpec
 
 
@@ -27,6 +28,10 @@ class Colour(Protocol):
     @property
     def asynchronous(self) -> bool:
         """Whether its handlers are awaited."""
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What the application puts around them."""
 
     def session(self, session: RowSession, /) -> Any:
         """Return what a handler gets as its session."""
@@ -55,6 +60,10 @@ class Synchronous:
 
     asynchronous = False
 
+    def __init__(self, surroundings: Surroundings | None = None) -> None:
+        self.surroundings = surroundings or Surroundings()
+        self.surroundings.refuse_awaited()
+
     def session(self, session: RowSession) -> RowSession:
         """Return the session itself."""
         return session
@@ -66,7 +75,10 @@ class Synchronous:
             HandlerNotRun: It returned something that had to be run first.
         """
         # A copy, so that nothing that a handler sets is left for the next one.
-        returned = copy_context().run(spec.handler, **arguments)
+        if self.surroundings.around:
+            returned = copy_context().run(self.surroundings.call, spec.handler, arguments)
+        else:
+            returned = copy_context().run(spec.handler, **arguments)
         if returned is not None:
             refuse_not_run(returned, spec.name)
 

@@ -107,4 +107,5 @@ class Connections:
         self._passes_poolers = False
 
     def _store(self, engine: Engine) -> Store:
-        return Store(WorkConnection(engine, self._outbox, self._config, self._instrument), self._instrument)
+        work = WorkConnection(engine, self._outbox, self._config, self._instrument)
+        return Store(work, self._instrument, self._colour.surroundings)

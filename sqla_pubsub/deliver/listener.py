@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import configure_mappers
+from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_pubsub.deliver.arguments import chosen, of_colour, refuse_wrong_kinds
 from sqla_pubsub.deliver.assembly import lane_of
@@ -28,6 +28,7 @@ from sqla_pubsub.deliver.run.gate import Gate, ThreadGate
 from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
+from sqla_pubsub.deliver.surroundings import Around, SessionClass, Surroundings, contexts
 from sqla_pubsub.deliver.wake.sleeper import Sleeps, open_sleeper
 from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec, registry_of
@@ -50,6 +51,10 @@ class Listener:
         observers: Called with each happening (see `sqla_pubsub.deliver.instrument`); one that raises is logged.
         board: Where to show what is being done; given by the supervisor.
         gate: Shared by the listeners of a process; given by the worker.
+        session_class: The class of the sessions that handlers get: the application's own subclass of Session, or its
+            sessionmaker.
+        around: Called with the `CurrentEvent` of each call of a handler, it returns a context manager to enter about
+            it; or a list of such functions, the outermost first.
         limits: Timings and bounds that are no settings; given by tests.
         colour: How handlers are called; given by `AsyncListener`, as are the rest.
         crew: Makes what runs the outside handlers of a lane at once, None for one after the other.
@@ -69,12 +74,14 @@ class Listener:
         observers: Iterable[Observer] = (),
         scoreboard: Scoreboard | None = None,
         gate: Gate | None = None,
+        session_class: SessionClass = Session,
+        around: Around | Sequence[Around] | None = None,
         limits: Limits = DEFAULTS,
         colour: Colour | None = None,
         crew: Callable[[ListenerSpec], Crew | None] = lambda _: None,
         sleeper: Callable[[StopSignal], Sleeps] | None = None,
     ) -> None:
-        self._colour = colour or Synchronous()
+        self._colour = colour or Synchronous(Surroundings(session_class, contexts(around)))
         refuse_wrong_kinds(engine, config, listeners, asynchronous=self._colour.asynchronous)
         self._engine = engine
         self._config = config or ListenerConfig()

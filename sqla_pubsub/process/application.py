@@ -16,8 +16,8 @@ from sqlalchemy import Engine, event, make_url
 
 from sqla_pubsub.deliver.io.reconnect import KEEPALIVE, connect_args
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.process.named import found as named
 from sqla_pubsub.process.twin import checked_asynchronous, is_asynchronous, twin_at
-from sqla_pubsub.settings import import_modules
 
 DRIVERS = ("psycopg2", "psycopg")
 AWAITED = ("psycopg", "asyncpg")
@@ -80,22 +80,7 @@ def application_async_engine(name: str, listener: str, concurrency: int) -> Any:
 
 @cache
 def _found(name: str) -> Any:
-    module, _, attributes = name.partition(":")
-    if not module or not attributes:
-        raise ConfigurationError(
-            f"engine {name!r} of the settings is no name. Give a module and what it calls its engine, "
-            "such as 'myapp.db:engine'."
-        )
-    import_modules([module])
-    found: Any = import_module(module)
-    for attribute in attributes.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError as error:
-            raise ConfigurationError(
-                f"engine {name!r} of the settings: {getattr(found, '__name__', type(found).__name__)!r} has no "
-                f"{attribute!r}. Give a module and what it calls its engine, such as 'myapp.db:engine'."
-            ) from error
+    found = named(name, "engine")
     if callable(found) and not isinstance(found, Engine) and not hasattr(found, "sync_engine"):
         found = _made(name, found)
     return found

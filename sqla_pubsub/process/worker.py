@@ -7,7 +7,8 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableSequence, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -27,6 +28,7 @@ from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.process.application import application_async_engine, application_engine, async_engine
 from sqla_pubsub.process.logs import log_to_stderr
+from sqla_pubsub.process.named import Names
 from sqla_pubsub.process.scoreboard import Scoreboard, scoreboards
 from sqla_pubsub.registry import ListenerSpec, registries, registry_of
 from sqla_pubsub.settings import import_modules
@@ -51,6 +53,7 @@ class Plan:
     """The same of ``direct_url``."""
     application: str | None = None
     """The name of the application's engine, which each worker imports for itself; None to use the URL."""
+    names: Names = field(default_factory=Names)
     listeners: tuple[str, ...] = ()
     concurrency: int = 1
     drain: bool = False
@@ -118,9 +121,10 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     try:
         import_modules(plan.modules)
         metadata = find_metadata(plan.modules, plan.listeners)
-        running.extend(_listeners(plan, metadata, scoreboards(slots)))
-        if not stopped():
-            _run(running, drain=plan.drain)
+        with _lifespan(plan) as awaited:
+            running.extend(_listeners(plan, metadata, scoreboards(slots), awaited))
+            if not stopped():
+                _run(running, drain=plan.drain)
     except ConfigurationError as error:
         logger.error("worker.refused: %s", error)
         sys.exit(EXIT_REFUSED)
@@ -130,21 +134,46 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
             sys.exit(EXIT_LOST)
         logger.error("worker.refused: %s", describe(error))
         sys.exit(EXIT_REFUSED)
+    except Exception as error:
+        logger.exception("worker.failed: %s", describe(error))
+        sys.exit(EXIT_LOST)
 
 
-def _listeners(plan: Plan, metadata: MetaData, shown_on: list[Scoreboard]) -> list[Works]:
+@contextmanager
+def _lifespan(plan: Plan) -> Iterator[list[Any]]:
+    """Enter what the application wants around this worker; yield what has to be awaited for that."""
+    managers = plan.names.lifespans()
+    with ExitStack() as stack:
+        for manager in managers:
+            if hasattr(manager, "__enter__"):
+                stack.enter_context(manager)
+        yield [manager for manager in managers if not hasattr(manager, "__enter__")]
+
+
+def _listeners(
+    plan: Plan, metadata: MetaData, shown_on: list[Scoreboard], lifespans: list[Any]
+) -> list[Works]:
     """What works in the main thread comes first: handlers with ``timeout=`` can be interrupted there."""
     specs = chosen(registry_of(metadata).listeners, plan.listeners)
     plain = [spec for spec in specs if not spec.asynchronous]
     awaited = [spec for spec in specs if spec.asynchronous]
     works: list[Works] = list(_plain(plan, metadata, plain, shown_on)) if plain else []
     if awaited:
-        works.append(_on_loop(plan, metadata, awaited, shown_on[len(works) :]))
+        works.append(_on_loop(plan, metadata, awaited, shown_on[len(works) :], lifespans))
+    elif lifespans:
+        raise ConfigurationError(
+            "a lifespan of the settings is an asynchronous context manager, and this worker has no async def listener. "
+            "Give one that 'with' can enter."
+        )
     return works
 
 
 def _on_loop(
-    plan: Plan, metadata: MetaData, specs: Sequence[ListenerSpec], shown_on: list[Scoreboard]
+    plan: Plan,
+    metadata: MetaData,
+    specs: Sequence[ListenerSpec],
+    shown_on: list[Scoreboard],
+    lifespans: list[Any],
 ) -> Works:
     try:
         # Only where it is needed: it needs greenlet, which plain handlers do without.
@@ -158,6 +187,7 @@ def _on_loop(
     listener: Works = loop.LoopListener(
         _async_engine(plan, specs[0].name), metadata, replace(plan.config, direct_url=direct),
         listeners=[spec.name for spec in specs], concurrency=plan.concurrency, scoreboards=shown_on,
+        lifespans=lifespans, surroundings=plan.names.async_surroundings(),
     )  # fmt: skip
     return listener
 
@@ -181,11 +211,12 @@ def _plain(
             for thread in range(plan.concurrency)
         ]
         groups = [names for names in (inside, *beside) if names]
-    gate = ThreadGate()
+    gate, surroundings = ThreadGate(), plan.names.surroundings()
     for names, scoreboard in zip(groups, shown_on, strict=False):
         yield Listener(
-            _engine(plan), metadata, plan.config, listeners=names, scoreboard=scoreboard, gate=gate
-        )
+            _engine(plan), metadata, plan.config, listeners=names, scoreboard=scoreboard, gate=gate,
+            **surroundings,
+        )  # fmt: skip
 
 
 def _engine(plan: Plan) -> Engine:

@@ -10,6 +10,7 @@ from sqla_pubsub import Listener, ListenerConfig, Reject, after_truncate, after_
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.run.work_connection import WorkConnection
+from sqla_pubsub.deliver.surroundings import Surroundings
 from sqla_pubsub.operate.maintenance import Letters, Maintenance
 from sqla_pubsub.registry import registry_of
 from tests.deliver.notes import DEADLINE, Notes, running
@@ -149,7 +150,7 @@ def test_a_worker_whose_mark_is_above_a_letter_that_came_back_sees_it(notes: Not
     registry = registry_of(notes.metadata)
     spec = registry.listeners["handle"]
     work = WorkConnection(notes.engine, registry.outbox, ListenerConfig(), Instrument())
-    store = Store(work, Instrument())
+    store = Store(work, Instrument(), Surroundings())
     try:
         with store.connection.begin():
             letter, new = (entry.id for entry in notes.entries())

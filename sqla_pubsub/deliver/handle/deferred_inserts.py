@@ -9,7 +9,7 @@ halves, so that the event to blame is found without calling a handler twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -31,9 +31,17 @@ class DeferredInserts:
         connection: The work connection, in the transaction of the group.
         context: That of the transaction.
         own: Its settings: triggers on the users' tables may change them.
+        make_session: Makes a session of the application's kind.
     """
 
-    def __init__(self, connection: Connection, context: ContextSetting, own: OwnSettings) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        context: ContextSetting,
+        own: OwnSettings,
+        make_session: Callable[..., Session] = Session,
+    ) -> None:
+        self._make_session = make_session
         self._connection = connection
         self._context = context
         self._own = own
@@ -65,7 +73,7 @@ class DeferredInserts:
     def _write(self, left: Sequence[_Left]) -> None:
         try:
             with (
-                Session(
+                self._make_session(
                     self._connection, join_transaction_mode="create_savepoint", expire_on_commit=False
                 ) as session,
                 session.begin(),

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.current import CurrentEvent, current_event
+from sqla_pubsub.current import NO_CONTEXT, CurrentEvent, current_event
 from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.handle.chain import Chain, context_of, deepest
 from sqla_pubsub.deliver.handle.decoding import RowDecoder
@@ -22,7 +22,7 @@ from sqla_pubsub.deliver.handle.entry_decoding import Decoded, EntryDecoder
 from sqla_pubsub.deliver.handle.related import Related
 from sqla_pubsub.deliver.handle.routes import Routes
 from sqla_pubsub.deliver.handle.rows import RowSession
-from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
+from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.handle.transaction import EventTransaction
 from sqla_pubsub.deliver.happenings import Chained
 from sqla_pubsub.deliver.instrument import Instrument
@@ -101,7 +101,9 @@ class Dispatcher:
 
     def handle_outside(self, entry: Entry, decoded: Decoded, connect: Callable[[str], Connection]) -> None:
         """Call the handler with a session that commits by itself; *connect* returns its connection, in a context."""
-        session = OutsideSession(partial(connect, self._context_after([entry])))
+        surroundings = self.colour.surroundings
+        connected = partial(connect, self._context_after([entry]))
+        session = surroundings.outside(connected, **surroundings.options)
         token = self._show([entry])
         try:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
@@ -118,8 +120,11 @@ class Dispatcher:
         """Say which event is being handled from now on."""
         first = entries[0]
         ids = (first.id,) if len(entries) == 1 else tuple(entry.id for entry in entries)
+        context = NO_CONTEXT if first.context is None else context_of(first) or NO_CONTEXT
         return current_event.set(
-            CurrentEvent(self._spec.name, first.id, first.attempt + 1, first.operation, first.source, ids)
+            CurrentEvent(
+                self._spec.name, first.id, first.attempt + 1, first.operation, first.source, ids, context
+            )
         )
 
     def _context_after(self, entries: Sequence[Entry]) -> str:

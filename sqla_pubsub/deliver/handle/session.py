@@ -36,6 +36,7 @@ class HandlerSession(RowSession):
         pending: Where objects may wait for the end of the group, None to write them event by event.
         context: That of the transaction.
         own: The settings of the connection, which are put back after each event that may have changed them.
+        options: Those of the application's sessions.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class HandlerSession(RowSession):
         deferred: DeferredInserts | None,
         context: ContextSetting,
         own: OwnSettings,
+        **options: Any,
     ) -> None:
-        super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False)
+        super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False, **options)
         self._connection = connection
         self._connection_info = connection.info
         self._savepoints = savepoints
@@ -234,10 +236,11 @@ class OutsideSession(RowSession):
 
     Args:
         connected: Returns its connection, at the latest when it is used.
+        options: Those of the application's sessions.
     """
 
-    def __init__(self, connected: Callable[[], Connection]) -> None:
-        super().__init__(expire_on_commit=False)
+    def __init__(self, connected: Callable[[], Connection], **options: Any) -> None:
+        super().__init__(expire_on_commit=False, **options)
         self._connected = connected
 
     def get_bind(self, *_: Any, **__: Any) -> Connection:

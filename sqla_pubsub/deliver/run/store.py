@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 from sqlalchemy import RootTransaction
@@ -18,6 +19,7 @@ from sqla_pubsub.deliver.io.own_settings import may_set
 from sqla_pubsub.deliver.run.work_connection import WorkConnection
 from sqla_pubsub.deliver.settle.outcome import Outcome, describe
 from sqla_pubsub.deliver.settle.writer import Settling
+from sqla_pubsub.deliver.surroundings import Surroundings
 from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded
 from sqla_pubsub.registry import ListenerSpec
 
@@ -39,10 +41,12 @@ class Store:
     Args:
         work: The connection; it is closed with the store.
         instrument: Is told what settling meets.
+        surroundings: How the sessions of handlers are made.
     """
 
-    def __init__(self, work: WorkConnection, instrument: Instrument) -> None:
+    def __init__(self, work: WorkConnection, instrument: Instrument, surroundings: Surroundings) -> None:
         self._instrument = instrument
+        self._surroundings = surroundings
         self._work = work
         self._driver = work.driver
         self.guard = TransactionGuard(work.connection, work.driver)
@@ -89,7 +93,7 @@ class Store:
         self.guard.sent = None if savepoints else self._sent
         self._session = None
         self._context = ContextSetting(self.connection)
-        self._deferred = DeferredInserts(self.connection, self._context, self._work.own) if together else None
+        self._deferred = self._deferring() if together else None
         self.guard.violated = None
         self._work.own.forget_join()
         self._transaction = self.connection.begin()
@@ -99,14 +103,22 @@ class Store:
     def session(self) -> HandlerSession:
         """Return the session of this group's handlers."""
         if self._session is None:
-            self._session = HandlerSession(
+            self._session = self._surroundings.inside(
                 self.connection,
                 savepoints=self.savepoints,
                 deferred=self._deferred,
                 context=self._context,
                 own=self._work.own,
+                **self._surroundings.options,
             )
         return self._session
+
+    def _deferring(self) -> DeferredInserts:
+        surroundings = self._surroundings
+        make = (
+            partial(surroundings.base, **surroundings.options) if surroundings.options else surroundings.base
+        )
+        return DeferredInserts(self.connection, self._context, self._work.own, make)
 
     @property
     def spoilt(self) -> bool:
