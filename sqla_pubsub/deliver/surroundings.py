@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.orm import Session, sessionmaker
 
 from sqla_pubsub.current import CurrentEvent, current_event
+from sqla_pubsub.deliver.handle.deferred_inserts import DeferredSession
 from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.values import shown
@@ -99,6 +100,11 @@ class Surroundings:
     def inside(self) -> type[HandlerSession]:
         """The class of sessions inside the listener's transaction."""
         return _joined(HandlerSession, self.base)
+
+    @cached_property
+    def deferred(self) -> type[DeferredSession]:
+        """The class of the session that writes what handlers only added."""
+        return _joined(DeferredSession, self.base)
 
     @cached_property
     def outside(self) -> type[OutsideSession]:

@@ -44,6 +44,9 @@ class Bound(Session):
         super().__init__(**options)
         self.db = db
 
+    def get_bind(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("working outside of application context")
+
 
 def listener(notes: Notes, **options: Any) -> Listener:
     notes.install()
@@ -91,6 +94,7 @@ def test_a_sessionmaker_brings_its_options_and_none_that_is_the_listeners(notes:
     def handle(session: Session) -> None:
         assert isinstance(session, Bound)
         seen.append((session.db, session.autoflush, session.expire_on_commit, session.info))
+        session.add(notes.effect("handle", "added"))
 
     application = scoped_session(
         sessionmaker(class_=Bound, db="shop", autoflush=False, expire_on_commit=True, bind=notes.engine)
@@ -98,6 +102,7 @@ def test_a_sessionmaker_brings_its_options_and_none_that_is_the_listeners(notes:
     notes.write("a")
     assert listener(notes, session_class=application.session_factory).drain() == 1
     assert seen == [("shop", False, False, {})]
+    assert notes.effects("handle") == ["added"]
 
 
 def test_a_class_that_wants_more_arguments_is_refused(notes: Notes) -> None:

@@ -24,6 +24,23 @@ from sqla_pubsub.deliver.io.own_settings import OwnSettings
 _Left = tuple[int, tuple[tuple[object, dict[str, Any]], ...], str]
 
 
+class DeferredSession(Session):
+    """Writes on the work connection, whatever the application's sessions are bound to.
+
+    Args:
+        connection: The work connection.
+        options: Those of the application's sessions.
+    """
+
+    def __init__(self, connection: Connection, **options: Any) -> None:
+        super().__init__(join_transaction_mode="create_savepoint", expire_on_commit=False, **options)
+        self._work = connection
+
+    def get_bind(self, *_: Any, **__: Any) -> Connection:
+        """Return the work connection."""
+        return self._work
+
+
 class DeferredInserts:
     """Objects by the entry whose handler added them.
 
@@ -31,7 +48,7 @@ class DeferredInserts:
         connection: The work connection, in the transaction of the group.
         context: That of the transaction.
         own: Its settings: triggers on the users' tables may change them.
-        make_session: Makes a session of the application's kind.
+        make_session: Makes the session that writes.
     """
 
     def __init__(
@@ -39,7 +56,7 @@ class DeferredInserts:
         connection: Connection,
         context: ContextSetting,
         own: OwnSettings,
-        make_session: Callable[..., Session] = Session,
+        make_session: Callable[[Connection], DeferredSession] = DeferredSession,
     ) -> None:
         self._make_session = make_session
         self._connection = connection
@@ -72,12 +89,7 @@ class DeferredInserts:
 
     def _write(self, left: Sequence[_Left]) -> None:
         try:
-            with (
-                self._make_session(
-                    self._connection, join_transaction_mode="create_savepoint", expire_on_commit=False
-                ) as session,
-                session.begin(),
-            ):
+            with self._make_session(self._connection) as session, session.begin():
                 session.add_all([instance for _, instances, _ in left for instance, _ in instances])
                 session.flush()
                 self._own.join_release()

@@ -114,10 +114,7 @@ class Store:
         return self._session
 
     def _deferring(self) -> DeferredInserts:
-        surroundings = self._surroundings
-        make = (
-            partial(surroundings.base, **surroundings.options) if surroundings.options else surroundings.base
-        )
+        make = partial(self._surroundings.deferred, **self._surroundings.options)
         return DeferredInserts(self.connection, self._context, self._work.own, make)
 
     @property
