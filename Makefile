@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHONS := python3.13 python3.12 python3.11 python3
 # Few at a time, because the longest tests come first: in one piece they would all be one process's.
-PYTEST := $(BIN)/pytest -q -n 2 --maxschedchunk 4
+# More than there are processors: many tests wait, for a server to start or for a time that is their subject.
+PYTEST := $(BIN)/pytest -q -n 3 --maxschedchunk 4
 PUBSUB_TEST_PG ?= all
 
 .PHONY: demo demo-orders test test-all test-matrix bench bench-peers lint clean
