@@ -118,22 +118,26 @@ class HandlerSession(RowSession):
             nested.commit()
         if self._displaced:
             self._write_displaced()
-        if self._deferred is not None and not self._entered and not self.info and may_wait(self):
+        if not self._entered and self._deferred is not None and not self.info and may_wait(self):
             self._deferred.keep(entry_id, self.new, self.chain)
         else:
             self.flush()
+        if self._entered:
+            self._leave()
+        else:
+            self.expunge_all()
+        self._forget_rows()
+        self._entered = False
+
+    def _leave(self) -> None:
+        """Take over what was done on the connection: who never used it has left nothing there."""
         while (inner := self._left_open()) is not None:
             inner.commit()
         if self._forget_context():
             # The next event is handled in the same transaction, and knows nothing of this context.
             self._context.forget()
-        if self._entered:
-            # It leaves the savepoint too: a rollback in the next event would go to it.
-            super().close()
-        else:
-            self.expunge_all()
-        self._forget_rows()
-        self._entered = False
+        # It leaves the savepoint too: a rollback in the next event would go to it.
+        super().close()
 
     def undo(self) -> None:
         """Go back to where the event began, whatever state the handler left."""
