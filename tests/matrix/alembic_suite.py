@@ -1,22 +1,19 @@
-"""Alembic's own test suite with our plugin installed: ``make test-matrix``.
+"""Alembic's own test suite with our plugin installed.
 
 Whoever installs us has the plugin in every project, so what Alembic promises must hold beside it. Its tests come with
 its source distribution; each release is run in an environment of its own in a cache folder, on PostgreSQL and on SQLite.
-
-Usage: python -m tests.matrix [RELEASE ...] [--pytest ARGUMENT]
 """
 
-import argparse
-import os
 import subprocess
 import sys
 import tarfile
-import venv
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sqlalchemy import create_engine, make_url, text
 
 from sqla_pubsub.testing.binaries import found_servers
+from tests.matrix.environments import CACHE, HERE, environment
 from tests.servers import Server, Servers
 
 OLDEST = "1.18.0"
@@ -24,38 +21,27 @@ NEWEST = "newest"
 _OF_ITS_TIME = {OLDEST: "SQLAlchemy<2.1"}
 """The SQLAlchemy whose SQL the suite of a release expects; beside a later one it fails by itself."""
 _EXTENSIONS = {"citext", "hstore"}
-HERE = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sqla-pubsub" / "matrix"
+_NEEDED = ("pytest>8,<9", "pytest-xdist", "tzdata", "black", "psycopg2-binary")
 
 
-def main() -> int:
-    """Run the suite of each release on each database; return 1 if any of it fails."""
-    parser = argparse.ArgumentParser(
-        prog="tests.matrix", description="Alembic's tests with our plugin installed."
-    )
-    parser.add_argument("releases", nargs="*", default=[OLDEST, NEWEST])
-    parser.add_argument(
-        "--pytest", action="append", default=[], help="an argument for pytest; can be repeated"
-    )
-    given = parser.parse_args()
+def run(releases: Sequence[str], arguments: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Run the suite of each release on each database; yield what was run, and whether all of it passed."""
     servers = Servers()
     try:
         server = _with_contrib(servers)
-        results = []
-        for release in given.releases:
+        for release in releases:
             source = _source(release)
-            python = _environment(source, _OF_ITS_TIME.get(release, "SQLAlchemy"))
+            # In place: the suite loads its testing plugin from beside its tests.
+            needed = ["--editable", str(source), "--editable", str(HERE), *_NEEDED]
+            sqlalchemy = _OF_ITS_TIME.get(release, "SQLAlchemy")
+            python = environment(source.name, Path(sys.executable), [*needed, sqlalchemy])
             for name, url in (
-                ("postgresql", _prepared(server.url(server.clone(), "psycopg2"))),
-                ("sqlite", "sqlite://"),
+                ("PostgreSQL", _prepared(server.url(server.clone(), "psycopg2"))),
+                ("SQLite", "sqlite://"),
             ):
-                code = _run(python, source, url, given.pytest)
-                results.append((source.name, name, code))
+                yield f"{source.name}'s own tests on {name}", _run(python, source, url, arguments)
     finally:
         servers.close()
-    for release, name, code in results:
-        sys.stdout.write(f"{release} on {name}: {'passed' if code == 0 else f'failed, exit code {code}'}\n")
-    return int(any(code for *_, code in results))
 
 
 def _with_contrib(servers: Servers) -> Server:
@@ -99,19 +85,6 @@ def _source(release: str) -> Path:
     return unpacked
 
 
-def _environment(source: Path, sqlalchemy: str) -> Path:
-    """Return the interpreter of an environment with this release, a SQLAlchemy and our plugin."""
-    folder = CACHE / "venv" / source.name
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # In place: the suite loads its testing plugin from beside its tests.
-    needed = [sqlalchemy, "pytest>8,<9", "pytest-xdist", "tzdata", "black", "psycopg2-binary"]
-    subprocess.run([*pip, "--editable", str(source), "--editable", str(HERE), *needed], check=True)
-    return python
-
-
 def _prepared(url: str) -> str:
     """Return the URL of a database that has the schemas and extensions which the suite expects."""
     engine = create_engine(make_url(url))
@@ -129,24 +102,8 @@ def _prepared(url: str) -> str:
     return url
 
 
-def _run(python: Path, source: Path, url: str, arguments: list[str]) -> int:
+def _run(python: Path, source: Path, url: str, arguments: Sequence[str]) -> bool:
     sys.stdout.write(f"{source.name} on {make_url(url).get_backend_name()}\n")
     sys.stdout.flush()
-    suite = [
-        str(python),
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        ".",
-        "--dburi",
-        url,
-        *arguments,
-    ]
-    return subprocess.run(suite, cwd=source, check=False).returncode
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    suite = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "--dburi", url, *arguments]
+    return subprocess.run([python, *suite], cwd=source, check=False).returncode == 0

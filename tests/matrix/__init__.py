@@ -1,0 +1,1 @@
+"""What we say that we run on, tried: ``make test-matrix``."""
