@@ -175,7 +175,7 @@ def test_an_event_whose_writer_probed_the_lock_early_does_not_wait_for_the_poll(
 
 
 @pytest.mark.parametrize("which", ["listening", "working", "both"])
-def test_a_terminated_connection_is_replaced_within_a_moment_and_the_log_says_so(
+def test_a_terminated_connection_is_replaced_before_the_next_poll_and_the_log_says_so(
     recording: Notes, which: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     conditions = {"listening": LISTENING, "working": f"NOT ({LISTENING})", "both": "true"}
@@ -188,10 +188,9 @@ def test_a_terminated_connection_is_replaced_within_a_moment_and_the_log_says_so
             f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others} AND ({conditions[which]})"
         )
         assert killed == (2 if which == "both" else 1)
-        began = time.monotonic()
+        # No poll would find it before an hour is over.
         recording.write("a")
         wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
-        assert time.monotonic() - began < 3
         wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
     engine.dispose()
     assert recording.left() == 0
@@ -305,10 +304,9 @@ def test_a_slow_handler_leaves_the_door_to_a_neighbour(recording: Notes) -> None
         recording.write("slow")
         assert busy.wait(DEADLINE)
         wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the other one to sleep")
-        began = time.monotonic()
+        # No poll would find it before an hour is over.
         recording.write("quick")
         wait_until(lambda: "quick" in recording.effects("record"), DEADLINE, "the effect")
-        assert time.monotonic() - began < 2
         go_on.set()
     for engine in engines:
         engine.dispose()

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 
 import pytest
 
@@ -51,15 +50,14 @@ RUN = """
 """
 
 
-def test_another_worker_takes_over_the_event_of_a_killed_one_at_once(shop: Shop) -> None:
+def test_another_worker_takes_over_the_event_of_a_killed_one_before_the_next_poll(shop: Shop) -> None:
+    shop.write("pyproject.toml", "[tool.sqla-pubsub.listen]\npoll_interval = 3600\n")
     shop.listening("--processes", "2", "--listener", "ship", workers=2)
     shop.order("slow")
     busy = re.compile(r"slow begun in (\d+)")
     wait_until(lambda: busy.search(shop.log), DEADLINE, "the order to be in hand")
-    began = time.monotonic()
     os.kill(int(busy.findall(shop.log)[0]), signal.SIGKILL)
     wait_until(lambda: len(busy.findall(shop.log)) == 2, DEADLINE, "the other worker to have it")
-    assert time.monotonic() - began < 2
     wait_until(lambda: shop.effects("ship") == ["slow"], DEADLINE, "the order to be handled")
     assert shop.scalar("SELECT count(*) FROM pubsub_outbox WHERE listener = 'ship'") == 0
 
@@ -155,9 +153,7 @@ def test_a_server_that_restarts_is_found_again(shop: Shop, server: Server) -> No
     process = shop.listening("--processes", "2", workers=2)
     server.restart("immediate")
     shop.engine.dispose()
-    began = time.monotonic()
     shop.order("after")
     wait_until(shop.settled, DEADLINE, "the order to be handled")
-    assert time.monotonic() - began < 8
     assert shop.effects("ship") == ["after"]
     assert process.poll() is None
