@@ -81,10 +81,12 @@ _VARIANTS = {
     "write=flush": "`session.flush()` in the handler",
     "effects=database": '`effects="database"`',
     "batch=500": "`batch=500`, one bulk insert",
-    "concurrency=1": "`async def` that executes one INSERT",
-    "concurrency=10": "the same, `concurrency=10`",
+    "concurrency=1": "`async def` that adds a row to its session",
+    "concurrency=10": "`async def` that adds a row, `concurrency=10`",
+    "concurrency=1 write=execute": "`async def` that executes one INSERT",
+    "concurrency=10 write=execute": "`async def` that executes one INSERT, `concurrency=10`",
 }
-_AWAITED = ("concurrency=1", "concurrency=10")
+_AWAITED = tuple(option for option in _VARIANTS if option.startswith("concurrency="))
 _VARIANT_GOALS = {"effects=database": 0.35, "batch=500": 0.6}
 _RATE = "events_per_s"
 _LATENCIES = (("lat_p50_ms", "p50, ms"), ("lat_p99_ms", "p99, ms"))

@@ -142,7 +142,7 @@ class Harness:
         self, series: Series, plan: Plan, *, repeats: int, into: Results, emit: Emit = lambda run: None
     ) -> None:
         """Run a series: repeats outermost, so that what disturbs the machine hits all alike."""
-        options = dict(option.split("=", 1) for option in [series.option] if option)
+        options = dict(option.split("=", 1) for option in series.option.split())
         plan = replace(plan, options={**plan.options, **options})
         systems = [each for name in series.peers for each in self.ready if each.peer.name == name]
         for _ in range(series.repeats or repeats):

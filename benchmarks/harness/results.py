@@ -15,7 +15,7 @@ class Series:
     Args:
         peers: The adapters that take turns.
         workloads: What each of them does, by name.
-        option: A setting of our adapter, ``key=value``; "" for the defaults.
+        option: Settings of our adapter, ``key=value`` with blanks between; "" for the defaults.
         repeats: Overrides the number of repeats, for a workload that takes its own median.
     """
 

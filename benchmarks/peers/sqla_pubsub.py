@@ -3,7 +3,7 @@
 ``--opt effects=database`` and ``--opt batch=500`` choose the two declarations that spare savepoints;
 ``--opt write=flush`` lets a handler write its row itself by a flush, instead of leaving it in the session.
 ``--opt concurrency=10`` declares ``async def`` handlers, of which so many run at once, on psycopg or
-``--opt driver=asyncpg``; they execute one INSERT each.
+``--opt driver=asyncpg``; ``--opt write=execute`` lets them execute one INSERT each, instead of adding a row to the session.
 """
 
 from __future__ import annotations
@@ -110,12 +110,19 @@ def _handler(context: Context, listener: int) -> Callable[..., None]:
     async def on_comment_awaited(new: Any) -> None:
         record(new.id)
 
+    async def on_comment_added(new: Any, session: AsyncSession) -> None:
+        session.add(Result(comment_id=new.id, note=note))
+        record(new.id)
+
     async def on_comment_executed(new: Any, session: AsyncSession) -> None:
         await session.execute(insert(Result), {"comment_id": new.id, "note": note})
         record(new.id)
 
+    if context.option("concurrency", 0) and writes:
+        adds = context.workload.handler == "result" and context.option("write", "leave") == "leave"
+        return on_comment_added if adds else on_comment_executed
     if context.option("concurrency", 0):
-        return on_comment_executed if writes else on_comment_awaited
+        return on_comment_awaited
     if context.option("batch", 0):
         return on_comments
     flushes = context.option("write", "leave") == "flush"
