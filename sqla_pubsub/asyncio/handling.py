@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -70,15 +71,15 @@ class Asynchronous:
                 session.end()
 
     async def _call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
-        limit = spec.timeout
         # The task takes a copy of the context, so that nothing that a handler sets is left for the next one.
         call, context = Call(), copy_context()
         call.begin(context)
-        runs = _run(spec, arguments, self.surroundings)
-        task = asyncio.get_running_loop().create_task(runs, context=context)
+        ended = Ended(spec.timeout)
+        task = ended.loop.create_task(_run(spec, arguments, self.surroundings, ended), context=context)
+        task.add_done_callback(ended)
         call.started(task)
         try:
-            await asyncio.wait({task}, timeout=None if limit is None else limit.total_seconds())
+            await ended.wait()
             left = await call.left() if task.done() else call.running()
         except asyncio.CancelledError:
             stopped = Stopped()
@@ -141,7 +142,40 @@ def _failure(
     return None
 
 
-async def _run(spec: ListenerSpec, arguments: dict[str, Any], surroundings: Surroundings) -> None:
+class Ended:
+    """Tells the listener that a handler has ended, or its time is over; to be cancelled does the handler nothing.
+
+    `asyncio.wait` does the same, a turn of the loop later.
+
+    Args:
+        limit: How long it may take.
+    """
+
+    def __init__(self, limit: timedelta | None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._future = self.loop.create_future()
+
+    def __call__(self, _: object = None) -> None:
+        """Say so; the handler's task does, once more when it is done, because one that never began says nothing."""
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        """Return when it has."""
+        if self._limit is None:
+            await self._future
+            return
+        alarm = self.loop.call_later(self._limit.total_seconds(), self)
+        try:
+            await self._future
+        finally:
+            alarm.cancel()
+
+
+async def _run(
+    spec: ListenerSpec, arguments: dict[str, Any], surroundings: Surroundings, ended: Ended
+) -> None:
     try:
         if surroundings.around:
             returned = await surroundings.await_call(spec.handler, arguments)
@@ -157,6 +191,8 @@ async def _run(spec: ListenerSpec, arguments: dict[str, Any], surroundings: Surr
         raise HandlerExit(
             f"the handler of listener {spec.name!r} raised SystemExit({error.code!r})"
         ) from error
+    finally:
+        ended()
 
 
 RUNS_HANDLER = _run.__code__

@@ -28,10 +28,12 @@ _call: ContextVar[Call | None] = ContextVar("sqla_pubsub_call", default=None)
 
 
 class Call:
-    """One call of a handler."""
+    """One call of a handler, in a task of its own."""
 
     def __init__(self) -> None:
-        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self._own: asyncio.Task[Any] | None = None
+        self._more: WeakSet[asyncio.Task[Any]] | None = None
+        """Those that its handler has started; few handlers do."""
         self.forgotten: list[str] = []
         """Names of coroutines that were never awaited."""
 
@@ -40,19 +42,25 @@ class Call:
         context.run(_call.set, self)
 
     def started(self, task: asyncio.Task[Any]) -> None:
-        """Take note of a task."""
-        self._tasks.add(task)
+        """Take note of a task; the first one is the call's own."""
+        if self._own is None or self._own is task:
+            self._own = task
+        elif self._more is None:
+            self._more = WeakSet([task])
+        else:
+            self._more.add(task)
 
     def running(self) -> list[asyncio.Task[Any]]:
         """Return the tasks that go on."""
-        return [task for task in self._tasks if not task.done()]
+        own = [] if self._own is None or self._own.done() else [self._own]
+        return own if self._more is None else [*own, *(task for task in self._more if not task.done())]
 
     async def left(self) -> list[asyncio.Task[Any]]:
         """Return the tasks that go on although the handler has ended, and are not about to end."""
-        running = self.running()
-        if running:
+        if running := self.running():
             await asyncio.wait(running, timeout=PATIENCE)
-        return self.running()
+            running = self.running()
+        return running
 
 
 class _Factory:
