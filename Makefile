@@ -8,13 +8,17 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 PYTEST := $(BIN)/pytest -q -n 3 --maxschedchunk 4
 PUBSUB_TEST_PG ?= all
 
-.PHONY: demo demo-orders test test-all test-matrix bench bench-peers lint clean
+.PHONY: demo demo-orders docs test test-all test-matrix release-check bench bench-peers lint clean
 
 demo: $(STAMP)
 	@$(BIN)/sqla-pubsub demo
 
 demo-orders: $(STAMP)
 	@$(BIN)/python -m examples.orders.demo
+
+docs: $(STAMP)
+	@$(BIN)/python -m sphinx -q -W --keep-going -n -b html -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 # The tests start hundreds of processes, which would compile the library one by one where no bytecode is written.
 test: lint

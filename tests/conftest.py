@@ -27,7 +27,15 @@ AWAITED = {"psycopg_async": "psycopg", "asyncpg": "asyncpg"}
 """Drivers of a loop, by their names among PUBSUB_TEST_DRIVERS."""
 AWAITED_WRITTEN_BY: Driver = "psycopg"
 _LOGGED = pytest.StashKey[int]()
-_LONGEST = {"test_history.py", "test_random_history.py", "test_readme.py", "test_health.py", "faults", "cli"}
+_LONGEST = {
+    "test_history.py",
+    "test_random_history.py",
+    "test_readme.py",
+    "test_docs.py",
+    "test_health.py",
+    "faults",
+    "cli",
+}
 """Files and folders whose tests take longest: begun first, none is still running when the others are done."""
 _LOG_LIMIT = 200_000
 """Characters."""

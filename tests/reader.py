@@ -6,6 +6,8 @@ import importlib
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -13,17 +15,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from sqlalchemy import Engine, create_engine, make_url
+from click.testing import CliRunner
+from sqlalchemy import Engine, create_engine, make_url, text
 
+from sqla_pubsub.cli import cli
 from sqla_pubsub.settings import LISTENERS_OPTION, load_settings, module_names
 from tests.forked import run_python
 from tests.lengths import FULL_LENGTH
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "postgresql+psycopg2://myapp@localhost/myapp"
 AWAITED_URL = "postgresql+psycopg://localhost/myapp"
 """The database of the documents; it stands for the test's own."""
-PROGRAMS = {"alembic": "alembic", "sqla-pubsub": "sqla_pubsub", "pytest": "pytest"}
+PROGRAMS = {
+    "alembic": "alembic",
+    "flask": "flask",
+    "litestar": "litestar",
+    "pytest": "pytest",
+    "sqla-pubsub": "sqla_pubsub",
+}
+PROJECT = ROOT / "docs/_project"
+OF_THE_SHELL = ("cd", ".", "python3")
+"""What prepares a reader's terminal; the one of the tests is prepared."""
+FOR_OTHERS = ("systemd", "docker", "yaml")
+"""Languages of blocks that tests of their own read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +70,10 @@ class Block:
 
 def blocks(document: Path) -> Iterator[Block]:
     source = document.read_text(encoding="utf-8")
-    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", source, re.MULTILINE | re.DOTALL):
+    for found in re.finditer(r"^```([\w{}-]*)\n(.*?)^```$", source, re.MULTILINE | re.DOTALL):
+        # A directive, which the site carries out.
+        if found[1].startswith("{"):
+            continue
         yield Block(document, source[: found.start()].count("\n") + 1, found[1], found[2])
 
 
@@ -65,21 +84,34 @@ class Reader:
         folder: An empty folder.
         url: The database.
         smtp: Host and port of a mail server.
+        interpreter: The Python of another environment, in which everything is run.
     """
 
-    def __init__(self, folder: Path, url: str, smtp: str) -> None:
+    def __init__(self, folder: Path, url: str, smtp: str, interpreter: Path | None = None) -> None:
         self.folder = folder
+        self.interpreter = interpreter
         self.url = url
         self.namespace = ModuleType("readme_blocks")
         self.listening: list[subprocess.Popen[bytes]] = []
         self.apart = False
         """Whether blocks are programs of their own; else they are one program, from the first to the last."""
+        self.output = ""
+        """What the last command printed."""
         self.environment = os.environ | {"SMTP": smtp, "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment.pop("SQLA_PUBSUB_URL", None)
 
     def begin(self) -> None:
         """Make the migrations folder, and say in its settings where the database is."""
         self.run("alembic init migrations")
+        self._set_url()
+
+    def begin_with_project(self) -> None:
+        """Take over the project of the guides, migrated."""
+        shutil.copytree(PROJECT, self.folder, dirs_exist_ok=True)
+        self._set_url()
+        self.run("alembic upgrade head")
+
+    def _set_url(self) -> None:
         ini = self.folder / "alembic.ini"
         setting = "sqlalchemy.url = " + self.url.replace("%", "%%")
         ini.write_text(re.sub(r"sqlalchemy\.url = .*", lambda _: setting, ini.read_text()))
@@ -91,6 +123,9 @@ class Reader:
             "ini": self.ini,
             "console": self.console,
             "sql": self.sql,
+            "text": self.text,
+            "sh": self.sh,
+            **dict.fromkeys(FOR_OTHERS, self.leave),
         }
         assert block.language in actions, f"{block}: nobody knows how to run a block of {block.language!r}"
         actions[block.language](block)
@@ -108,9 +143,12 @@ class Reader:
             stock = path.read_text()
             assert stock.count("target_metadata = None\n") == 1
             source = stock.replace("target_metadata = None\n", source)
-        path.parent.mkdir(exist_ok=True)
+        if path.exists():
+            self.stop()
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(source, encoding="utf-8")
-        if path.parent.name == "myapp":
+        compile(source, str(path), "exec")
+        if path.parent.name == "myapp" and not self.apart:
             importlib.invalidate_caches()
             if path.stem == "models":
                 # Models declared anew belong to a new metadata.
@@ -133,10 +171,10 @@ class Reader:
 
     def _python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the interpreter; at full length in a process that has imported nothing yet, SQLAlchemy neither."""
-        if not FULL_LENGTH:
+        if not FULL_LENGTH and self.interpreter is None:
             return run_python(arguments, folder=self.folder, environment=self.environment, seconds=120)
         return subprocess.run(
-            [sys.executable, *arguments],
+            [self.interpreter or sys.executable, *arguments],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -153,8 +191,8 @@ class Reader:
     def toml(self, block: Block) -> None:
         tomllib.loads(block.source)
         assert block.file is not None
-        (self.folder / block.file).write_text(block.source, encoding="utf-8")
-        assert load_settings(self.folder).listeners == ("myapp.listeners",)
+        (self.folder / block.file).write_text(self.placed(block.source), encoding="utf-8")
+        assert load_settings(self.folder).listeners[0] == "myapp.listeners"
 
     def ini(self, block: Block) -> None:
         parser = configparser.ConfigParser()
@@ -166,32 +204,74 @@ class Reader:
             program, *arguments = shlex.split(command)
             if program == "make":
                 assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text(), f"{block}: no such target"
+            elif program in OF_THE_SHELL:
+                continue
+            elif program == "mkdir":
+                (self.folder / arguments[0]).mkdir()
             elif program == "pip":
                 self.installable(block, arguments)
             elif program == "sqla-pubsub" and arguments[0] == "listen" and "--drain" not in arguments:
                 self.listen(arguments)
-            elif arguments[0] == "init":
+            elif program == "alembic" and arguments[0] == "init":
                 self.begin()
             else:
                 self.run(command)
 
+    def text(self, block: Block) -> None:
+        """Find what the document shows in what was printed, by `listen` if that runs."""
+        if self.listening:
+            wait_until(lambda: block.source in self._log(), 30, f"{block}: what listen prints")
+            engine = create_engine(self.url)
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                waiting = text("SELECT count(*) FROM pubsub_outbox")
+                wait_until(lambda: connection.scalar(waiting) == 0, 30, "an empty outbox")
+            engine.dispose()
+        else:
+            assert block.source in self.output + "\n", f"{block}: it printed {self.output!r}"
+
+    def sh(self, block: Block) -> None:
+        """Lines for the start file of a shell: each asks the command line for a script that completes words."""
+        for line in block.source.splitlines():
+            found = re.search(r"_SQLA_PUBSUB_COMPLETE=(\w+) sqla-pubsub", line)
+            assert found, f"{block}: {line}"
+            asked = {"_SQLA_PUBSUB_COMPLETE": found[1]}
+            printed = CliRunner().invoke(cli, prog_name="sqla-pubsub", env=asked).output
+            assert found[1].replace("source", "complete") in printed, block
+
+    def leave(self, block: Block) -> None:
+        """A test of its own reads it."""
+
+    def _log(self) -> str:
+        return (self.folder / "listen.log").read_text(encoding="utf-8")
+
     def installable(self, block: Block, arguments: list[str]) -> None:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        if arguments[1:] == ["pytest"]:
+            return
         extras = re.search(r"(?:\.|/sqla-pubsub)\[([\w,]+)\]", " ".join(arguments))
         assert extras, f"{block}: not an installation from the source tree"
         assert set(extras[1].split(",")) <= set(project["optional-dependencies"]), block
 
     def run(self, command: str) -> None:
         program, *arguments = shlex.split(command.removeprefix("python -m "))
-        done = self._python("-m", PROGRAMS[program], *arguments)
-        assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
+        of_module = [] if program == "python" else ["-m", PROGRAMS[program]]
+        done = self._python(*of_module, *arguments)
+        self.output = done.stdout + done.stderr
+        assert done.returncode == 0, f"{command}:\n{self.output}"
 
     def listen(self, arguments: list[str]) -> None:
         with (self.folder / "listen.log").open("wb") as log:
-            command = [sys.executable, "-m", "sqla_pubsub", *arguments]
+            command = [self.interpreter or sys.executable, "-m", "sqla_pubsub", *arguments]
             self.listening.append(
                 subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
             )
+
+    def stop(self) -> None:
+        """End `listen` as Ctrl-C does."""
+        while self.listening:
+            process = self.listening.pop()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0, self._log()
 
     def close(self) -> None:
         for process in self.listening:
