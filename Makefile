@@ -36,6 +36,10 @@ test-all: lint
 test-matrix: $(STAMP)
 	@$(BIN)/python -m tests.matrix $(MATRIX)
 
+# Asks the package index for what is built with and depended on; uploads nothing.
+release-check: $(STAMP)
+	@$(BIN)/python -m tests.release
+
 # BENCH="--full" measures at full length, BENCH="--beside COMMIT" beside the library of another commit.
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.run $(BENCH)

@@ -7,7 +7,12 @@ entry points are not seen, such as in a frozen application, call `register` in `
 from __future__ import annotations
 
 # Alembic loads its plugins while it is being imported; begun here, that is over before anything below runs.
-from alembic.runtime.plugins import Plugin
+try:
+    from alembic.runtime.plugins import Plugin
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"alembic_ext needs Alembic 1.18 or newer, and {error.name!r} is not found. Run: pip install 'alembic>=1.18'"
+    ) from error
 
 from alembic_ext import plugin
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sqla_pubsub.deliver.config import ListenerConfig
     from sqla_pubsub.deliver.listener import Listener
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ConfigurationError",

@@ -2,18 +2,18 @@
 
 ``tests/alembic_ext/releases`` holds, for each release, all that it installed for `MODELS`, as
 ``alembic upgrade --sql`` printed it. Released files never change. Before a release,
-``python -m tests.alembic_ext.test_releases`` writes the file of the version in ``pyproject.toml``.
+``python -m tests.alembic_ext.test_releases`` writes the file of the version in ``sqla_pubsub/__init__.py``.
 """
 
 import re
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from sqla_pubsub import __version__
 from sqla_pubsub.testing import temporary_postgresql
 from tests.alembic_ext import project as projects
 from tests.alembic_ext.project import Project
@@ -77,17 +77,10 @@ OF_COMMENTS = ["('', 'é %')", "('é %', 'é %')", "Delete", "Insert", "Truncate
 PUBLISHED = sorted([*OF_COMMENTS, "Insert", "Message"])
 
 UPGRADES: dict[str, list[str]] = {
-    "0.1.0": [*["replace_pubsub_function"] * 5, "create_pubsub_publish_function"]
+    "0.1.0": [*["replace_pubsub_function"] * 5, "create_pubsub_publish_function"],
+    "0.2.0": [],
 }
 """What autogenerate writes in a project that upgrades from a release to this one."""
-
-
-def version() -> str:
-    return str(
-        tomllib.loads((FOLDER.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-            "version"
-        ]
-    )
 
 
 @pytest.fixture
@@ -117,7 +110,7 @@ def test_what_a_release_installed_is_upgraded_and_what_it_wrote_is_handled(
 
 def test_every_release_is_kept() -> None:
     assert {path.stem for path in FOLDER.glob("*.sql")} == set(UPGRADES)
-    assert version() in UPGRADES
+    assert __version__ in UPGRADES
 
 
 NEWER = r"""
@@ -166,7 +159,7 @@ def write_release() -> None:
     statements = re.split(r"(?<=;)\n\n", script)
     kept = [s for s in statements if "alembic_version" not in s and not re.match(r"BEGIN|COMMIT", s.strip())]
     text_ = re.sub(r"-- Running upgrade .*\n\n", "", "\n\n".join(kept))
-    (FOLDER / f"{version()}.sql").write_text(text_.strip() + "\n", encoding="utf-8")
+    (FOLDER / f"{__version__}.sql").write_text(text_.strip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
