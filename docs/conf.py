@@ -28,22 +28,26 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx_click",
+    "own_parameters",
     "source_files",
 ]
 exclude_patterns = ["_project", "_build"]
 nitpicky = True
+# In docstrings, single backticks name what is linked, if it has a place here.
+default_role = "py:obj"
 # What is said of internals, and private names of typing: documented nowhere.
 nitpick_ignore_regex = [
+    ("py:obj", ".*"),
     ("py:.*", r"sqla_pubsub\.(deliver|declare|registry|message|contract|process)\..*"),
-    ("py:.*", r"(.*\.)?_?[A-Z]|.*\._Loader|.*\.Rng|typing\.Literal.*"),
+    ("py:.*", r"(.*\.)?_?[A-Z]|.*\.(_Loader|Rng|LoaderOption)|typing\.Literal.*"),
 ]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"show-inheritance": True}
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90

@@ -13,6 +13,8 @@ NO_CONTEXT: Mapping[str, Any] = MappingProxyType({})
 class CurrentEvent(NamedTuple):
     """What a handler is called for.
 
+    .. versionadded:: 0.2.0
+
     Attributes:
         listener: Durable name of the listener.
         id: Identity of the delivery, as `Event.id`; of a batch, that of its first event.

@@ -29,6 +29,8 @@ class ConfigurationError(PubSubError):
 class NotSettled(ConfigurationError):
     """The outbox does not take what a listener writes to it, though the server reports no error.
 
+    .. versionadded:: 0.2.0
+
     Args:
         message: What could not be written.
         entries: Ids of the entries.
@@ -40,7 +42,10 @@ class NotSettled(ConfigurationError):
 
 
 class OutboxMissing(ConfigurationError):
-    """The outbox tables are not in this database: not installed, or away while they are restored."""
+    """The outbox tables are not in this database: not installed, or away while they are restored.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class DeliveryError(PubSubError):
@@ -52,11 +57,17 @@ class UnreadableEntry(DeliveryError):
 
 
 class UnreadablePayload(UnreadableEntry):
-    """Values of a payload cannot become Python's. Many are decoded together, so it does not say of which entry."""
+    """Values of a payload cannot become Python's. Many are decoded together, so it does not say of which entry.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class LoadFailed(UnreadablePayload):
-    """What ``load=`` asks for cannot be read for a group; each of its events is tried by itself then."""
+    """What ``load=`` asks for cannot be read for a group; each of its events is tried by itself then.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class SessionOwnershipError(DeliveryError):
@@ -64,15 +75,24 @@ class SessionOwnershipError(DeliveryError):
 
 
 class HandlerNotRun(DeliveryError):
-    """A handler returned something that had to be run first, such as a coroutine, so nothing was done."""
+    """A handler returned something that had to be run first, such as a coroutine, so nothing was done.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class TransactionEnded(SessionOwnershipError):
-    """A handler ended the transaction below SQLAlchemy: what it did may be committed, and is not tried again."""
+    """A handler ended the transaction below SQLAlchemy: what it did may be committed, and is not tried again.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class TaskLeft(DeliveryError):
-    """An ``async def`` handler returned while a task that it had started went on."""
+    """An ``async def`` handler returned while a task that it had started went on.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class HandlerTimeout(DeliveryError):
@@ -80,15 +100,24 @@ class HandlerTimeout(DeliveryError):
 
 
 class HandlerCancelled(DeliveryError):
-    """An ``async def`` handler ended by a cancellation that did not come from the listener."""
+    """An ``async def`` handler ended by a cancellation that did not come from the listener.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class HandlerExit(DeliveryError):
-    """An ``async def`` handler asked for the end of the process, which is not its to end."""
+    """An ``async def`` handler asked for the end of the process, which is not its to end.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class LazyLoad(DeliveryError):
-    """An ``async def`` handler touched what is not loaded, where nothing can be awaited."""
+    """An ``async def`` handler touched what is not loaded, where nothing can be awaited.
+
+    .. versionadded:: 0.2.0
+    """
 
 
 class RetryLater(PubSubError):

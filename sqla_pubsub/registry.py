@@ -36,7 +36,7 @@ class Publish:
         capture: ``"statement"`` (the default) or ``"row"``; partitioned tables always use ``"row"``,
             so that a write sent straight to a partition publishes too.
         always: Whether writes publish under ``session_replication_role = replica`` too: those of a
-            subscriber of logical replication, and of restores and bulk loads that set it.
+            subscriber of logical replication, and of restores and bulk loads that set it. New in 0.2.0.
 
     Raises:
         ConfigurationError: Both ``columns`` and ``exclude`` are given, one of them is no list, ``capture`` is

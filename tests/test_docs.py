@@ -1,5 +1,6 @@
 """The site is built without a warning, holds all that it links to, and loads nothing from elsewhere."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from urllib.parse import unquote
 
 import pytest
 
+from sqla_pubsub import Listener, Publish, errors
 from sqla_pubsub import __all__ as public
-from sqla_pubsub import errors
+from sqla_pubsub.asyncio import AsyncListener
 from tests.reader import ROOT
 
 DOCS = ROOT / "docs"
@@ -81,7 +83,16 @@ def test_every_page_of_the_site_is_in_its_contents() -> None:
 @pytest.mark.parametrize("name", public)
 def test_every_public_name_is_in_the_api_reference_or_among_the_errors(name: str) -> None:
     reference = (DOCS / "reference/api.md").read_text(encoding="utf-8")
-    assert hasattr(errors, name) or re.search(rf"^\.\. auto\w+:: {name}$", reference, re.MULTILINE)
+    assert hasattr(errors, name) or re.search(rf"^\.\. auto\w+:: {name}(\(.*\))?$", reference, re.MULTILINE)
+
+
+@pytest.mark.parametrize("of", [Publish, Listener, AsyncListener])
+def test_a_signature_that_the_reference_shortens_has_parameters_that_are_there(of: type) -> None:
+    reference = (DOCS / "reference/api.md").read_text(encoding="utf-8")
+    shown = re.search(rf"^\.\. autoclass:: (?:[\w.]+\.)?{of.__name__}\((.*)\)$", reference, re.MULTILINE)
+    assert shown is not None
+    names = re.findall(r"(\w+)(?:=|,|$)", re.sub(r"=[^,]*", "=", shown[1]))
+    assert set(names) <= set(inspect.signature(of).parameters)
 
 
 def test_every_error_is_in_the_table_of_errors() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import tomllib
 from pathlib import Path
 
@@ -84,8 +83,3 @@ def test_the_changelog_has_a_section_for_the_version() -> None:
 
 def test_the_metadata_name_no_address_that_is_nobodys() -> None:
     assert "urls" not in PROJECT["project"]
-
-
-def test_this_python_is_one_that_is_declared() -> None:
-    named = f"Programming Language :: Python :: {sys.version_info.major}.{sys.version_info.minor}"
-    assert named in PROJECT["project"]["classifiers"]

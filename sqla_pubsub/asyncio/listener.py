@@ -39,6 +39,8 @@ T = TypeVar("T")
 class AsyncListener:
     """Handles the events of a metadata's ``async def`` listeners, on the running event loop.
 
+    .. versionadded:: 0.2.0
+
     Args:
         engine: An AsyncEngine of a PostgreSQL database; it belongs to this loop.
         metadata: The metadata whose listeners are to run. Import their modules first.

@@ -47,8 +47,8 @@ class Options(TypedDict, total=False):
         effects: ``"database"`` promises that the handler only works through ``session``; its events
             then need no savepoint of their own.
         load: Relationships, or loader options of them, that come loaded with the rows of events: read once
-            for all events of a group. One alone needs no list.
-        concurrency: How many events of an ``async def`` listener a process has in hand at most.
+            for all events of a group. One alone needs no list. New in 0.2.0.
+        concurrency: How many events of an ``async def`` listener a process has in hand at most. New in 0.2.0.
         previous_names: Names this listener had before; their waiting entries are adopted. A string
             alone is one name.
     """

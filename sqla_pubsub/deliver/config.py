@@ -40,9 +40,9 @@ class ListenerConfig:
         synchronous_commit: False lets the acknowledging transaction return before it is on disk. After
             a server crash its work and its acknowledgement are lost together, and done again.
         unknown_grace: Time for which entries that this worker does not know are left alone, for a newer one, until
-            they become dead letters (1 day).
+            they become dead letters (1 day). New in 0.2.0.
         max_depth: How many handlers may have written one after the other what caused an event; the next one is a
-            dead letter. None sets no limit, and the log warns from 10 on (None).
+            dead letter. None sets no limit, and the log warns from 10 on (None). New in 0.2.0.
         direct_url: URL past a connection pooler, for notifications and ``transactional=False``.
 
     Raises:
