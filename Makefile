@@ -2,6 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The pages need less than the tests: a small environment does where the large one is not there.
+PAGES := $(if $(wildcard $(STAMP)),$(STAMP),build/venv/.installed)
 PYTHONS := python3.13 python3.12 python3.11 python3
 # Few at a time, because the longest tests come first: in one piece they would all be one process's.
 # More than there are processors: many tests wait, for a server to start or for a time that is their subject.
@@ -16,8 +18,8 @@ demo: $(STAMP)
 demo-orders: $(STAMP)
 	@$(BIN)/python -m examples.orders.demo
 
-docs: $(STAMP)
-	@$(BIN)/python -m sphinx -q -W --keep-going -n -b html -d build/doctrees docs build/docs
+docs: $(PAGES)
+	@$(<D)/bin/python -m sphinx -q -W --keep-going -n -b html -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
 # The tests start hundreds of processes, which would compile the library one by one where no bytecode is written.
@@ -58,13 +60,15 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A version manager's shim may be on the PATH and still refuse to run, so each candidate is tried.
-$(STAMP): pyproject.toml
+$(STAMP): EXTRAS := dev
+build/venv/.installed: EXTRAS := docs,asyncio
+$(STAMP) build/venv/.installed: pyproject.toml
 	@for candidate in $(PYTHONS); do \
 	    if $$candidate -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	    then python=$$candidate; break; fi; \
 	done; \
 	test -n "$$python" || { echo "No Python >= 3.11 with venv found among: $(PYTHONS)" >&2; exit 1; }; \
-	echo "Installing into $(VENV) with $$($$python --version) ..." >&2; \
-	$$python -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	echo "Installing into $(@D) with $$($$python --version) ..." >&2; \
+	$$python -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
