@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 from email.message import Message
 from email.parser import Parser
@@ -25,7 +26,8 @@ from sqla_pubsub.testing import temporary_postgresql
 from tests.reader import ROOT, Reader, blocks
 from tests.waiting import wait_until
 
-PACKAGES = {"sqla_pubsub", "alembic_ext"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGES = set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
 """All that an installation adds to what can be imported."""
 BARE_COMMANDS = {
     ("--version",): (0, f"sqla-pubsub, version {__version__}"),
