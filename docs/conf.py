@@ -1,7 +1,8 @@
 """How the documentation is built: ``make docs``.
 
 Nothing is fetched: what the pages refer to in other projects stands in ``docs/_inventories``, one excerpt for each, so
-that the build is the same without a network. No page loads anything from another host.
+that the build is the same without a network; a name that is missing there is a warning. No page loads anything from
+another host.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"sqla-pubsub {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}

@@ -73,6 +73,18 @@ def test_the_site_is_built_without_a_warning_and_without_a_dead_link(tmp_path: P
     assert "dead retry" in re.sub(r"<[^>]+>", "", commands)
 
 
+def test_what_a_page_lacks_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#there">x</a><a href="b.html#gone">x</a><a href="c.html">x</a>'
+    )
+    (tmp_path / "b.html").write_text('<h1 id="there">x</h1><script src="https://cdn.example/x.js"></script>')
+    assert sorted(_dead(tmp_path)) == [
+        "a.html links to b.html#gone, an anchor that is not there",
+        "a.html links to c.html",
+        "b.html loads https://cdn.example/x.js",
+    ]
+
+
 def test_every_page_of_the_site_is_in_its_contents() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     listed = re.findall(r"^[\w/*-]+$", index, re.MULTILINE)
