@@ -9,36 +9,69 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sqla_pubsub.testing.draining import (
-        Drained,
-        EndlessLoop,
-        deliver_twice,
-        drain,
-        fail_commit,
-        in_any_order,
-    )
+    from sqla_pubsub.testing.draining import deliver_twice, drain, fail_commit, in_any_order
+    from sqla_pubsub.testing.inlining import Inlined, inline
+    from sqla_pubsub.testing.making import make_event
+    from sqla_pubsub.testing.one_drain import Drained, EndlessLoop
     from sqla_pubsub.testing.postgresql import temporary_postgresql
+    from sqla_pubsub.testing.publications import (
+        assert_not_published,
+        assert_published,
+        assert_published_once,
+        published,
+    )
+    from sqla_pubsub.testing.spying import spy
+    from sqla_pubsub.testing.waiting import WaitingRetry, advance, retries
 
 __all__ = [
     "Drained",
     "EndlessLoop",
+    "Inlined",
+    "WaitingRetry",
+    "advance",
+    "assert_not_published",
+    "assert_published",
+    "assert_published_once",
     "deliver_twice",
     "drain",
     "fail_commit",
     "in_any_order",
+    "inline",
+    "make_event",
+    "published",
+    "retries",
+    "spy",
     "temporary_postgresql",
 ]
 
-_DRAINING = "sqla_pubsub.testing.draining"
-_LATER = {
-    "Drained": _DRAINING,
-    "EndlessLoop": _DRAINING,
-    "deliver_twice": _DRAINING,
-    "drain": _DRAINING,
-    "fail_commit": _DRAINING,
-    "in_any_order": _DRAINING,
-    "temporary_postgresql": "sqla_pubsub.testing.postgresql",
+_IN = {
+    "one_drain": ("Drained", "EndlessLoop"),
+    "draining": (
+        "deliver_twice",
+        "drain",
+        "fail_commit",
+        "in_any_order",
+    ),
+    "inlining": (
+        "Inlined",
+        "inline",
+    ),
+    "making": ("make_event",),
+    "postgresql": ("temporary_postgresql",),
+    "publications": (
+        "assert_not_published",
+        "assert_published",
+        "assert_published_once",
+        "published",
+    ),
+    "spying": ("spy",),
+    "waiting": (
+        "WaitingRetry",
+        "advance",
+        "retries",
+    ),
 }
+_LATER = {name: f"{__name__}.{module}" for module, names in _IN.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -183,7 +183,7 @@ def test_batches_retries_messages_and_outside_handlers_are_as_elsewhere(
         async with awaited_session(engine, loop_driver) as session:
             session.add_all([notes.Note(content=content) for content in "abc"])
             drained = await drain(session, raises=False, metadata=notes.metadata)
-            assert drained == Drained(acknowledged=4, retried=3, dead=3)
+            assert drained == Drained(acknowledged=6, retried=3, dead=3)
             assert (await session.scalars(select(notes.Effect.what))).all() == ["a", "b", "c"]
             # Nobody listens to messages; the batch was one.
             assert sizes == [3]

@@ -99,11 +99,12 @@ class Isolated:
 
     def crash(self, store: Store, entry_id: int) -> None:
         """Call the handler, and undo its work as a process that dies before the commit does."""
+        if self._lent is not None:
+            self._lent.crash(store, entry_id)
+            return
         store.begin(savepoints=self._events.savepoints)
         entry = store.claims.one(self._spec, entry_id)
-        if entry is not None and self._lent is not None:
-            self._lent.call(store, entry)
-        elif entry is not None:
+        if entry is not None:
             self._handle(store, entry)
         store.abandon()
 

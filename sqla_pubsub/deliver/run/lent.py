@@ -61,19 +61,23 @@ class Lent:
 
     def one(self, store: Store, entry_id: int, taken: Callable[[], None]) -> Result:
         """Work this entry, if it is to be handled now."""
-        with store.begin():
-            entry = store.claims.one(self._events.spec, entry_id)
+        entry = self._claimed(store, entry_id)
         if entry is None:
             return Result()
         taken()
         outcome = self._work(store, entry)
         return Result(isolate=(entry_id,)) if isinstance(outcome, Again) else Result(outcomes=(outcome,))
 
-    def call(self, store: Store, entry: Entry) -> None:
+    def crash(self, store: Store, entry_id: int) -> None:
         """Call the handler, and write down nothing of what became of it."""
-        read = decode_outside(store, self._events, entry)
+        entry = self._claimed(store, entry_id)
+        read = None if entry is None else decode_outside(store, self._events, entry)
         if isinstance(read, tuple):
             self._call(store, *read)
+
+    def _claimed(self, store: Store, entry_id: int) -> Entry | None:
+        with store.begin():
+            return store.claims.one(self._events.spec, entry_id)
 
     def _work(self, store: Store, entry: Entry) -> Outcome | Again:
         read = decode_outside(store, self._events, entry)
