@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alembic_ext.testing import assert_migrated
     from sqla_pubsub.testing.draining import deliver_twice, drain, fail_commit, in_any_order
     from sqla_pubsub.testing.inlining import Inlined, inline
     from sqla_pubsub.testing.making import make_event
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         assert_published_once,
         published,
     )
+    from sqla_pubsub.testing.settled import assert_settled
     from sqla_pubsub.testing.spying import spy
     from sqla_pubsub.testing.waiting import WaitingRetry, advance, retries
 
@@ -29,9 +31,11 @@ __all__ = [
     "Inlined",
     "WaitingRetry",
     "advance",
+    "assert_migrated",
     "assert_not_published",
     "assert_published",
     "assert_published_once",
+    "assert_settled",
     "deliver_twice",
     "drain",
     "fail_commit",
@@ -64,6 +68,7 @@ _IN = {
         "assert_published_once",
         "published",
     ),
+    "settled": ("assert_settled",),
     "spying": ("spy",),
     "waiting": (
         "WaitingRetry",
@@ -72,6 +77,8 @@ _IN = {
     ),
 }
 _LATER = {name: f"{__name__}.{module}" for module, names in _IN.items() for name in names}
+# The library works without Alembic.
+_LATER["assert_migrated"] = "alembic_ext.testing"
 
 
 def __getattr__(name: str) -> Any:
