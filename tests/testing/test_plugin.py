@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from pytest_sqla_pubsub.databases import Databases
 from tests.servers import Driver, Server
 from tests.testing.suite import (
     AWAITED_CONFTEST,
@@ -192,10 +193,29 @@ def test_that_fails_by_itself(session):
     assert left(server) == set()
 
 
-def test_workers_of_xdist_do_not_meet(suite: Suite, server: Server) -> None:
-    suite.write("conftest.py", SHARED_SERVER + CONFTEST)
-    suite.write("test_comments.py", "import pytest\n" + TEST.format(number=8))
-    assert "8 passed" in (said := suite.run("-n", "2")), said
+def test_workers_of_xdist_do_not_meet_on_one_server(
+    server: Server, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = []
+    for worker in ("gw0", "gw1"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        workers.append(Databases(server.url("postgres", driver), lambda _: None))
+    urls = [each.clone() for each in workers for _ in range(2)]
+    assert len(set(urls)) == 4
+    assert len(left(server)) == 6
+    workers[0].drop(urls[0])
+    assert len(left(server)) == 5
+    for each in workers:
+        each.close()
+    assert left(server) == set()
+
+
+def test_a_migration_that_fails_leaves_no_database(server: Server, driver: Driver) -> None:
+    def fail(_: str) -> None:
+        raise ValueError("no such revision")
+
+    with pytest.raises(ValueError, match="no such revision"):
+        Databases(server.url("postgres", driver), fail)
     assert left(server) == set()
 
 
@@ -257,4 +277,4 @@ def test_of_a_project_that_does_not_use_it(request):
     assert not [name for name in request.fixturenames if name.startswith("pubsub_")]
 """,
     )
-    assert "1 passed" in (said := suite.run_anew()), said
+    assert "1 passed" in (said := suite.run_anew("-p", "no:pytest_alembic")), said
