@@ -56,7 +56,7 @@ def pubsub_migrate(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """
     from pytest_sqla_pubsub.databases import migration  # noqa: PLC0415
 
-    return migration(pytestconfig.rootpath)
+    return migration([pytestconfig.rootpath, pytestconfig.invocation_params.dir])
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -73,12 +73,13 @@ class Databases:
         return url.replace("%2F", "/")
 
 
-def migration(root: Path) -> Callable[[str], None]:
-    """Return what makes the tables: the migrations of the project in *root*, or what is declared without one."""
-    if (root / ALEMBIC).is_file():
-        from alembic_ext.testing import upgrade  # noqa: PLC0415 - Alembic is an extra.
+def migration(folders: Iterable[Path]) -> Callable[[str], None]:
+    """Return what makes the tables: the migrations of the project in one of *folders*, else what is declared."""
+    for ini in (folder / ALEMBIC for folder in folders):
+        if ini.is_file():
+            from alembic_ext.testing import upgrade  # noqa: PLC0415 - Alembic is an extra.
 
-        return lambda url: upgrade(url, root / ALEMBIC)
+            return lambda url, ini=ini: upgrade(url, ini)  # type: ignore[misc]
     return _create_all
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -105,9 +106,14 @@ def _narrowed(
             yield f"Listener {spec.name!r} wants an {operation} only where one of {', '.join(subscription.of)} changes."
         condition = compile_condition(subscription.when, topic.mapper, subscription.operation, spec.name)
         if condition is not None:
-            yield f"Listener {spec.name!r} wants an {operation} only when {condition}{_tried(connection, new, condition)}."
+            yield f"Listener {spec.name!r} wants an {operation} only when {_readable(condition)}{_tried(connection, new, condition)}."
     if any(subscription.operation == "UPDATE" for _, subscription in wanting):
         yield "An update that leaves all values as they were publishes nothing."
+
+
+def _readable(condition: str) -> str:
+    """Return a condition as its author thinks of it: a trigger names everything with its schema."""
+    return re.sub(r"OPERATOR\(pg_catalog\.(\S+)\)", r"\1", condition).replace("pg_catalog.", "")
 
 
 def _tried(connection: Connection, new: FromClause, condition: str) -> str:
