@@ -106,7 +106,8 @@ def _narrowed(
             yield f"Listener {spec.name!r} wants an {operation} only where one of {', '.join(subscription.of)} changes."
         condition = compile_condition(subscription.when, topic.mapper, subscription.operation, spec.name)
         if condition is not None:
-            yield f"Listener {spec.name!r} wants an {operation} only when {_readable(condition)}{_tried(connection, new, condition)}."
+            only = f"{_readable(condition)}{_tried(connection, new, condition)}"
+            yield f"Listener {spec.name!r} wants an {operation} only when {only}."
     if any(subscription.operation == "UPDATE" for _, subscription in wanting):
         yield "An update that leaves all values as they were publishes nothing."
 
