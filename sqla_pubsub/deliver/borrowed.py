@@ -6,6 +6,7 @@ transaction of one's own is needed for: waiting, notifications, reconnecting, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +17,7 @@ from sqlalchemy.orm import configure_mappers
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.assembly import lane_of
+from sqla_pubsub.deliver.claim.claims import Known
 from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.happenings import Happening, Settled
@@ -72,6 +74,7 @@ class BorrowedListener:
         connection: In a transaction, which goes on.
         registry: What is declared.
         place: Where its outbox is on that connection.
+        known: Statements of this place, kept for the next one.
         specs: The listeners whose events are handled.
         colour_of: How the handler of each is called.
         report: Is written by it.
@@ -86,6 +89,7 @@ class BorrowedListener:
         connection: Connection,
         registry: Registry,
         place: Place,
+        known: Known,
         specs: Iterable[ListenerSpec],
         *,
         colour_of: Callable[[ListenerSpec], Colour],
@@ -98,6 +102,7 @@ class BorrowedListener:
         self._connection = connection
         self._registry = registry
         self._place = place
+        self._known = known
         self._specs = {spec.name: spec for spec in specs}
         self._colour_of = colour_of
         self._report = report
@@ -133,8 +138,8 @@ class BorrowedListener:
             if choose is not None:
                 self._one_by_one(due, choose)
             else:
-                for name in dict.fromkeys(name for _, name in due):
-                    self._turns_of(name)
+                for name, number in Counter(name for _, name in due).items():
+                    self._turns_of(name, number)
             if len(self._report.outcomes) == settled:
                 break
 
@@ -163,10 +168,11 @@ class BorrowedListener:
             waiting.remove(chosen)
             self.deliver(*chosen, crash=False)
 
-    def _turns_of(self, name: str) -> None:
-        lane = self._lane(name)
+    def _turns_of(self, name: str, number: int) -> None:
+        """Let a lane work until so many are settled: whether there are more by then, is asked for all together."""
+        lane, until = self._lane(name), len(self._report.outcomes) + number
         lane.rewind(due=True)
-        while not self._stopping() and self._step(lane):
+        while not self._stopping() and self._step(lane) and len(self._report.outcomes) < until:
             pass
 
     def _step(self, lane: Lane) -> bool:
@@ -188,8 +194,9 @@ class BorrowedListener:
     def _store(self) -> Store:
         if self._borrowed is None:
             work = BorrowedConnection(
-                self._connection, self._registry.outbox, self._place, self._instrument, self._before_commit
-            )
+                self._connection, self._registry.outbox, self._place, self._instrument, self._known,
+                self._before_commit,
+            )  # fmt: skip
             self._borrowed = work, Store(work, self._instrument, Surroundings())
         return self._borrowed[1]
 

@@ -114,7 +114,7 @@ class OneDrain:
     def _listener(self) -> Iterator[BorrowedListener]:
         colours = Colours(self._connection)
         listener = BorrowedListener(
-            self._connection, self._declared.registry, self._declared.place, self._specs,
+            self._connection, self._declared.registry, self._declared.place, self._declared.known, self._specs,
             colour_of=colours.of, report=self._report, stopping=self._is_over,
             before_commit=self._before_commit, before_round=self._remember, max_depth=self._max_depth,
         )  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.exc import InvalidRequestError
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqla_pubsub.caller import transaction_of
 from sqla_pubsub.contract.quoting import qualified
 from sqla_pubsub.contract.tables import absence
+from sqla_pubsub.deliver.claim.claims import Known
 from sqla_pubsub.deliver.io.driver import driver_of
 from sqla_pubsub.deliver.io.place import Place, find_place
 from sqla_pubsub.errors import ConfigurationError
@@ -28,15 +30,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Caller = Session | scoped_session[Any] | Connection
 
+_kept: WeakKeyDictionary[Registry, dict[str, tuple[Place, Known]]] = WeakKeyDictionary()
 _THERE = text("SELECT to_regclass(:name) IS NOT NULL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What is declared, and where its outbox is on a connection."""
+    """What is declared, and where its outbox is on a connection.
+
+    Attributes:
+        registry: What is declared.
+        place: Where the outbox is.
+        known: Statements of that place: a suite asks a hundred times for the same.
+    """
 
     registry: Registry
     place: Place
+    known: Known = field(default_factory=dict)
 
 
 def in_transaction(
@@ -92,16 +102,25 @@ def outboxes(connection: Connection, metadata: MetaData | None) -> list[Declared
     for registry in used:
         place = find_place(connection, registry.outbox)
         name = qualified(place.entry.schema, place.entry.name)
-        if not connection.scalar(_THERE, {"name": name}):
+        if not _is_there(connection, registry, place, name):
             continue
         if name in found:
             raise ConfigurationError(
                 f"two metadata declare the outbox {name}. Say which one is meant: metadata=Base.metadata."
             )
-        found[name] = Declared(registry=registry, place=place)
+        place, known = _kept.setdefault(registry, {}).setdefault(name, (place, {}))
+        found[name] = Declared(registry=registry, place=place, known=known)
     if not found:
         raise ConfigurationError(f"{absence(used[0].outbox.Entry.__table__)}, or in a test: create_all.")
     return list(found.values())
+
+
+def _is_there(connection: Connection, registry: Registry, place: Place, name: str) -> bool:
+    declared = registry.outbox.Entry.__table__
+    if connection.schema_for_object(declared) is None:
+        # It was looked for.
+        return place.entry is not declared
+    return bool(connection.scalar(_THERE, {"name": name}))
 
 
 def _worked(own: Session | Connection, work: Callable[[Connection], T], *, writes: bool, awaited: bool) -> T:

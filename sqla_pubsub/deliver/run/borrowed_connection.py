@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
 from sqla_pubsub.contract.tables import Outbox
-from sqla_pubsub.deliver.claim.claims import Claims
+from sqla_pubsub.deliver.claim.claims import Claims, Known
 from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.driver import driver_of
@@ -35,6 +35,7 @@ class BorrowedConnection:
         outbox: Whose entries are worked.
         place: Where it is.
         instrument: Is told of claims that are ignored.
+        known: Statements that were made before.
         before_commit: Called when all of a group is written; what it raises is as if the commit had failed.
     """
 
@@ -46,6 +47,7 @@ class BorrowedConnection:
         outbox: Outbox,
         place: Place,
         instrument: Instrument,
+        known: Known,
         before_commit: Callable[[Connection], None],
     ) -> None:
         self.connection = connection
@@ -54,7 +56,7 @@ class BorrowedConnection:
         # As behind a pooler: nothing is set that outlives the transaction.
         self.own = OwnSettings(connection, pooled=True)
         self.statements = Statements(outbox, place)
-        self.claims = Claims(connection, outbox, place, instrument)
+        self.claims = Claims(connection, outbox, place, instrument, known)
         self._before_commit = before_commit
         self._context = str(connection.scalar(_CONTEXT))
         self._known = connection.info.get(CONTEXT_SETTING)
