@@ -30,7 +30,6 @@ from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.scoreboard import NoScoreboard
 from sqla_pubsub.deliver.settle.outcome import Outcome
-from sqla_pubsub.deliver.surroundings import Surroundings
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.registry import ListenerSpec, Registry
 
@@ -76,7 +75,7 @@ class BorrowedListener:
         place: Where its outbox is on that connection.
         known: Statements of this place, kept for the next one.
         specs: The listeners whose events are handled.
-        colour_of: How the handler of each is called.
+        colour_of: How the handler of each is called; always the same for one kind.
         report: Is written by it.
         stopping: Whether to end after the event in hand.
         before_commit: Called when all of a group is written; what it raises is as if its commit had failed.
@@ -113,7 +112,8 @@ class BorrowedListener:
         self._instrument = Instrument([self._observe])
         self._lanes: dict[str, Lane] = {}
         self._gate = ThreadGate()
-        self._borrowed: tuple[BorrowedConnection, Store] | None = None
+        self._work: BorrowedConnection | None = None
+        self._stores: dict[Colour, Store] = {}
 
     def due(self) -> list[tuple[int, str]]:
         """Return which entries are due, with the names of their listeners."""
@@ -131,7 +131,7 @@ class BorrowedListener:
         """
         for spec in self._specs.values():
             if spec.previous_names:
-                self._store().adopt(spec)
+                self._borrow().adopt(spec)
         while not self._stopping() and (due := self.due()):
             settled = len(self._report.outcomes)
             self._before_round()
@@ -148,16 +148,17 @@ class BorrowedListener:
         self._before_round()
         lane = self._lane(listener)
         if crash:
-            lane.crash(self._store(), entry_id)
+            lane.crash(self._store(listener), entry_id)
         lane.isolate(entry_id)
         self._step(lane)
 
     def give_back(self) -> None:
         """Leave the connection as it was found."""
-        borrowed, self._borrowed = self._borrowed, None
-        if borrowed is not None:
-            work, store = borrowed
+        for store in self._stores.values():
             store.give_back()
+        self._stores.clear()
+        work, self._work = self._work, None
+        if work is not None:
             work.give_back()
 
     def _one_by_one(self, due: list[tuple[int, str]], choose: Choose) -> None:
@@ -177,9 +178,8 @@ class BorrowedListener:
 
     def _step(self, lane: Lane) -> bool:
         """Do a turn of a lane, and what is left of it where its group was given up; return whether there is more."""
-        store = self._store()
         try:
-            return lane.step(store).more
+            return lane.step(self._store(lane.spec.name)).more
         except (ConnectionLost, SQLAlchemyError) as error:
             if not self._goes_on():
                 raise SessionOwnershipError(_OVER.format(lane.spec.name)) from error
@@ -189,16 +189,22 @@ class BorrowedListener:
         return True
 
     def _goes_on(self) -> bool:
-        return self._borrowed is not None and self._borrowed[0].works
+        return self._work is not None and self._work.works
 
-    def _store(self) -> Store:
-        if self._borrowed is None:
-            work = BorrowedConnection(
+    def _store(self, name: str) -> Store:
+        """Return what groups of a listener are worked on: their sessions are those of its colour."""
+        colour = self._colour_of(self._specs[name])
+        if colour not in self._stores:
+            self._stores[colour] = Store(self._borrow(), self._instrument, colour.surroundings)
+        return self._stores[colour]
+
+    def _borrow(self) -> BorrowedConnection:
+        if self._work is None:
+            self._work = BorrowedConnection(
                 self._connection, self._registry.outbox, self._place, self._instrument, self._known,
                 self._before_commit,
             )  # fmt: skip
-            self._borrowed = work, Store(work, self._instrument, Surroundings())
-        return self._borrowed[1]
+        return self._work
 
     def _lane(self, name: str) -> Lane:
         if name not in self._lanes:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, MetaData
 
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.event import Event
+from sqla_pubsub.testing.colours import Application
 from sqla_pubsub.testing.one_drain import (
     Drained,
     Listeners,
@@ -19,9 +20,7 @@ from sqla_pubsub.testing.one_drain import (
     named,
     order,
 )
-from sqla_pubsub.testing.one_drain import (
-    check_constraints as check,
-)
+from sqla_pubsub.testing.one_drain import check_constraints as check
 from sqla_pubsub.testing.transaction import Caller, in_transaction, outboxes
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ def drain(
     raises: bool = ...,
     check_constraints: bool = ...,
     max_depth: int = ...,
+    session_class: Any = ...,
+    around: Any = ...,
     metadata: MetaData | None = ...,
 ) -> Drained: ...
 
@@ -51,6 +52,8 @@ def drain(
     raises: bool = ...,
     check_constraints: bool = ...,
     max_depth: int = ...,
+    session_class: Any = ...,
+    around: Any = ...,
     metadata: MetaData | None = ...,
 ) -> Coroutine[Any, Any, Drained]: ...
 
@@ -62,6 +65,8 @@ def drain(
     raises: bool = True,
     check_constraints: bool = False,
     max_depth: int = MAX_DEPTH,
+    session_class: Any = None,
+    around: Any = None,
     metadata: MetaData | None = None,
 ) -> Drained | Coroutine[Any, Any, Drained]:
     """Handle what is due, inside the transaction of *session*: also what it has published and not committed.
@@ -76,12 +81,15 @@ def drain(
             are in what is returned.
         check_constraints: Whether deferred constraints are checked with each event, as a commit would.
         max_depth: Handlers that may have written, one after the other, what caused an event.
+        session_class: The class of the sessions that handlers get, as that of `Listener` or `AsyncListener`.
+        around: Contexts about each call of a handler, as there. What is not given stands in the project's settings.
         metadata: Whose listeners; None for those that are declared.
 
     Raises:
         EndlessLoop: Handlers go on calling each other; the message names them.
         ConfigurationError: The session is of the wrong kind for a handler, or nothing is declared or installed.
     """
+    application = Application(session_class=session_class, around=around)
 
     def work(connection: Connection) -> Drained:
         check(connection, wanted=check_constraints)
@@ -90,7 +98,12 @@ def drain(
         while True:
             drained = [
                 OneDrain(
-                    connection, each, named(listeners, each.registry), max_depth, checked=check_constraints
+                    connection,
+                    each,
+                    named(listeners, each.registry),
+                    max_depth,
+                    application=application,
+                    checked=check_constraints,
                 )
                 for each in declared
             ]
@@ -104,17 +117,34 @@ def drain(
 
 
 @overload
-def deliver_twice(session: Caller, event: Event[Any], *, metadata: MetaData | None = ...) -> Drained: ...
+def deliver_twice(
+    session: Caller,
+    event: Event[Any],
+    *,
+    session_class: Any = ...,
+    around: Any = ...,
+    metadata: MetaData | None = ...,
+) -> Drained: ...
 
 
 @overload
 def deliver_twice(
-    session: AwaitedCaller, event: Event[Any], *, metadata: MetaData | None = ...
+    session: AwaitedCaller,
+    event: Event[Any],
+    *,
+    session_class: Any = ...,
+    around: Any = ...,
+    metadata: MetaData | None = ...,
 ) -> Coroutine[Any, Any, Drained]: ...
 
 
 def deliver_twice(
-    session: Caller | AwaitedCaller, event: Event[Any], *, metadata: MetaData | None = None
+    session: Caller | AwaitedCaller,
+    event: Event[Any],
+    *,
+    session_class: Any = None,
+    around: Any = None,
+    metadata: MetaData | None = None,
 ) -> Drained | Coroutine[Any, Any, Drained]:
     """Handle one event twice, as after a crash that came between the handler and the commit.
 
@@ -124,17 +154,20 @@ def deliver_twice(
     Args:
         session: The session or connection of the test; of asyncio, the call is awaited.
         event: One that `published` returned, and that is not handled yet.
+        session_class: As for `drain`.
+        around: As for `drain`.
         metadata: Whose listener; None for those that are declared.
 
     Raises:
         ConfigurationError: The event is handled already, or its listener is not declared.
     """
+    application = Application(session_class=session_class, around=around)
 
     def work(connection: Connection) -> Drained:
         for each in outboxes(connection, metadata):
             if event.listener in each.registry.listeners:
                 specs = [each.registry.listeners[event.listener]]
-                return OneDrain(connection, each, specs, MAX_DEPTH).twice(event)
+                return OneDrain(connection, each, specs, MAX_DEPTH, application=application).twice(event)
         raise ConfigurationError(f"listener {event.listener!r} of event {event.id} is not declared.")
 
     return in_transaction(session, "deliver_twice", work, writes=True)

@@ -42,6 +42,8 @@ def inline(
     raises: bool = True,
     check_constraints: bool = False,
     max_depth: int = MAX_DEPTH,
+    session_class: Any = None,
+    around: Any = None,
     metadata: MetaData | None = None,
 ) -> Iterator[Inlined]:
     """Handle what is due after each commit in the block: never when something is published, never on a rollback.
@@ -57,6 +59,8 @@ def inline(
         raises: Whether to raise, at the end, the first error of a handler.
         check_constraints: Whether deferred constraints are checked with each event.
         max_depth: Handlers that may have written, one after the other, what caused an event.
+        session_class: As for `drain`.
+        around: As for `drain`.
         metadata: Whose listeners; None for those that are declared.
 
     Raises:
@@ -69,7 +73,7 @@ def inline(
             return
         inlined.drained += drain(
             _connection_of(own), listeners=listeners, raises=False, check_constraints=check_constraints,
-            max_depth=max_depth, metadata=metadata,
+            max_depth=max_depth, session_class=session_class, around=around, metadata=metadata,
         )  # fmt: skip
 
     target, is_meant = _target(session)

@@ -20,7 +20,7 @@ from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Retry
 from sqla_pubsub.errors import ConfigurationError, PubSubError, Reject
 from sqla_pubsub.event import Event
 from sqla_pubsub.registry import ListenerSpec, Registry
-from sqla_pubsub.testing.colours import Colours
+from sqla_pubsub.testing.colours import Application, Colours
 from sqla_pubsub.testing.history import remember
 from sqla_pubsub.testing.transaction import Declared
 
@@ -71,6 +71,7 @@ class OneDrain:
         declared: The outbox.
         specs: The listeners.
         max_depth: Handlers in a chain at most.
+        application: What is put around the handlers.
         checked: Whether deferred constraints are checked with each event.
     """
 
@@ -81,8 +82,10 @@ class OneDrain:
         specs: Sequence[ListenerSpec],
         max_depth: int,
         *,
+        application: Application,
         checked: bool = False,
     ) -> None:
+        self._application = application
         self._connection = connection
         self._declared = declared
         self._specs = specs
@@ -112,7 +115,7 @@ class OneDrain:
 
     @contextmanager
     def _listener(self) -> Iterator[BorrowedListener]:
-        colours = Colours(self._connection)
+        colours = Colours(self._connection, self._application)
         listener = BorrowedListener(
             self._connection, self._declared.registry, self._declared.place, self._declared.known, self._specs,
             colour_of=colours.of, report=self._report, stopping=self._is_over,
