@@ -78,7 +78,7 @@ def publish(session: Session | scoped_session[Any] | Connection, message: Messag
     if not isinstance(message, Message):
         raise ConfigurationError(f"publish() got {message!r}. Give an instance of a Message subclass.")
     own = transaction_of(session, "publish", "message")
-    payload = _payload(message)
+    payload = encoded(message)
     if isinstance(own, Session):
         own.flush()
     connection = own if isinstance(own, Connection) else own.connection()
@@ -109,20 +109,24 @@ def decoder(message_type: type[Any]) -> msgspec.json.Decoder[Any]:
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 
 
-def _payload(message: Message) -> str:
-    """Write *message* as JSON, and read it as its listeners will."""
+def encoded(message: Message) -> str:
+    """Write *message* as JSON, and read it as its listeners will.
+
+    Raises:
+        ConfigurationError: It would not arrive as it is.
+    """
     arriving = decoder(type(message))
     try:
         found = unwritable(message, "", nul=True)
         if found is None:
-            encoded = msgspec.json.encode(message)
-            found = difference(message, arriving.decode(encoded), "")
+            written = msgspec.json.encode(message)
+            found = difference(message, arriving.decode(written), "")
     except Exception as error:
         found = f"{type(error).__name__}: {error}".removesuffix(".")
         raise _refused(message, found) from error
     if found is not None:
         raise _refused(message, found)
-    return encoded.decode()
+    return written.decode()
 
 
 def _refused(message: Message, found: str) -> ConfigurationError:

@@ -1,11 +1,13 @@
-"""What an application pays for ``import sqla_pubsub``: only what declaring and publishing need."""
+"""What an application pays for what it imports: only what declaring and publishing need."""
 
 import subprocess
 import sys
 
 import pytest
 
-LOADED = "import sys, sqla_pubsub; print(*sys.modules)"
+import sqla_pubsub
+
+LOADED = "import sys; from sqla_pubsub import PubSub, after_insert, check, publish, set_context; print(*sys.modules)"
 NEVER = ("alembic", "alembic_ext", "click", "psycopg", "psycopg2", "rich", "sqla_pubsub.deliver", "tenacity")
 
 
@@ -21,3 +23,10 @@ def test_importing_the_package_does_not_load_what_only_the_daemon_or_migrations_
 ) -> None:
     assert "sqla_pubsub.declare" in loaded
     assert not {module for module in loaded if f"{module}.".startswith(f"{name}.")}
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert {name for name in sqla_pubsub.__all__ if getattr(sqla_pubsub, name, None) is None} == set()
+    assert set(sqla_pubsub.__all__) <= set(dir(sqla_pubsub))
+    with pytest.raises(AttributeError, match="no attribute 'after_upsert'"):
+        sqla_pubsub.after_upsert  # type: ignore[attr-defined]  # noqa: B018

@@ -49,6 +49,18 @@ def declared(metadata: MetaData, *, per_row: Collection[tuple[str | None, str]] 
     return sorted(specs, key=lambda s: (s.schema or "", s.table, s.operation))
 
 
+def trigger_for(spec: ListenerSpec, subscription: Subscription, *, per_row: bool) -> TriggerSpec:
+    """Return the trigger for one listener alone, which need not be declared.
+
+    Raises:
+        ConfigurationError: As for `declared`.
+    """
+    assert subscription.mapper is not None
+    table = local_table(subscription.mapper)
+    registry = registry_of(table.metadata)
+    return _trigger(registry, table, subscription.operation, [(spec, subscription)], per_row=per_row)
+
+
 def declared_fan_out(metadata: MetaData) -> FanOut | None:
     """Return the fan-out of all messages of *metadata*, None if it declares none."""
     registry = registry_of(metadata)

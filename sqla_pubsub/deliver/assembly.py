@@ -9,6 +9,7 @@ from functools import partial
 
 from sqlalchemy import Engine
 
+from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.batch_size import BatchSize
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.colour import Colour
@@ -26,10 +27,12 @@ from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.grouped import Grouped
 from sqla_pubsub.deliver.run.isolated import Isolated
+from sqla_pubsub.deliver.run.lent import Lent
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.scoreboard import Scoreboard
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.registry import ListenerSpec, Registry
+from sqla_pubsub.retry import Rng
 
 
 def lane_of(
@@ -47,6 +50,9 @@ def lane_of(
     stopping: Callable[[], bool],
     taken: Callable[[], None],
     clock: Callable[[], float] = time.monotonic,
+    rng: Rng | None = None,
+    told: Callable[[Entry, BaseException], None] = lambda _, __: None,
+    lent: bool = False,
 ) -> Lane:
     """Return the lane of one listener.
 
@@ -64,8 +70,11 @@ def lane_of(
         stopping: Whether the listener is to stop.
         taken: Wakes a neighbour.
         clock: Seconds.
+        rng: Source of the jitter.
+        told: Called with what failed, and with what.
+        lent: Whether it works on a borrowed connection, outside handlers too.
     """
-    policy = FailurePolicy(spec.name, spec.retry, random.Random(), limits.failure)
+    policy = FailurePolicy(spec.name, spec.retry, rng or random.Random(), limits.failure, told)
     # What is adopted from an earlier name may have any id.
     cursor = ClaimCursor(has_low_water=not spec.previous_names, limits=limits.cursor)
     dispatcher = Dispatcher(spec, registry, instrument, config.max_depth, colour)
@@ -73,14 +82,15 @@ def lane_of(
     claimer = Claimer(spec, cursor, unknown, clock, most_bytes=limits.batch_size.most_bytes)
     events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
     time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
-    runner = _runner(
+    outside = Lent(events, claimer) if lent and not spec.transactional else None
+    runner = outside or _runner(
         events, claimer, cursor, unknown, engine, config,
         time_box=time_box, limits=limits, gate=gate, crew=crew, stopping=stopping, clock=clock,
     )  # fmt: skip
     return Lane(
         spec,
         runner,
-        Isolated(events, unknown, gate),
+        Isolated(events, unknown, gate, outside),
         cursor=cursor,
         size=BatchSize(time_box, config.claim_size, limits.batch_size),
         policy=policy,

@@ -144,6 +144,14 @@ class Lane:
             raise
         return turn
 
+    def isolate(self, entry_id: int) -> None:
+        """Have this entry handled next, by itself."""
+        self._queue.append(entry_id)
+
+    def crash(self, store: Store, entry_id: int) -> None:
+        """Call the handler for an entry, and undo its work as a process that dies before the commit does."""
+        self._isolated.crash(store, entry_id)
+
     @property
     def in_hand(self) -> int:
         """How many handlers go on between turns."""

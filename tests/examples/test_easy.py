@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from sqlalchemy import Engine, inspect, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, inspect
 
 from examples.easy import demo
 from examples.easy.demo import Outcome, left, observe, platform
 from examples.easy.mailbox import Mailbox
-from examples.easy.models import Article, Base, Comment
+from examples.easy.models import Base
 from examples.easy.writing import and_roll_back, by_copy, by_raw_sql, in_bulk, one_by_one, write_articles
 from examples.workplace import CommandFailed, wait_until
 from sqla_pubsub.cli import cli
@@ -62,25 +61,6 @@ def test_two_processes_mail_and_count_every_comment_once_however_it_was_written(
     assert outcome.exactly_once, (outcome, workplace.log)
     assert len(outcome.latencies) == 10
     assert sum(outcome.workers.values()) == 130
-
-
-@pytest.mark.one_driver
-def test_a_comment_is_mailed_to_the_author_of_the_article_and_not_to_its_own(
-    engine: Engine, url: str, tmp_path: Path
-) -> None:
-    Base.metadata.create_all(engine)
-    write_articles(engine)
-    with Session(engine) as session, session.begin():
-        article = session.scalars(select(Article).order_by(Article.id)).first()
-        assert article is not None
-        session.add(Comment(content="Très bien, 100 %", article=article, user_id=article.author_id + 1))
-    with Mailbox() as mailbox:
-        platform(tmp_path, url, mailbox.address).run("sqla_pubsub", "listen", "--drain")
-    [mail] = mailbox.mails
-    assert (mail["To"], mail["Subject"]) == ("ada@authors.example", "Grace commented on “Row by row”")
-    assert mail.get_content().strip() == "Très bien, 100 %"
-    with Session(engine) as session:
-        assert session.scalars(select(Article.comment_count).order_by(Article.id)).all() == [1, *[0] * 7]
 
 
 @pytest.mark.one_driver

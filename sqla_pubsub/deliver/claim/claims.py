@@ -25,6 +25,9 @@ WINDOW = 200
 WIDEN = 4
 """How much further it looks each time that it finds none."""
 
+Known = dict[tuple[bool, tuple[str, ...], bool], Statements]
+"""Statements by what they are for: whether in order, earlier names of an ordered listener, and whether kinds are left."""
+
 
 class Claims:
     """Finds and claims entries of any listener; what it claims is free again when the transaction ends.
@@ -34,16 +37,24 @@ class Claims:
         outbox: The tables.
         place: Where they are.
         instrument: Is told of claims that are ignored.
+        known: Statements of this place that were made before, kept for others.
     """
 
-    def __init__(self, connection: Connection, outbox: Outbox, place: Place, instrument: Instrument) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        outbox: Outbox,
+        place: Place,
+        instrument: Instrument,
+        known: Known | None = None,
+    ) -> None:
         self._instrument = instrument
         self._connection = connection
         self._outbox = outbox
         self._place = place
         self.payloads = Payloads(connection, place)
         """Reads what does not travel with a claim."""
-        self._statements: dict[tuple[bool, tuple[str, ...], bool], Statements] = {}
+        self._statements: Known = {} if known is None else known
 
     def ready(
         self,

@@ -22,10 +22,19 @@ AGAIN = 1.0
 """Seconds until the alarm is repeated: Python drops one that hits a finalizer, and a handler may swallow it."""
 
 
-def call_within(limit: timedelta, connection: Connection, name: str, handle: Callable[[], None]) -> None:
+def call_within(
+    limit: timedelta, connection: Connection, name: str, handle: Callable[[], None], *, spare: bool = False
+) -> None:
     """Call *handle*, and raise HandlerTimeout in it when it takes longer than *limit*.
 
     Outside the main thread no alarm can be raised: there only the running query is cancelled.
+
+    Args:
+        limit: The time.
+        connection: Where its query runs.
+        name: Of the listener.
+        handle: What is called.
+        spare: Whether the connection is needed afterwards: the alarm waits for the end of the query then.
     """
     seconds, driver = limit.total_seconds(), driver_of(connection)
     error = HandlerTimeout(f"listener {name!r} ran longer than its timeout of {limit}")
@@ -36,7 +45,7 @@ def call_within(limit: timedelta, connection: Connection, name: str, handle: Cal
         driver.cancel()
 
     def alarm(_signal: int, _frame: FrameType | None) -> None:
-        if armed:
+        if armed and not (spare and driver.active):
             raise error
 
     watchdog = threading.Timer(seconds, cancel)
@@ -62,3 +71,6 @@ def call_within(limit: timedelta, connection: Connection, name: str, handle: Cal
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous)
         watchdog.cancel()
+        if spare and fired.is_set():
+            # Late, it would cancel a statement of whoever comes next.
+            watchdog.join()

@@ -99,11 +99,25 @@ class Dispatcher:
         finally:
             current_event.reset(token)
 
-    def handle_outside(self, entry: Entry, decoded: Decoded, connect: Callable[[str], Connection]) -> None:
-        """Call the handler with a session that commits by itself; *connect* returns its connection, in a context."""
+    def handle_outside(
+        self,
+        entry: Entry,
+        decoded: Decoded,
+        connect: Callable[[str], Connection],
+        *,
+        lent: bool = False,
+    ) -> None:
+        """Call the handler with a session that commits by itself.
+
+        Args:
+            entry: The event.
+            decoded: Its rows.
+            connect: Returns the connection of the session, in a context.
+            lent: Whether that is a borrowed one.
+        """
         surroundings = self.colour.surroundings
         connected = partial(connect, self._context_after([entry]))
-        session = surroundings.outside(connected, **surroundings.options)
+        session = surroundings.outside(connected, lent=lent, **surroundings.options)
         token = self._show([entry])
         try:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, NestedTransaction
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, NestedTransaction, literal_column, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
@@ -62,6 +62,8 @@ class HandlerSession(RowSession):
         """Whether an event has used the connection since its settings were put back."""
         self.settings_changed = False
         """Whether one may have changed settings, as far as its statements show."""
+        self._outer = connection.get_nested_transaction()
+        """The group itself, where it is a savepoint in somebody else's transaction."""
         self._nested: NestedTransaction | None = None
         self._savepoint = ""
         self._entered = False
@@ -185,7 +187,7 @@ class HandlerSession(RowSession):
     def _left_open(self) -> NestedTransaction | None:
         """Return the innermost savepoint inside that of the event, which has to be ended."""
         inner = self._connection.get_nested_transaction()
-        return None if inner is self._nested else inner
+        return None if inner is (self._nested or self._outer) else inner
 
     def _forget_context(self) -> bool:
         """Forget that a handler has called `set_context`; return whether one has."""
@@ -240,12 +242,14 @@ class OutsideSession(RowSession):
 
     Args:
         connected: Returns its connection, at the latest when it is used.
+        lent: Whether that is a borrowed one, in whose transaction a commit ends a savepoint.
         options: Those of the application's sessions.
     """
 
-    def __init__(self, connected: Callable[[], Connection], **options: Any) -> None:
+    def __init__(self, connected: Callable[[], Connection], *, lent: bool = False, **options: Any) -> None:
         super().__init__(expire_on_commit=False, **options)
         self._connected = connected
+        self._lent = lent
 
     def get_bind(self, *_: Any, **__: Any) -> Connection:
         """Return the connection."""
@@ -266,8 +270,20 @@ class OutsideSession(RowSession):
         self.close()
 
     def undo(self) -> None:
-        """Forget what is pending; what was written stays."""
+        """Forget what is pending; what was written stays, on a borrowed connection as far as no statement failed."""
+        if self._lent:
+            self.expunge_all()
+            self._keep()
         self.close()
+
+    def _keep(self) -> None:
+        try:
+            if self.in_transaction():
+                self.execute(select(literal_column("1")))
+        except SQLAlchemyError:
+            self.rollback()
+        else:
+            self.commit()
 
 
 def _name(nested: NestedTransaction) -> str:

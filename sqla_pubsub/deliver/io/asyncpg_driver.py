@@ -65,6 +65,11 @@ class AsyncpgDriver:
         return not self._own.is_in_transaction()
 
     @property
+    def active(self) -> bool:
+        """Not known, nor asked for on a loop."""
+        return False
+
+    @property
     def autocommit(self) -> bool:
         """As SQLAlchemy says, who begins transactions on asyncpg."""
         return bool(self._adapted.autocommit)
@@ -165,9 +170,23 @@ class AsyncpgDriver:
     def attend(self) -> None:
         """Hear notices, and see which statements end."""
         self._own.add_log_listener(self._noticed)
-        event.listen(self._connection, "before_cursor_execute", self._begun)
-        event.listen(self._connection, "after_cursor_execute", self._done)
-        event.listen(self._connection, "rollback_savepoint", self._done)
+        for name, heard in self._statements:
+            event.listen(self._connection, name, heard)
+
+    def leave(self) -> None:
+        """Hear and see nothing more."""
+        self._own.remove_log_listener(self._noticed)
+        for name, heard in self._statements:
+            event.remove(self._connection, name, heard)
+
+    @property
+    def _statements(self) -> tuple[tuple[str, Callable[..., None]], ...]:
+        """What SQLAlchemy tells of statements, with who hears it."""
+        return (
+            ("before_cursor_execute", self._begun),
+            ("after_cursor_execute", self._done),
+            ("rollback_savepoint", self._done),
+        )
 
     def _noticed(self, _connection: object, notice: Any) -> None:
         self._crashed = self._crashed or notice.sqlstate == CRASH_SHUTDOWN

@@ -29,6 +29,10 @@ class Driver(Protocol):
         """Whether no transaction is open."""
 
     @property
+    def active(self) -> bool:
+        """Whether a statement runs, as far as the driver says."""
+
+    @property
     def autocommit(self) -> bool:
         """Whether each statement commits by itself."""
 
@@ -89,6 +93,9 @@ class Driver(Protocol):
 
     def attend(self) -> None:
         """Keep in mind, from now on, what `told_of_crash` and `in_error` ask for."""
+
+    def leave(self) -> None:
+        """Take back what `attend` put on the connection, which goes on without us."""
 
     @property
     def told_of_crash(self) -> bool:

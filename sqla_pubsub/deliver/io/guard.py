@@ -25,19 +25,33 @@ class TransactionGuard:
     Args:
         connection: On which handlers work.
         driver: Its driver.
+        borrowed: Whether the transaction is that of whoever lent the connection, and a rollback ends what is his.
     """
 
-    def __init__(self, connection: Connection, driver: Driver) -> None:
+    def __init__(self, connection: Connection, driver: Driver, *, borrowed: bool = False) -> None:
         self._driver = driver
+        self._connection = connection
         self.sent: Callable[[str], None] | None = None
         """Called with each statement of handlers that is let through."""
         self.on = False
         """True while a handler runs."""
         self.violated: SessionOwnershipError | None = None
         """What a handler was refused, and may have swallowed."""
-        event.listen(connection, "before_cursor_execute", self._refuse_end)
-        event.listen(connection, "commit", self._refuse_commit)
-        event.listen(connection, "set_connection_execution_options", self._refuse_options)
+        self._listening: list[tuple[str, Callable[..., None]]] = [
+            ("before_cursor_execute", self._refuse_end),
+            ("commit", self._refuse_commit),
+            ("set_connection_execution_options", self._refuse_options),
+        ]
+        if borrowed:
+            self._listening.append(("rollback", self._refuse_commit))
+        for name, refuse in self._listening:
+            event.listen(connection, name, refuse)
+
+    def remove(self) -> None:
+        """Look no longer."""
+        for name, refuse in self._listening:
+            event.remove(self._connection, name, refuse)
+        self._listening.clear()
 
     def _refuse_end(self, _c: Any, _r: Any, statement: str, *_: Any) -> None:
         """Refuse a statement that would end the transaction, and any where the driver has ended it."""

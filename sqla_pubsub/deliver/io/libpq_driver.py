@@ -16,8 +16,8 @@ from sqla_pubsub.sqlstates import CRASH_SHUTDOWN
 CRASHED = "crash of another server process"
 """In what psycopg2 has of the server's 57P02: no code, only words, and those in the server's language."""
 
-IDLE, IN_TRANSACTION, IN_ERROR = 0, 2, 3
-"""libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR, which both drivers use.
+IDLE, ACTIVE, IN_TRANSACTION, IN_ERROR = 0, 1, 2, 3
+"""libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR, which both drivers use.
 
 Source: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
 """
@@ -51,6 +51,11 @@ class LibpqDriver:
     def idle(self) -> bool:
         """As libpq says."""
         return bool(self._own.info.transaction_status == IDLE)
+
+    @property
+    def active(self) -> bool:
+        """As libpq says."""
+        return bool(self._own.info.transaction_status == ACTIVE)
 
     @property
     def autocommit(self) -> bool:
@@ -131,6 +136,11 @@ class LibpqDriver:
         """Hear notices, which psycopg2 keeps by itself."""
         if hasattr(self._own, "add_notice_handler"):
             self._own.add_notice_handler(self._noticed)
+
+    def leave(self) -> None:
+        """Hear no more notices."""
+        if hasattr(self._own, "remove_notice_handler"):
+            self._own.remove_notice_handler(self._noticed)
 
     def _noticed(self, notice: Any) -> None:
         self._crashed = self._crashed or notice.sqlstate == CRASH_SHUTDOWN

@@ -14,6 +14,7 @@ from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.event import EventRunner
 from sqla_pubsub.deliver.run.gate import Gate
+from sqla_pubsub.deliver.run.lent import Lent
 from sqla_pubsub.deliver.run.result import (
     Again,
     Broken,
@@ -35,9 +36,11 @@ class Isolated:
         events: Calls the handler.
         unknown: Leaves alone what this worker does not know.
         gate: Keeps apart what killed a process before.
+        lent: Works them where the handler has no transaction of its own, on a borrowed connection.
     """
 
-    def __init__(self, events: EventRunner, unknown: Unknown, gate: Gate) -> None:
+    def __init__(self, events: EventRunner, unknown: Unknown, gate: Gate, lent: Lent | None = None) -> None:
+        self._lent = lent
         self._gate = gate
         self._unknown = unknown
         self._events = events
@@ -49,6 +52,8 @@ class Isolated:
         Raises:
             SQLAlchemyError: The connection is lost, or a right is missing.
         """
+        if self._lent is not None:
+            return self._lent.one(store, entry_id, taken)
         with self._gate.passed(alone=False):
             result = self._run(store, entry_id, taken, alone=False)
         if result is None:
@@ -91,6 +96,17 @@ class Isolated:
                 return self.record(store, [handled])
             handled = ThrownBack(error)
         return self._result(store, entry, entry_id, handled)
+
+    def crash(self, store: Store, entry_id: int) -> None:
+        """Call the handler, and undo its work as a process that dies before the commit does."""
+        if self._lent is not None:
+            self._lent.crash(store, entry_id)
+            return
+        store.begin(savepoints=self._events.savepoints)
+        entry = store.claims.one(self._spec, entry_id)
+        if entry is not None:
+            self._handle(store, entry)
+        store.abandon()
 
     def _result(self, store: Store, entry: Entry | None, entry_id: int, handled: Handled) -> Result:
         match handled:

@@ -1,22 +1,27 @@
-"""The store: groups of entries, each begun, settled and ended in one transaction of the work connection."""
+"""The store: groups of entries, each begun, settled and ended in one transaction of the work connection.
+
+The connection is the listener's own, or *borrowed*: then a group is a savepoint in the transaction of whoever lent it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
-from sqlalchemy import RootTransaction
+from sqlalchemy import Connection, NestedTransaction, RootTransaction
 from sqlalchemy.exc import SQLAlchemyError
 
+from sqla_pubsub.deliver.claim.claims import Claims
+from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.handle.chain import ContextSetting
 from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
 from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.driver import Driver
 from sqla_pubsub.deliver.io.guard import TransactionGuard
 from sqla_pubsub.deliver.io.life import Life
-from sqla_pubsub.deliver.io.own_settings import may_set
-from sqla_pubsub.deliver.run.work_connection import WorkConnection
+from sqla_pubsub.deliver.io.own_settings import OwnSettings, may_set
 from sqla_pubsub.deliver.settle.outcome import Outcome, describe
 from sqla_pubsub.deliver.settle.writer import Settling
 from sqla_pubsub.deliver.surroundings import Surroundings
@@ -35,21 +40,56 @@ class ConnectionLost(Exception):
     """The work connection is gone; whatever was claimed on it is free again."""
 
 
+class Work(Protocol):
+    """What a store works on: a connection, and what a transaction of a group is there."""
+
+    connection: Connection
+    driver: Driver
+    own: OwnSettings
+    statements: Statements
+    claims: Claims
+    borrowed: bool
+    """Whether the connection is somebody else's, whose transaction goes on."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing more can be done on it."""
+
+    @property
+    def life(self) -> Life:
+        """The server behind it."""
+
+    def begin(self) -> RootTransaction | NestedTransaction:
+        """Begin what a group is undone by, and committed by."""
+
+    def undo(self, transaction: RootTransaction | NestedTransaction | None, /) -> None:
+        """Undo a group, whatever state a handler left its transaction in."""
+
+    def before_commit(self) -> None:
+        """Called when all of a group is written."""
+
+    def adopt(self, spec: ListenerSpec, /) -> None:
+        """Take over what was written for earlier names of a listener."""
+
+    def close(self) -> None:
+        """Give it up, and all that is not committed."""
+
+
 class Store:
     """Whole groups of entries, worked one transaction after the other on one connection.
 
     Args:
-        work: The connection; it is closed with the store.
+        work: The connection; it is given up with the store.
         instrument: Is told what settling meets.
         surroundings: How the sessions of handlers are made.
     """
 
-    def __init__(self, work: WorkConnection, instrument: Instrument, surroundings: Surroundings) -> None:
+    def __init__(self, work: Work, instrument: Instrument, surroundings: Surroundings) -> None:
         self._instrument = instrument
         self._surroundings = surroundings
         self._work = work
         self._driver = work.driver
-        self.guard = TransactionGuard(work.connection, work.driver)
+        self.guard = TransactionGuard(work.connection, work.driver, borrowed=work.borrowed)
         self.connection = work.connection
         self.claims = work.claims
         self.statements = work.statements
@@ -59,7 +99,8 @@ class Store:
         self._session: HandlerSession | None = None
         self._deferred: DeferredInserts | None = None
         self._context: ContextSetting
-        self._transaction: RootTransaction | None = None
+        self._transaction: RootTransaction | NestedTransaction | None = None
+        self._root: RootTransaction | None = None
 
     def watch(self, sent: Callable[[str], None]) -> None:
         """Call *sent* with each statement of a handler, until the group ends."""
@@ -81,7 +122,9 @@ class Store:
         """The server behind the connection, also after it is gone."""
         return self._work.life
 
-    def begin(self, *, savepoints: bool = True, together: bool = False) -> RootTransaction:
+    def begin(
+        self, *, savepoints: bool = True, together: bool = False
+    ) -> RootTransaction | NestedTransaction:
         """Open the transaction of one group.
 
         Args:
@@ -96,9 +139,9 @@ class Store:
         self._deferred = self._deferring() if together else None
         self.guard.violated = None
         self._work.own.forget_join()
-        self._transaction = self.connection.begin()
-        self._work.set_local()
-        return self._transaction
+        self._transaction = transaction = self._work.begin()
+        self._root = self.connection.get_transaction()
+        return transaction
 
     def session(self) -> HandlerSession:
         """Return the session of this group's handlers."""
@@ -181,7 +224,7 @@ class Store:
         return (
             transaction is not None
             and transaction.is_active
-            and self.connection.get_transaction() is transaction
+            and self.connection.get_transaction() is self._root
         )
 
     def abandon(self) -> None:
@@ -191,14 +234,16 @@ class Store:
             ConnectionLost: The driver's connection is closed.
         """
         self._session = None
-        if self.connection.get_transaction() is not None:
-            self.connection.rollback()
-        # Where a handler tried to commit, SQLAlchemy takes the transaction for ended; the driver does not.
         try:
-            self._driver.rollback()
+            self._work.undo(self._transaction)
         except self._driver.error as error:
             self.close()
             raise ConnectionLost(describe(error)) from error
+
+    def in_context(self, setting: str) -> Connection:
+        """Return the connection, on which what is written in this group has this context from now on."""
+        self._context.be(setting)
+        return self.connection
 
     def end_events(self) -> None:
         """Close the session of the group, before its outcomes are written."""
@@ -223,7 +268,9 @@ class Store:
         """
         self.end_events()
         encoding = self._driver.server_encoding
+        held = held and not self._work.borrowed
         Settling(self.connection, self.statements, self._instrument, held=held).write(outcomes, encoding)
+        self._work.before_commit()
 
     def rehearse(self, spec: ListenerSpec, entry_id: int) -> None:
         """Acknowledge an entry and undo that.
@@ -241,6 +288,11 @@ class Store:
             transaction.rollback()
 
     def close(self) -> None:
-        """Give the connection up; whatever is open on it is undone by the server."""
+        """Give the connection up; whatever is open on it is undone by the server, on a borrowed one the open group."""
         self.guard.on = False
         self._work.close()
+
+    def give_back(self) -> None:
+        """Take off a borrowed connection all that listens there."""
+        self._work.own.forget_join()
+        self.guard.remove()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction, text
 
 from sqla_pubsub.contract.tables import Outbox
 from sqla_pubsub.deliver.claim.claims import Claims
@@ -26,6 +26,8 @@ class WorkConnection:
         config: Settings.
         instrument: Is told of claims that are ignored.
     """
+
+    borrowed = False
 
     def __init__(
         self, engine: Engine, outbox: Outbox, config: ListenerConfig, instrument: Instrument
@@ -73,10 +75,22 @@ class WorkConnection:
         """The server behind the connection, also after it is gone."""
         return Life(started=self._started, crashed=self.driver.told_of_crash)
 
-    def set_local(self) -> None:
-        """Set, in a transaction that has just begun, what may not outlive it behind a pooler."""
+    def begin(self) -> RootTransaction:
+        """Open a transaction, and set in it what may not outlive it behind a pooler."""
+        transaction = self.connection.begin()
         if self.pooled and self._local:
             self.driver.script(self._local)
+        return transaction
+
+    def undo(self, _: RootTransaction | NestedTransaction | None) -> None:
+        """Undo the transaction, whatever state a handler left it in."""
+        if self.connection.get_transaction() is not None:
+            self.connection.rollback()
+        # Where a handler tried to commit, SQLAlchemy takes the transaction for ended; the driver does not.
+        self.driver.rollback()
+
+    def before_commit(self) -> None:
+        """The commit comes next."""
 
     def adopt(self, spec: ListenerSpec) -> None:
         """Take over what was written for earlier names of a listener."""

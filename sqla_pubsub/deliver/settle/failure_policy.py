@@ -6,7 +6,7 @@ undid an entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -47,11 +47,18 @@ class FailurePolicy:
         retry: Its retry policy.
         rng: Source of the jitter.
         limits: What bounds a failure.
+        told: Called with what failed, and with what.
     """
 
     def __init__(
-        self, listener: str, retry: RetryPolicy, rng: Rng, limits: FailureLimits = _DEFAULTS
+        self,
+        listener: str,
+        retry: RetryPolicy,
+        rng: Rng,
+        limits: FailureLimits = _DEFAULTS,
+        told: Callable[[Entry, BaseException], None] = lambda _, __: None,
     ) -> None:
+        self._told = told
         self._limits = limits
         self._listener = listener
         self._retry = retry
@@ -94,6 +101,7 @@ class FailurePolicy:
         return self._judged(entry, error)
 
     def _judged(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:
+        self._told(entry, error)
         return judge(entry.id, error, entry.attempt + 1, self._retry, self._rng, self._limits)
 
     def unwritten(self, letter: DeadLetter, error: BaseException) -> Retry:
@@ -113,6 +121,7 @@ class FailurePolicy:
 
     def put_off(self, entry: Entry, error: BaseException) -> Retry:
         """Return an outcome that counts no attempt; the delay grows with each one in a row."""
+        self._told(entry, error)
         return Retry(
             id=entry.id,
             attempt=entry.attempt,
