@@ -28,7 +28,7 @@ from sqla_pubsub.deliver.arguments import chosen
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.reconnect import Outage, is_away
 from sqla_pubsub.operate.maintenance import Maintenance
-from sqla_pubsub.process.logs import log_to_stderr
+from sqla_pubsub.process.logs import FORMATS, LEVELS, Format, LogSettings
 from sqla_pubsub.process.probes import HealthServer
 from sqla_pubsub.process.supervisor import Counts, Supervisor
 from sqla_pubsub.process.worker import Plan
@@ -58,7 +58,23 @@ from sqla_pubsub.rights import refuse_without_rights
     "--health-host", default="127.0.0.1", show_default=True, help="Address for that; 0.0.0.0 for all."
 )
 @click.option("--exit-on-error", is_flag=True, help="Exit when the server cannot be reached at the start.")
-@click.option("-v", "--verbose", is_flag=True, help="Log each group of events too.")
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    help="Least level of our lines. Default: info; with --drain warning.",
+)
+@click.option(
+    "--log-format", type=click.Choice(FORMATS),
+    help="Lines on stderr in this form. Default: text, where the application configures no logging.",
+)  # fmt: skip
+@click.option(
+    "--log-config", type=click.Path(exists=True, dir_okay=False, resolve_path=True), metavar="FILE",
+    help="Configure logging by this file, a .json or .toml one for dictConfig, else one for fileConfig.",
+)  # fmt: skip
+@click.option(
+    "-v", "--verbose", is_flag=True,
+    help="As --log-level debug: each group of events, and all frames of a traceback.",
+)  # fmt: skip
 @url_option
 def listen(
     *,
@@ -72,15 +88,24 @@ def listen(
     exit_on_error: bool,
     health_port: int | None,
     health_host: str,
+    log_level: str | None,
+    log_format: Format | None,
+    log_config: str | None,
     verbose: bool,
     url: str | None,
 ) -> None:
     """Handle the events of the listeners declared in MODULES, such as myapp.listeners."""
     _on_signals(_stop_at_once)
-    level = logging.DEBUG if verbose else logging.WARNING if drain else logging.INFO
-    log_to_stderr(level)
+    asked = "debug" if verbose else log_level
+    logs = LogSettings(
+        default=logging.WARNING if drain else logging.INFO,
+        level=None if asked is None else logging.getLevelNamesMapping()[asked.upper()],
+        format=log_format, config=log_config,
+    )  # fmt: skip
     project = open_project(url, modules, listeners)
     engine = project.engine()
+    # Not before: the application configures logging when it is imported.
+    logs.apply()
     # Before the server is waited for: that takes as long as it takes, and a probe wants to know.
     health = None if health_port is None else HealthServer(health_host, health_port)
     captures = Captures(chosen(registry_of(project.metadata).listeners, listeners))
@@ -91,7 +116,7 @@ def listen(
         modules=project.modules, url=project.url, awaited=project.awaited, awaited_direct=project.awaited_direct,
         application=project.application, names=project.names,
         listeners=tuple(listeners), concurrency=concurrency, drain=drain, config=project.config,
-        log_level=level,
+        logs=logs,
     )  # fmt: skip
     captures.watch(missing, partial(compare, patient=False))
     code = _supervise(project, engine, plan, processes, health)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from sqla_pubsub.deliver.happenings import Happening
-from sqla_pubsub.deliver.log import log
+from sqla_pubsub.deliver.log import audible, log
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,8 @@ class Instrument:
     """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        # Logging was configured after the import, if not by now.
+        audible()
         self._observers = (log, *observers)
 
     def __call__(self, happening: Happening) -> None:

@@ -30,6 +30,19 @@ from sqla_pubsub.values import shown
 
 logger = logging.getLogger(__name__)
 
+LOGGER = "sqla_pubsub"
+"""The logger above all of ours."""
+
+
+def audible() -> None:
+    """Undo what ``disable_existing_loggers`` of `logging.config` did to our loggers, which it silences by default.
+
+    Who does not want to hear them gives the logger ``sqla_pubsub`` a higher level.
+    """
+    for name, each in logging.getLogger().manager.loggerDict.items():
+        if isinstance(each, logging.Logger) and f"{name}.".startswith(f"{LOGGER}."):
+            each.disabled = False
+
 
 def log(happening: Happening) -> None:
     """Write the lines that ``docs/operations.md`` lists."""

@@ -27,7 +27,7 @@ from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.process.application import application_async_engine, application_engine, async_engine
-from sqla_pubsub.process.logs import log_to_stderr
+from sqla_pubsub.process.logs import LogSettings
 from sqla_pubsub.process.named import Names
 from sqla_pubsub.process.scoreboard import Scoreboard, scoreboards
 from sqla_pubsub.registry import ListenerSpec, registries, registry_of
@@ -58,7 +58,7 @@ class Plan:
     concurrency: int = 1
     drain: bool = False
     config: ListenerConfig = field(default_factory=ListenerConfig)
-    log_level: int = logging.INFO
+    logs: LogSettings = field(default_factory=LogSettings)
 
 
 class Works(Protocol):
@@ -116,11 +116,9 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
-    log_to_stderr(plan.log_level)
     sys.path[:0] = [item for item in path if item not in sys.path]
     try:
-        import_modules(plan.modules)
-        metadata = find_metadata(plan.modules, plan.listeners)
+        metadata = _imported(plan)
         with _lifespan(plan) as awaited:
             running.extend(_listeners(plan, metadata, scoreboards(slots), awaited))
             if not stopped():
@@ -137,6 +135,17 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     except Exception as error:
         logger.exception("worker.failed: %s", describe(error))
         sys.exit(EXIT_LOST)
+
+
+def _imported(plan: Plan) -> MetaData:
+    """Import what the plan names, then configure the log, because the application may do that for itself."""
+    try:
+        import_modules(plan.modules)
+        if plan.application is not None:
+            import_modules([plan.application.partition(":")[0]])
+        return find_metadata(plan.modules, plan.listeners)
+    finally:
+        plan.logs.apply()
 
 
 @contextmanager
