@@ -19,10 +19,10 @@ from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from pkgutil import iter_modules
-from sysconfig import get_path
 from typing import Any
 
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.frames import is_foreign
 
 LISTENERS_OPTION = "sqla_pubsub.listeners"
 """The option in ``alembic.ini``."""
@@ -182,16 +182,10 @@ def _where(error: Exception) -> str:
         places.append((error.filename, error.lineno))
     for filename, line in reversed(places):
         path = Path(filename)
-        if path.is_file() and not _is_foreign(path):
+        if path.is_file() and not is_foreign(filename):
             here = Path.cwd()
             return f", at {path.relative_to(here) if path.is_relative_to(here) else path}:{line}"
     return ""
-
-
-def _is_foreign(path: Path) -> bool:
-    if {"site-packages", "dist-packages"} & set(path.parts):
-        return True
-    return any(path.is_relative_to(folder) for folder in (get_path("stdlib"), Path(__file__).parent))
 
 
 def _nearest_ini(start: Path) -> Path | None:

@@ -26,9 +26,18 @@ from sqla_pubsub.deliver.happenings import (
     Waiting,
 )
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Retry, describe
-from sqla_pubsub.values import shown
+from sqla_pubsub.values import harmless, shown
 
 logger = logging.getLogger(__name__)
+
+
+def _show_traceback(record: logging.LogRecord) -> bool:
+    """Let the traceback stand below the line, in whatever form somebody's formatter gives that."""
+    record.exc_text = getattr(record, "traceback", None) or record.exc_text
+    return True
+
+
+logging.getLogger(__name__).addFilter(_show_traceback)
 
 LOGGER = "sqla_pubsub"
 """The logger above all of ours."""
@@ -74,8 +83,8 @@ def _log_loop(happening: Slots | Blocked) -> None:
             blocker = "code outside of handlers" if name is None else f"the handler of listener {name!r}"
             logger.warning(
                 "loop.blocked: %s has blocked the event loop for %.1f s, and with it all handlers of this process. Call "
-                "what blocks with asyncio.to_thread(), or make the handler a plain function:\n%s",
-                blocker, seconds, stack, extra={"listener": name, "seconds": seconds},
+                "what blocks with asyncio.to_thread(), or make the handler a plain function. It is here:",
+                blocker, seconds, extra={"listener": name, "seconds": seconds, "traceback": harmless(stack)},
             )  # fmt: skip
 
 
@@ -146,13 +155,13 @@ def _log_settled(settled: Settled) -> None:
                 logger.warning(
                     "event.failed: entry %s for %r, attempt %s, next in %.1f s: %s",
                     entry, name, attempt, delay.total_seconds(), outcome.summary,
-                    extra={"listener": name, "entry": entry, "attempt": attempt},
+                    extra={"listener": name, "entry": entry, "attempt": attempt, "traceback": _traceback(outcome)},
                 )  # fmt: skip
             case DeadLetter(id=entry, attempt=attempt):
                 logger.error(
                     "event.dead: entry %s for %r is a dead letter after attempt %s: %s",
                     entry, name, attempt, outcome.summary,
-                    extra={"listener": name, "entry": entry, "attempt": attempt},
+                    extra={"listener": name, "entry": entry, "attempt": attempt, "traceback": _traceback(outcome)},
                 )  # fmt: skip
             case Acknowledge():
                 pass
@@ -160,6 +169,14 @@ def _log_settled(settled: Settled) -> None:
         "event.settled: %s for %r", len(settled.outcomes), name,
         extra={"listener": name, "events": len(settled.outcomes)},
     )  # fmt: skip
+
+
+def _traceback(outcome: Retry | DeadLetter) -> str | None:
+    if outcome.trace is None:
+        return None
+    return (
+        outcome.trace.every if logging.getLogger(__name__).isEnabledFor(logging.DEBUG) else outcome.trace.own
+    )
 
 
 def named(ids: Sequence[int]) -> str:

@@ -57,12 +57,12 @@ def test_a_handler_that_blocks_the_loop_is_named_with_its_stack_while_it_does(
     assert blocked.seconds >= 1
     assert "in call_a_slow_api" in blocked.stack
     assert "in handle" in blocked.stack
-    [line] = [each for each in caplog.records if "in call_a_slow_api" in each.getMessage()]
+    [line] = [each for each in caplog.records if "in call_a_slow_api" in (each.exc_text or "")]
     assert line.levelno == logging.WARNING
     said = r"loop\.blocked: the handler of listener 'slow one' has blocked the event loop for \d+\.\d"
     assert re.match(said, line.getMessage())
     assert "asyncio.to_thread()" in line.getMessage()
-    assert "in call_a_slow_api" in line.getMessage()
+    assert "\n" not in line.getMessage()
 
 
 def test_code_of_the_application_that_blocks_the_loop_is_shown_too(notes: AsyncNotes) -> None:

@@ -1,12 +1,16 @@
 """The lines that a listener logs in a program of somebody's own."""
 
 import logging.config
+import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
-from sqla_pubsub import RetryPolicy, after_insert
+from sqla_pubsub import Reject, RetryLater, RetryPolicy, after_insert
 from tests.deliver.notes import Notes
 
 pytestmark = pytest.mark.one_driver
@@ -49,3 +53,78 @@ def test_a_configuration_between_import_and_listener_silences_no_program_of_your
     logging.config.dictConfig(DICT_CONFIG)
     assert notes.drain() == 1
     assert "mine ERROR event.dead: entry 1 for 'fail'" in capfd.readouterr().err
+
+
+AT_ONCE = RetryPolicy(max_attempts=3, initial=timedelta(0))
+
+
+def insert_nothing(session: Session) -> None:
+    session.execute(
+        text("INSERT INTO effect (id, listener) VALUES (7, 'x'), (7, :secret)"), {"secret": "the secret"}
+    )
+
+
+def traced(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the functions of each traceback in the log, the last frame's last."""
+    texts = [record.exc_text or "" for record in caplog.records]
+    return [", ".join(re.findall(r"^  File .*, in (\w+)$", text, re.MULTILINE)) for text in texts]
+
+
+def test_the_first_failure_of_an_event_is_logged_with_the_frames_of_the_program(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though it comes from deep inside of SQLAlchemy and the driver; the driver's words may quote a row."""
+
+    @after_insert(notes.Note, retry=AT_ONCE)
+    def handle(session: Session) -> None:
+        insert_nothing(session)
+
+    notes.write("one")
+    assert notes.drain() == 3
+    assert traced(caplog) == ["handle, insert_nothing", "", ""]
+    last = caplog.records[0].exc_text or ""
+    assert last.splitlines()[-1].startswith("IntegrityError: ")
+    assert "secret" not in caplog.text
+    assert "Key (id)=(7)" not in caplog.text
+    assert "[SQL" not in caplog.text
+
+
+def test_at_the_level_of_debug_a_traceback_has_all_frames(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    @after_insert(notes.Note, retry=AT_ONCE)
+    def handle(session: Session) -> None:
+        insert_nothing(session)
+
+    notes.write("one")
+    with caplog.at_level(logging.DEBUG):
+        notes.drain()
+    [whole] = [functions for functions in traced(caplog) if functions]
+    assert "handle, insert_nothing, execute" in whole
+    assert not whole.startswith("handle")
+
+
+def test_what_a_handler_raises_to_say_something_has_no_traceback(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    @after_insert(notes.Note)
+    def handle(new: Any) -> None:
+        raise Reject("not wanted") if new.content == "bad" else RetryLater()
+
+    notes.write("bad", "later")
+    notes.drain()
+    assert traced(caplog) == ["", ""]
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_the_last_frame_of_what_is_stored_is_the_program_s(notes: Notes, transactional: bool) -> None:
+    @after_insert(notes.Note, retry=RetryPolicy(max_attempts=1), transactional=transactional)
+    def handle(session: Session) -> None:
+        insert_nothing(session)
+
+    notes.write("one")
+    notes.drain()
+    [letter] = notes.dead()
+    stored = letter.traceback or ""
+    assert re.findall(r"^  File .*, in (\w+)$", stored, re.MULTILINE) == ["handle", "insert_nothing"]
+    assert "Key (id)=(7) already exists" in stored

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from sqla_pubsub.errors import Reject, RetryLater, TransactionEnded, UnreadableEntry, is_stale, sqlstate
+from sqla_pubsub.frames import rendered
 from sqla_pubsub.retry import RetryPolicy, Rng
 from sqla_pubsub.sqlstates import DENIED, GONE, TRANSIENT, is_of_values
-from sqla_pubsub.values import one_line
+from sqla_pubsub.values import harmless, one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,19 @@ _DEFAULTS = FailureLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """The traceback of a first failure, for the log: no message is longer than a line, so that no row is shown.
+
+    Args:
+        own: With the frames of the program.
+        every: With all frames.
+    """
+
+    own: str
+    every: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledge:
     """The event was handled."""
 
@@ -50,6 +64,7 @@ class Retry:
     summary: str = ""
     """The error in one line."""
     counted: bool = True
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +77,7 @@ class DeadLetter:
     traceback: str | None
     summary: str = ""
     """The error in one line, where the reason is another one."""
+    trace: Trace | None = None
 
 
 Outcome = Acknowledge | Retry | DeadLetter
@@ -77,6 +93,8 @@ def judge(
 ) -> Retry | DeadLetter:
     """Return what becomes of an entry whose try number *attempt* raised *error*."""
     text, summary = written(error, limits), describe(error, limits)
+    # Not of what a handler raised to say something, and not each time again.
+    trace = _trace(error, limits) if attempt == 1 and not isinstance(error, Reject | RetryLater) else None
     delay: timedelta | None = None
     match error:
         case Reject():
@@ -89,16 +107,28 @@ def judge(
         case _:
             reason, delay = summary, policy.delay(attempt, rng)
     if delay is None:
-        return DeadLetter(id=id, attempt=attempt, reason=reason, traceback=text, summary=summary)
+        return DeadLetter(id=id, attempt=attempt, reason=reason, traceback=text, summary=summary, trace=trace)
     if isinstance(error, RetryLater) and error.after is not None:
         delay = min(error.after, timedelta(days=36_500))
-    return Retry(id=id, attempt=attempt, delay=delay, error=text, summary=summary)
+    return Retry(id=id, attempt=attempt, delay=delay, error=text, summary=summary, trace=trace)
 
 
 def written(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
-    """Return *error* with its traceback, as it is stored."""
+    """Return *error* with its traceback, as it is stored: the last frame is one of the program's own."""
     _hide_parameters(error)
-    return _encodable("".join(traceback.format_exception(error)))[-limits.max_error :]
+    return _encodable(rendered(error, message=_whole) + "\n")[-limits.max_error :]
+
+
+def _trace(error: BaseException, limits: FailureLimits) -> Trace:
+    own, every = (
+        harmless(_encodable(rendered(error, message=describe, every=each))[-limits.max_error :])
+        for each in (False, True)
+    )
+    return Trace(own=own, every=every)
+
+
+def _whole(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).rstrip("\n")
 
 
 def describe(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:
