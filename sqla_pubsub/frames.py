@@ -93,7 +93,8 @@ def _chain(error: BaseException) -> list[tuple[BaseException, str]]:
         cause, link = last.__cause__, _CAUSED
         if cause is None and not last.__suppress_context__:
             cause, link = last.__context__, _MEANWHILE
-        if cause is None or id(cause) in seen:
+        # What SQLAlchemy raises for an error of the driver tells all that this one said.
+        if cause is None or id(cause) in seen or cause is getattr(last, "orig", None):
             break
         seen.add(id(cause))
         chain[0] = (last, link)

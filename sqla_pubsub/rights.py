@@ -133,7 +133,7 @@ def refuse_without_rights(connection: Connection, metadata: MetaData, duty: Duty
         rights = ", ".join(f"{right} on {right.object}" for right in lacking)
         raise ConfigurationError(
             f"role {role!r} lacks {rights}, which {DUTIES[duty]} needs. As the owner of the tables, execute what "
-            f"this prints: sqla-pubsub grants --{duty} {role}"
+            f"this prints: sqla-pubsub grants --{duty}-role {role}"
         )
 
 

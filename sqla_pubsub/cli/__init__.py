@@ -9,6 +9,7 @@ import click
 from sqla_pubsub.cli.project import Unreachable
 from sqla_pubsub.cli.root import cli
 from sqla_pubsub.errors import PubSubError
+from sqla_pubsub.process.logs import coloured
 from sqla_pubsub.values import harmless
 
 __all__ = ["cli", "main"]
@@ -19,5 +20,7 @@ def main() -> None:
     try:
         cli.main(prog_name="sqla-pubsub", standalone_mode=True)
     except PubSubError as error:
-        click.echo(f"sqla-pubsub: {harmless(error)}", err=True)
+        said = f"sqla-pubsub: {harmless(error)}"
+        red = coloured(sys.stderr)
+        click.echo(click.style(said, fg="red") if red else said, err=True, color=red)
         sys.exit(1 if isinstance(error, Unreachable) else 2)

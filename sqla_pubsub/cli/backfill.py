@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.cli.phrases import examples
 from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, sqlstate
@@ -19,7 +20,9 @@ from sqla_pubsub.sqlstates import DENIED
 _AGAIN = "Run the same command again to go on where it stopped, or with --abandon to give it up."
 
 
-@click.command("backfill")
+@click.command(
+    "backfill", epilog=examples("backfill email_author", "backfill email_author --skip-changed --yes")
+)
 @click.argument("listener")
 @module_option
 @url_option

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import wraps
 from typing import Any
 
@@ -14,14 +13,22 @@ from rich.progress import Progress
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
+from sqla_pubsub.cli.groups import ListsByDefault
 from sqla_pubsub.cli.inspect import json_option
-from sqla_pubsub.cli.phrases import counted, print_table
+from sqla_pubsub.cli.phrases import as_json as written
+from sqla_pubsub.cli.phrases import counted, examples, moment, print_record, print_table
 from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.operate.maintenance import Letters, Maintenance
 
 
-@click.group()
+@click.group(
+    cls=ListsByDefault,
+    epilog=examples(
+        "dead list --listener email_author --older-than 1d", "dead show 4711", "dead retry 4711 4712",
+        "dead discard --all --older-than 4w",
+    ),
+)  # fmt: skip
 def dead() -> None:
     """Look at dead letters, try them again, or discard them."""
 
@@ -54,7 +61,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-@dead.command("list")
+@dead.command("list", epilog=examples("dead list", "dead list --listener email_author --json"))
 @json_option
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most rows.")
 @_common
@@ -62,7 +69,7 @@ def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, l
     """List dead letters, oldest first."""
     rows = maintenance.dead_letters(letters, limit=limit)
     if as_json:
-        click.echo(_as_json(rows))
+        click.echo(written(rows))
         return
     if not rows:
         click.echo("No dead letters.")
@@ -70,7 +77,7 @@ def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, l
     cells = [
         (
             str(row["id"]), row["listener"], f"{row['operation']} {row['source']}", str(row["attempt"]),
-            f"{row['died_at']:%Y-%m-%d %H:%M:%S}", row["reason"],
+            moment(row["died_at"]), row["reason"],
         )
         for row in rows
     ]  # fmt: skip
@@ -80,17 +87,33 @@ def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, l
         click.echo(f"{len(rows)} of {total}; see more with --limit.")
 
 
-@dead.command("show")
+@dead.command("show", epilog=examples("dead show 4711", "dead show 4711 --json"))
 @click.argument("ids", nargs=-1, required=True, type=int)
+@json_option
 @_common
-def show(maintenance: Maintenance, letters: Letters) -> None:
-    """Show dead letters whole, as JSON: payload, context, reason, traceback."""
+def show(maintenance: Maintenance, letters: Letters, *, as_json: bool) -> None:
+    """Show dead letters whole: payload, context, reason, traceback."""
     rows = maintenance.dead_letters(letters)
     _refuse_unknown(letters, rows)
-    click.echo(_as_json(rows))
+    if as_json:
+        click.echo(written(rows))
+        return
+    for row in rows:
+        print_record(f"dead letter {row['id']}", _facts(row))
 
 
-@dead.command("retry")
+def _facts(row: dict[str, Any]) -> dict[str, object]:
+    """Return what a person wants to know, and why it died last, where a terminal ends."""
+    first = {
+        "listener": row["listener"], "event": f"{row['operation']} {row['source']}", "attempts": str(row["attempt"]),
+        "occurred at": moment(row["occurred_at"]), "died at": moment(row["died_at"]),
+    }  # fmt: skip
+    payload = {name: row[name] for name in ("key", "context", "old", "new") if row[name] is not None}
+    crashes = {"crashes": str(row["crashes"])} if row["crashes"] else {}
+    return {**first, **crashes, **payload, "reason": row["reason"], "traceback": row["traceback"] or "none"}
+
+
+@dead.command("retry", epilog=examples("dead retry 4711 4712", "dead retry --all --listener email_author"))
 @click.argument("ids", nargs=-1, type=int)
 @click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -108,7 +131,7 @@ def retry(maintenance: Maintenance, letters: Letters, *, everything: bool, yes: 
     )
 
 
-@dead.command("discard")
+@dead.command("discard", epilog=examples("dead discard 4711", "dead discard --all --older-than 4w --yes"))
 @click.argument("ids", nargs=-1, type=int)
 @click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -158,13 +181,3 @@ def _refuse_unknown(letters: Letters, rows: Sequence[dict[str, Any]]) -> None:
     missing = sorted(set(letters.ids) - {row["id"] for row in rows})
     if missing:
         raise ConfigurationError(f"there is no dead letter {missing[0]} here. See: sqla-pubsub dead list")
-
-
-def _as_json(rows: Sequence[dict[str, Any]]) -> str:
-    """Return JSON in which what does not print is escaped: json itself leaves more than the terminal may see."""
-    lines = json.dumps(rows, indent=2, ensure_ascii=False, default=_plain).split("\n")
-    return "\n".join("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) for line in lines)
-
-
-def _plain(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
+from sqla_pubsub.cli.phrases import examples
 from sqla_pubsub.errors import ConfigurationError
 
 _MODULE = "examples.easy.demo"
 
 
-@click.command()
+@click.command(epilog=examples("demo"))
 def demo() -> None:
     """Run the example: migrate, listen, write, compare. Needs nothing but the source tree.
 

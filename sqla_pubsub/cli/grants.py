@@ -9,6 +9,7 @@ import click
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.cli.phrases import examples
 from sqla_pubsub.cli.project import failed, modules_argument, open_projects, url_option
 from sqla_pubsub.contract.quoting import quoted
 from sqla_pubsub.contract.tables import absence
@@ -18,14 +19,20 @@ from sqla_pubsub.registry import outbox
 from sqla_pubsub.rights import DUTIES, Duty, needed, statements
 
 
-@click.command()
+@click.command(epilog=examples("grants --listener-role app_worker --operator-role admin | psql"))
 @modules_argument
 @click.option(
-    "--listener", multiple=True, metavar="ROLE", help="Runs listen; may be repeated, as the others."
+    "--listener-role", "listener", multiple=True, metavar="ROLE",
+    help="Runs listen, entries and discard-entries; may be repeated, as the others.",
+)  # fmt: skip
+@click.option("--operator-role", "operator", multiple=True, metavar="ROLE", help="Runs dead.")
+@click.option(
+    "--monitor-role", "monitor", multiple=True, metavar="ROLE", help="Runs status, health and check."
 )
-@click.option("--operator", multiple=True, metavar="ROLE", help="Runs dead.")
-@click.option("--monitor", multiple=True, metavar="ROLE", help="Runs status, health and check.")
-@click.option("--writer", multiple=True, metavar="ROLE", help="Calls publish(); changing rows needs nothing.")
+@click.option(
+    "--writer-role", "writer", multiple=True, metavar="ROLE",
+    help="Calls publish(); changing rows needs nothing.",
+)  # fmt: skip
 @url_option
 def grants(modules: Sequence[str], url: str | None, **chosen: Sequence[str]) -> None:
     """Print GRANT statements for roles that listen, look after the outbox, watch it or publish.
@@ -35,7 +42,7 @@ def grants(modules: Sequence[str], url: str | None, **chosen: Sequence[str]) -> 
     roles: list[tuple[Duty, str]] = [(duty, role) for duty in get_args(Duty) for role in chosen[duty]]
     if not roles:
         raise ConfigurationError(
-            "no role is given. Name at least one with --listener, --operator, --monitor or --writer."
+            "no role is given. Name at least one with --listener-role, --operator-role, --monitor-role or --writer-role."
         )
     for _, role in roles:
         if not role or not role.isprintable():

@@ -13,18 +13,17 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.difference import sentence
-from sqla_pubsub.cli.phrases import counted, lasting, print_table
+from sqla_pubsub.cli.phrases import counted, examples, lasting, print_table, say
 from sqla_pubsub.cli.project import failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.operate.maintenance import ListenerStatus, Maintenance
 from sqla_pubsub.registry import registry_of
 from sqla_pubsub.rights import refuse_without_rights
-from sqla_pubsub.values import harmless
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
-@click.command("check")
+@click.command("check", epilog=examples("check", "check myapp.listeners"))
 @modules_argument
 @url_option
 def check_command(modules: Sequence[str], url: str | None) -> None:
@@ -45,20 +44,25 @@ def check_command(modules: Sequence[str], url: str | None) -> None:
     except DBAPIError as error:
         raise failed(project, error, "monitor") from error
     for difference in differences:
-        click.echo(harmless(sentence(difference)))
+        say(sentence(difference), trouble=difference.kind != "constant")
     # A condition may be a switch that is off: said, and no failure.
     differ = any(difference.kind != "constant" for difference in differences)
     if not differ:
         click.echo("All declared triggers are installed.")
     abandoned = _abandoned(rows, project.metadata)
     for row in abandoned:
-        entries = counted(row.ready + row.waiting, "entry", "entries")
-        click.echo(
-            f"listener {row.listener!r} is not declared, but {entries} and {counted(row.dead, 'dead letter')} are "
-            f"its own. Give the listener that takes them over previous_names=[{row.listener!r}], "
-            "declare it again, or delete them."
-        )
+        say(_abandonment(row), trouble=True)
     sys.exit(1 if differ or abandoned else 0)
+
+
+def _abandonment(row: ListenerStatus) -> str:
+    entries = counted(row.ready + row.waiting, "entry", "entries")
+    return (
+        f"listener {row.listener!r} is not declared, but {entries} and {counted(row.dead, 'dead letter')} are "
+        f"its own. Give the listener that takes them over previous_names=[{row.listener!r}], declare it again, "
+        f"or delete them: sqla-pubsub discard-entries {row.listener}, sqla-pubsub dead discard --all --listener "
+        f"{row.listener}"
+    )
 
 
 def _abandoned(rows: Sequence[ListenerStatus], metadata: MetaData) -> list[ListenerStatus]:
@@ -67,7 +71,7 @@ def _abandoned(rows: Sequence[ListenerStatus], metadata: MetaData) -> list[Liste
     return [row for row in rows if not row.declared and row.listener not in adopted]
 
 
-@click.command("status")
+@click.command("status", epilog=examples("status", "status myapp.listeners --json"))
 @modules_argument
 @json_option
 @url_option
@@ -88,17 +92,21 @@ def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> No
         _print_table(rows)
 
 
-@click.command("health")
+@click.command("health", epilog=examples("health", "health --max-age 15m --max-dead 0"))
 @modules_argument
 @click.option(
     "--max-age", type=Age(), default="5m", show_default=True, help="Oldest entry that is still healthy."
 )
+@click.option(
+    "--max-dead", type=click.IntRange(0), help="Most dead letters of one listener that are still healthy."
+)
 @url_option
-def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) -> None:
+def health_command(modules: Sequence[str], max_age: timedelta, max_dead: int | None, url: str | None) -> None:
     """For monitoring: exit code 0 while entries are handled in time, 1 when not.
 
-    It fails when the database cannot be reached, or when a declared listener has an entry that has
-    been ready for longer than --max-age.
+    It fails when the database cannot be reached, when a declared listener has an entry that has
+    been ready for longer than --max-age, or when one has more dead letters than --max-dead. Dead letters, and entries
+    of listeners that nobody declares, are named in any case.
     """
     project = open_project(url, modules)
     try:
@@ -106,15 +114,24 @@ def health_command(modules: Sequence[str], max_age: timedelta, url: str | None) 
     except DBAPIError as error:
         raise failed(project, error, "monitor") from error
     late = [row for row in rows if row.declared and row.oldest is not None and row.oldest > max_age]
+    dying = [row for row in rows if row.declared and max_dead is not None and row.dead > max_dead]
+    if not late and not dying:
+        click.echo("healthy")
     for row in late:
         assert row.oldest is not None
         ready = counted(row.ready, "entry", "entries")
-        click.echo(
-            f"listener {row.listener!r} is behind: {ready} ready, the oldest for {lasting(row.oldest)}"
+        say(
+            f"listener {row.listener!r} is behind: {ready} ready, the oldest for {lasting(row.oldest)}",
+            trouble=True,
         )
-    if not late:
-        click.echo("healthy")
-    sys.exit(1 if late else 0)
+    for row in rows:
+        if row.declared and row.dead:
+            letters = counted(row.dead, "dead letter")
+            hint = f"sqla-pubsub dead list --listener {row.listener}"
+            say(f"listener {row.listener!r} has {letters}: see {hint}", trouble=row in dying)
+    for row in _abandoned(rows, project.metadata):
+        say(_abandonment(row), trouble=True)
+    sys.exit(1 if late or dying else 0)
 
 
 def _print_table(rows: Sequence[ListenerStatus]) -> None:
@@ -125,4 +142,5 @@ def _print_table(rows: Sequence[ListenerStatus]) -> None:
         )
         for row in rows
     ]  # fmt: skip
-    print_table(("listener", "ready", "waiting", "dead", "oldest", "note"), cells)
+    troubled = {number for number, row in enumerate(rows) if row.dead or not row.declared}
+    print_table(("listener", "ready", "waiting", "dead", "oldest", "note"), cells, trouble=troubled)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, nap, retry_if_exception, wait_random_exponential
 
 from sqla_pubsub.cli.captures import Captures
-from sqla_pubsub.cli.phrases import counted
+from sqla_pubsub.cli.phrases import counted, examples
 from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
@@ -36,7 +36,11 @@ from sqla_pubsub.registry import registry_of
 from sqla_pubsub.rights import refuse_without_rights
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "listen myapp.listeners --processes 2", "listen --listener email_author --verbose", "listen --drain",
+    ),
+)  # fmt: skip
 @modules_argument
 @click.option(
     "--processes", type=click.IntRange(1, 1024), default=1, show_default=True, help="Worker processes."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from sqlalchemy import Engine, MetaData, make_url
@@ -25,21 +25,39 @@ from sqla_pubsub.rights import Duty
 from sqla_pubsub.settings import ProjectSettings, import_modules, load_settings
 
 URL_VARIABLE = "SQLA_PUBSUB_URL"
+_MODULES = "sqla_pubsub.modules"
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _SECRETS = ("password", "sslpassword", "passfile", "sslkey")
 """Options that a URL may have behind the question mark."""
 
 url_option = click.option(
     "--url", help=f"SQLAlchemy URL of the database. Default: ${URL_VARIABLE}, the settings files."
 )
-module_option = click.option(
-    "--module",
-    "modules",
-    multiple=True,
-    metavar="MODULE",
-    help="Listener module. Default: those of the settings files.",
-)
+_MODULE: dict[str, Any] = {
+    "multiple": True,
+    "metavar": "MODULE",
+    "help": "Listener module; may be repeated. Default: those of the settings files.",
+}
+module_option = click.option("-m", "--module", "modules", **_MODULE)
 
-modules_argument = click.argument("modules", nargs=-1)
+
+def modules_argument(command: _Command) -> _Command:
+    """Let a command take its modules as arguments, or by the option that all commands have."""
+    option = click.option("-m", "--module", callback=_keep, is_eager=True, expose_value=False, **_MODULE)
+    return option(click.argument("modules", nargs=-1, callback=_either)(command))
+
+
+def _keep(context: click.Context, _: click.Parameter, given: tuple[str, ...]) -> None:
+    context.meta[_MODULES] = given
+
+
+def _either(context: click.Context, _: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    by_option: tuple[str, ...] = context.meta.get(_MODULES, ())
+    if given and by_option:
+        raise ConfigurationError(
+            f"modules are given twice: {' '.join(given)}, and --module {by_option[0]}. Give them in one of the two ways."
+        )
+    return given or by_option
 
 
 class Unreachable(PubSubError):

@@ -8,6 +8,7 @@ from sqla_pubsub import __version__
 from sqla_pubsub.cli.backfill import backfill
 from sqla_pubsub.cli.dead import dead
 from sqla_pubsub.cli.demo import demo
+from sqla_pubsub.cli.entries import discard_entries, entries
 from sqla_pubsub.cli.grants import grants
 from sqla_pubsub.cli.inspect import check_command, health_command, status_command
 from sqla_pubsub.cli.listen import listen
@@ -23,6 +24,8 @@ cli.add_command(listen)
 cli.add_command(check_command)
 cli.add_command(status_command)
 cli.add_command(health_command)
+cli.add_command(entries)
+cli.add_command(discard_entries)
 cli.add_command(dead)
 cli.add_command(backfill)
 cli.add_command(grants)

@@ -9,11 +9,12 @@ from sqlalchemy import Engine, MetaData
 
 from sqla_pubsub.operate.crashes import MAX_CRASHES, Crashes
 from sqla_pubsub.operate.dead_letters import STEP, DeadLetters, Letters
+from sqla_pubsub.operate.entries import Choice, Entries
 from sqla_pubsub.operate.place import Place
 from sqla_pubsub.operate.status import Backlog, ListenerStatus
 from sqla_pubsub.registry import registry_of
 
-__all__ = ["MAX_CRASHES", "STEP", "Letters", "ListenerStatus", "Maintenance"]
+__all__ = ["MAX_CRASHES", "STEP", "Choice", "Letters", "ListenerStatus", "Maintenance"]
 
 
 class Maintenance:
@@ -22,6 +23,7 @@ class Maintenance:
     def __init__(self, engine: Engine, metadata: MetaData) -> None:
         place = Place(engine, metadata)
         self._backlog = Backlog(place, registry_of(metadata))
+        self._entries = Entries(place)
         self._letters = DeadLetters(place)
         self._crashes = Crashes(place)
 
@@ -36,6 +38,28 @@ class Maintenance:
     def listeners(self) -> set[str]:
         """Return the names that are declared, under their present name or an earlier one, or have dead letters."""
         return self._backlog.listeners()
+
+    def declared(self) -> set[str]:
+        """Return the names that are declared, under their present name or an earlier one."""
+        return self._backlog.declared()
+
+    def abandoned(self) -> dict[str, int]:
+        """Return how many entries wait for listeners that nobody declares, under their present name or an earlier one."""
+        return self._backlog.abandoned()
+
+    def entries(
+        self, choice: Choice, *, limit: int | None = None, payload: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return entries, lowest id first, as plain mappings."""
+        return self._entries.listed(choice, limit=limit, payload=payload)
+
+    def count_entries(self, choice: Choice) -> int:
+        """Return how many entries fit."""
+        return self._entries.count(choice)
+
+    def discard_entries(self, listener: str, *, limit: int = STEP) -> int:
+        """Delete up to *limit* entries of *listener*, but for those that a worker has in hand."""
+        return self._entries.discard(listener, limit=limit)
 
     def count_crash(self, entry_id: int) -> bool:
         """Record that a process died with *entry_id* in hand; at the limit it becomes a dead letter.

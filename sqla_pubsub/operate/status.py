@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import func, select
 
 from sqla_pubsub.contract.names import BACKFILL
-from sqla_pubsub.deliver.claim.statements import Statements
+from sqla_pubsub.operate.entries import is_ready
 from sqla_pubsub.operate.place import Place
 from sqla_pubsub.registry import Registry
 
@@ -53,7 +53,7 @@ class Backlog:
         """Return the backlog per listener, declared or not, in order of name."""
         with self._place.connected() as (connection, statements):
             e, d = statements.entry.c, statements.letter.c
-            ready = _is_ready(statements)
+            ready = is_ready(statements)
             since = func.min(func.coalesce(e.due_at, e.occurred_at)).filter(ready)
             entries = (
                 select(
@@ -84,19 +84,26 @@ class Backlog:
     def pending(self, listeners: Sequence[str]) -> tuple[int, int]:
         """Return how many entries of *listeners* are ready, and how many wait for their retry."""
         with self._place.connected() as (connection, statements):
-            e, ready = statements.entry.c, _is_ready(statements)
+            e, ready = statements.entry.c, is_ready(statements)
             counts = select(func.count().filter(ready), func.count().filter(~ready))
             row = connection.execute(counts.where(e.listener.in_(listeners), e.operation != BACKFILL)).one()
         return row[0], row[1]
 
+    def abandoned(self) -> dict[str, int]:
+        """Return how many entries wait for listeners that nobody declares, under their present name or an earlier one."""
+        with self._place.connected() as (connection, statements):
+            e = statements.entry.c
+            counted = select(e.listener, func.count()).where(e.operation != BACKFILL).group_by(e.listener)
+            rows = connection.execute(counted.where(e.listener.not_in(sorted(self.declared())))).all()
+        return dict(sorted((row[0], row[1]) for row in rows))
+
+    def declared(self) -> set[str]:
+        """Return the names that are declared, under their present name or an earlier one."""
+        specs = self._registry.listeners.values()
+        return {name for spec in specs for name in (spec.name, *spec.previous_names)}
+
     def listeners(self) -> set[str]:
         """Return the names that are declared, under their present name or an earlier one, or have dead letters."""
-        specs = self._registry.listeners.values()
         with self._place.connected() as (connection, statements):
             stored = connection.scalars(select(statements.letter.c.listener).distinct()).all()
-        return {*stored, *(name for spec in specs for name in (spec.name, *spec.previous_names))}
-
-
-def _is_ready(statements: Statements) -> ColumnElement[bool]:
-    e = statements.entry.c
-    return or_(e.due_at.is_(None), e.due_at <= func.clock_timestamp())
+        return {*stored, *self.declared()}

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from sqla_pubsub import Reject, RetryPolicy, after_insert
-from sqla_pubsub.cli.dead import _as_json
-from sqla_pubsub.cli.phrases import print_table
+from sqla_pubsub.cli.phrases import as_json, print_table
 from sqla_pubsub.process.logs import OneLine
 from sqla_pubsub.values import harmless, one_line
 from tests.deliver.notes import Notes
@@ -70,7 +69,7 @@ def test_a_table_shows_them(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 def test_json_escapes_them_and_stays_the_same_value() -> None:
     rows = [{"reason": HOSTILE, "new": {"content": "é\U000e0001 😀", HOSTILE: "x"}}]
-    shown = _as_json(rows)
+    shown = as_json(rows)
     assert obeyed(shown) == ""
     assert json.loads(shown) == rows
     assert "é" in shown

@@ -155,7 +155,7 @@ def test_a_dead_letter_is_listed_shown_and_retried_as_the_same_event(shop: Shop)
         ("ship", "ValueError: out of stock")
     ]
     number = str(letters[0]["id"])
-    shown = json.loads(shop.run("dead", "show", number, "--module", "shop.listeners").stdout)[0]
+    shown = json.loads(shop.run("dead", "show", number, "--json", "--module", "shop.listeners").stdout)[0]
     assert shown["new"]["item"] == "bad"
     assert "ValueError" in shown["traceback"]
     assert "1 dead letter back" in shop.run("dead", "retry", number, "--module", "shop.listeners").stdout

@@ -44,7 +44,7 @@ COMMANDS = [
     ("check", "shop.listeners"),
     ("dead", "list", "--module", "shop.listeners"),
     ("dead", "retry", "--all", "--module", "shop.listeners"),
-    ("grants", "shop.listeners", "--listener", "worker"),
+    ("grants", "shop.listeners", "--listener-role", "worker"),
     ("backfill", "ship", "--module", "shop.listeners"),
     ("listen", "shop.listeners", "--drain"),
     ("listen", "shop.listeners", "--exit-on-error"),

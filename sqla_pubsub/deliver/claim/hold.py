@@ -228,6 +228,14 @@ class Holds:
         return lock_parameters(self._statements.entry, self._connection)["outbox"]
 
 
+def holder(last_error: str | None) -> tuple[str | None, str | None]:
+    """Split what stands in an entry: who has it in hand, and the error of its last try."""
+    if last_error is None or not last_error.startswith(_PREFIX):
+        return None, last_error
+    mark, _, error = last_error.partition("\n")
+    return mark.removeprefix("in hand: "), error or None
+
+
 def _claim(statements: Statements) -> Update:
     """Write the claim. Parameters: b_ids, b_mark."""
     c = statements.entry.c
