@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from sqla_pubsub.contract.names import MESSAGE
 
-M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
 _Loader = Callable[[str], Any]
 
 
-class Event(Generic[M]):
+class Event(Generic[M_co]):
     """What happened, as one listener sees it.
 
     Attributes:
@@ -40,8 +40,8 @@ class Event(Generic[M]):
         id: int,  # noqa: A002
         listener: str,
         occurred_at: datetime,
-        old: M | None = None,
-        new: M | None = None,
+        old: M_co | None = None,
+        new: M_co | None = None,
         changed: tuple[str, ...] = (),
         context: Mapping[str, Any] | None = None,
         attempt: int = 1,
@@ -58,14 +58,14 @@ class Event(Generic[M]):
         self._load = load
 
     @property
-    def old(self) -> M:
+    def old(self) -> M_co:
         """The row before the change; None for inserts, truncates and messages."""
-        return cast("M", self._value("old"))
+        return cast("M_co", self._value("old"))
 
     @property
-    def new(self) -> M:
+    def new(self) -> M_co:
         """The row after the change, or the message; None for deletes and truncates."""
-        return cast("M", self._value("new"))
+        return cast("M_co", self._value("new"))
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -81,35 +81,35 @@ class Event(Generic[M]):
         return f"<{type(self).__name__} {self.id} for {self.listener!r}, attempt {self.attempt}>"
 
 
-class Insert(Event[M]):
+class Insert(Event[M_co]):
     """A row was inserted."""
 
     operation = "INSERT"
     __slots__ = ()
 
 
-class Update(Event[M]):
+class Update(Event[M_co]):
     """A row was changed."""
 
     operation = "UPDATE"
     __slots__ = ()
 
 
-class Delete(Event[M]):
+class Delete(Event[M_co]):
     """A row was deleted."""
 
     operation = "DELETE"
     __slots__ = ()
 
 
-class Truncate(Event[M]):
+class Truncate(Event[M_co]):
     """The whole table was emptied; there are no rows to show."""
 
     operation = "TRUNCATE"
     __slots__ = ()
 
 
-class MessageEvent(Event[M]):
+class MessageEvent(Event[M_co]):
     """A message was published."""
 
     operation = MESSAGE

@@ -24,6 +24,7 @@ from sqla_pubsub import (
     Insert,
     Listener,
     Message,
+    MessageEvent,
     PubSub,
     after_insert,
     on_message,
@@ -54,7 +55,7 @@ seen: list[tuple[Any, Any]] = []
 
 @after_insert(Note)
 @on_message(Viewed)
-def reader(event: Insert[Any]) -> None:
+def reader(event: Insert[Any] | MessageEvent[Any]) -> None:
     seen.append((event.new, event.context))
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import FunctionType
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from sqlalchemy import ColumnElement, MetaData
 from sqlalchemy.exc import ArgumentError, InvalidRequestError
@@ -19,17 +19,24 @@ from sqlalchemy.orm.interfaces import LoaderOption
 
 from sqla_pubsub.contract.attributes import column_names, local_table
 from sqla_pubsub.contract.names import MESSAGE, Operation
+from sqla_pubsub.declare.annotations import check_annotations
 from sqla_pubsub.declare.conditions.compiling import check_condition, compile_condition
 from sqla_pubsub.declare.handlers import is_asynchronous, parameters_of
 from sqla_pubsub.declare.loads import loads_of, refuse_load
 from sqla_pubsub.declare.mixin import PubSub
 from sqla_pubsub.declare.options import check_keywords, check_together, names_of
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.event import Delete, Insert, MessageEvent, Truncate, Update
 from sqla_pubsub.message import Message, decoder
 from sqla_pubsub.registry import Condition, ListenerSpec, Subscription, registry_of
 from sqla_pubsub.retry import RetryPolicy
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    # Forty protocols, which no program needs to run.
+    from sqla_pubsub.declare.signatures import Declares
+
+M = TypeVar("M", bound=PubSub)
+T = TypeVar("T", bound=Message)
 
 
 class Options(TypedDict, total=False):
@@ -66,7 +73,7 @@ class Options(TypedDict, total=False):
     previous_names: Iterable[str]
 
 
-def after_insert(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F], F]:
+def after_insert(model: type[M], /, **options: Unpack[Options]) -> Declares[Insert[M], None, M]:
     """Call the function for every row inserted into the model's table.
 
     Raises:
@@ -76,12 +83,12 @@ def after_insert(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F
 
 
 def after_update(
-    model: type[Any],
+    model: type[M],
     /,
     *,
     of: Iterable[Any] | QueryableAttribute[Any] = (),
     **options: Unpack[Options],
-) -> Callable[[F], F]:
+) -> Declares[Update[M], M, M]:
     """Call the function for every row whose values changed.
 
     Args:
@@ -96,7 +103,7 @@ def after_update(
     return _decorator(model, "UPDATE", of, options)
 
 
-def after_delete(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F], F]:
+def after_delete(model: type[M], /, **options: Unpack[Options]) -> Declares[Delete[M], M, None]:
     """Call the function for every row deleted from the model's table.
 
     Raises:
@@ -105,7 +112,7 @@ def after_delete(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F
     return _decorator(model, "DELETE", (), options)
 
 
-def after_truncate(model: type[Any], /, **options: Unpack[Options]) -> Callable[[F], F]:
+def after_truncate(model: type[M], /, **options: Unpack[Options]) -> Declares[Truncate[M], None, None]:
     """Call the function once for every TRUNCATE of the model's table.
 
     Raises:
@@ -115,8 +122,8 @@ def after_truncate(model: type[Any], /, **options: Unpack[Options]) -> Callable[
 
 
 def on_message(
-    message: type[Message], /, *, ordered_by: str | None = None, **options: Unpack[Options]
-) -> Callable[[F], F]:
+    message: type[T], /, *, ordered_by: str | None = None, **options: Unpack[Options]
+) -> Declares[MessageEvent[T], None, T]:
     """Call the function for every published message of this type; it arrives as ``new``.
 
     Args:
@@ -131,7 +138,7 @@ def on_message(
     _check_message(message)
     fields = [field.name for field in dataclasses.fields(cast("Any", message))]
 
-    def decorate(handler: F) -> F:
+    def decorate(handler: Any, /) -> Any:
         name = _name(handler, options)
         check_keywords("on_message", name, {**options}, Options.__annotations__, "ordered_by")
         refuse_load(name, options.get("load", ()), f"the message {message.__qualname__}")
@@ -157,12 +164,12 @@ def on_message(
 
 def _decorator(
     model: type[Any], operation: Operation, of: Iterable[Any] | QueryableAttribute[Any], options: Options
-) -> Callable[[F], F]:
+) -> Declares[Any, Any, Any]:
     decorator = f"after_{operation.lower()}"
     mapper = _mapper(model, decorator)
     columns = column_names(mapper, _attributes(of), "of")
 
-    def decorate(handler: F) -> F:
+    def decorate(handler: Any, /) -> Any:
         name = _name(handler, options)
         own = "of" if operation == "UPDATE" else None
         check_keywords(decorator, name, {**options}, Options.__annotations__, own)
@@ -187,7 +194,7 @@ def register(
     metadata: MetaData, handler: Callable[..., Any], name: str, subscription: Subscription, options: Options
 ) -> None:
     """Check a listener and add it to the registry of *metadata*."""
-    batch = options.get("batch")
+    batch, asynchronous = options.get("batch"), is_asynchronous(handler)
     spec = ListenerSpec(
         name=name,
         handler=handler,
@@ -197,13 +204,14 @@ def register(
         ordered=options.get("ordered", False),
         batch=batch,
         transactional=options.get("transactional", True),
-        asynchronous=is_asynchronous(handler),
+        asynchronous=asynchronous,
         timeout=options.get("timeout"),
         effects=options.get("effects", "any"),
         concurrency=options.get("concurrency"),
         previous_names=names_of(name, options.get("previous_names", ())),
     )
     check_together(spec)
+    check_annotations(handler, name, subscription, asynchronous=asynchronous)
     registry_of(metadata).add(spec)
 
 

@@ -70,7 +70,7 @@ def test_the_name_of_a_listener_is_that_of_its_function_or_the_given_one(models:
 
 def test_a_model_without_the_mixin_is_refused(models: Models) -> None:
     with pytest.raises(ConfigurationError, match=r"Plain does not publish.*class Plain\(PubSub, \.\.\.\)"):
-        after_insert(models.Plain)
+        after_insert(models.Plain)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("model", [object, int, "Comment", None])
