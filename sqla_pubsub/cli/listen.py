@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, nap, retry_if_exception, wait_random_exponential
 
+from sqla_pubsub.cli.backlog import Backlog
 from sqla_pubsub.cli.captures import Captures
 from sqla_pubsub.cli.phrases import counted, examples
 from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
@@ -30,7 +31,8 @@ from sqla_pubsub.deliver.io.reconnect import Outage, is_away
 from sqla_pubsub.operate.maintenance import Maintenance
 from sqla_pubsub.process.logs import FORMATS, LEVELS, Format, LogSettings
 from sqla_pubsub.process.probes import HealthServer
-from sqla_pubsub.process.supervisor import Counts, Supervisor
+from sqla_pubsub.process.report import Counts, total
+from sqla_pubsub.process.supervisor import Supervisor
 from sqla_pubsub.process.worker import Plan
 from sqla_pubsub.registry import registry_of
 from sqla_pubsub.rights import refuse_without_rights
@@ -99,7 +101,7 @@ def listen(
     url: str | None,
 ) -> None:
     """Handle the events of the listeners declared in MODULES, such as myapp.listeners."""
-    _on_signals(_stop_at_once)
+    _on_signals(partial(_stop_at_once, 1 if drain else 0))
     asked = "debug" if verbose else log_level
     logs = LogSettings(
         default=logging.WARNING if drain else logging.INFO,
@@ -123,15 +125,17 @@ def listen(
         logs=logs,
     )  # fmt: skip
     captures.watch(missing, partial(compare, patient=False))
+    if not drain:
+        Backlog(Maintenance(engine, project.metadata), plan.listeners, registry_of(project.metadata)).say()
     code = _supervise(project, engine, plan, processes, health)
     # Python gives signals back to the system before it ends, and the next one would decide the exit code.
     _on_signals(signal.SIG_IGN)
     sys.exit(code)
 
 
-def _stop_at_once(_signal: int, _frame: FrameType | None) -> None:
+def _stop_at_once(code: int, _signal: int, _frame: FrameType | None) -> None:
     """Nothing is begun that had to be ended; an exception might come up where Python drops it."""
-    os._exit(0)
+    os._exit(code)
 
 
 def _on_signals(handler: signal.Handlers | Callable[[int, FrameType | None], None]) -> None:
@@ -203,7 +207,7 @@ def summary(counts: Sequence[Counts]) -> str:
     >>> summary([(3, 1, 0), (2, 0, 1)])
     '5 events handled, 1 failed and waiting for a retry, 1 dead letter'
     """
-    done, retried, dead = (sum(column) for column in zip(*counts, strict=True))
+    done, retried, dead = total(counts)
     return (
         f"{counted(done, 'event')} handled, {retried} failed and waiting for a retry, "
         f"{counted(dead, 'dead letter')}"

@@ -110,6 +110,11 @@ class Scoreboard:
         return kill_at != 0 and time.monotonic() * _MILLISECONDS > kill_at
 
     @property
+    def is_limited(self) -> bool:
+        """Whether what is in hand is ended after a time."""
+        return self._read(KILL_AT) != 0
+
+    @property
     def settled(self) -> tuple[int, int, int]:
         """How many were acknowledged, put off and given up."""
         return self._read(ACKNOWLEDGED), self._read(RETRIED), self._read(DEAD)

@@ -16,85 +16,34 @@ from datetime import timedelta
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.sharedctypes import RawArray
 from types import FrameType
-from typing import Any
 
 from sqla_pubsub.deliver.config import MOST_SLOTS
 from sqla_pubsub.deliver.io.stop import StopSignal
-from sqla_pubsub.process.probes import Health, State, WorkerHealth
-from sqla_pubsub.process.scoreboard import SLOTS, scoreboards
+from sqla_pubsub.process.probes import Health, State
+from sqla_pubsub.process.report import Counts, Report, listed, total
+from sqla_pubsub.process.slot import STEADY, Slot
 from sqla_pubsub.process.worker import EXIT_LOST, EXIT_REFUSED, Plan, work
 from sqla_pubsub.retry import RetryPolicy
+from sqla_pubsub.values import shown
 
 logger = logging.getLogger(__name__)
 
 MAX_START_FAILURES = 5
 """Deaths of one worker in a row, each before it was connected, after which the supervisor gives up."""
-STEADY = 5.0
-"""Seconds after which a worker counts as having been well."""
 TICK = 0.2
 STUCK = 300.0
 """Seconds without a turn of the supervisor's loop after which it is stuck; a turn takes some tenths of one,
 or as long as it takes to fail to count crashes in a database that does not answer."""
-CRASHING = 3
-"""Deaths in a row, each soon after the start, from which on a new process is no sign of health."""
 COUNT_AGAIN = 1.0
 """Seconds until a crash that could not be counted is tried to be counted again."""
 
-Counts = tuple[int, int, int]
-"""Acknowledged, put off for a retry, given up as dead letters."""
 CrashCounter = Callable[[int], bool]
 """Takes the id of an entry; returns False where it has to be called again later."""
 
 _backoff = RetryPolicy(
     max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=15), jitter=False
 )
-
-
-class _Slot:
-    """The place of one worker, kept while the processes in it come and go."""
-
-    def __init__(self, number: int, threads: int) -> None:
-        self.number = number
-        self.slots: Any = RawArray("q", SLOTS * threads)
-        self.scoreboards = scoreboards(self.slots)
-        self.process: BaseProcess | None = None
-        self.started = 0.0
-        self.start_at = 0.0
-        self.deaths = 0
-        self.start_failures = 0
-        self.overdue: list[int] = []
-        """The entries for which its process was killed."""
-
-    @property
-    def alive(self) -> bool:
-        return self.process is not None
-
-    @property
-    def health(self) -> WorkerHealth:
-        answers = [scoreboard.unanswered for scoreboard in self.scoreboards]
-        answered = min((seconds for seconds in answers if seconds is not None), default=None)
-        return WorkerHealth(
-            worker=self.number,
-            alive=self.alive,
-            connected=self.alive and any(scoreboard.is_connected for scoreboard in self.scoreboards),
-            busy=any(scoreboard.in_hand for scoreboard in self.scoreboards),
-            deaths=self.deaths,
-            answered=None if answered is None else round(answered, 3),
-        )
-
-    @property
-    def crashing(self) -> bool:
-        """Whether its processes die one after the other."""
-        return self.deaths >= CRASHING and not (self.alive and time.monotonic() - self.started > STEADY)
-
-    @property
-    def settled(self) -> Counts:
-        done, retried, dead = (
-            sum(column) for column in zip(*(b.settled for b in self.scoreboards), strict=True)
-        )
-        return done, retried, dead
 
 
 class Supervisor:
@@ -105,6 +54,7 @@ class Supervisor:
         processes: How many.
         count_crash: Called with the id of the entry that a dead worker had in hand, until it succeeds.
         on_progress: Called now and then with what was settled so far, per worker.
+        report: Says what the workers do.
     """
 
     def __init__(
@@ -114,12 +64,14 @@ class Supervisor:
         *,
         count_crash: CrashCounter,
         on_progress: Callable[[Sequence[Counts]], None] | None = None,
+        report: Report | None = None,
     ) -> None:
+        self._report = report or Report()
         self._plan = plan
         self._context = multiprocessing.get_context("spawn")
         # The main thread, those for plain listeners that work outside of a transaction, and those of the loop.
         parts = 1 + plan.concurrency + 1 + min(plan.concurrency, MOST_SLOTS)
-        self._slots = [_Slot(number, parts) for number in range(processes)]
+        self._slots = [Slot(number, parts) for number in range(processes)]
         self._count_crash = count_crash
         self._uncounted: list[int] = []
         self._count_at = 0.0
@@ -150,7 +102,10 @@ class Supervisor:
         return [slot.settled for slot in self._slots]
 
     def run(self) -> int:
-        """Return the exit code: 0 when done or stopped, 1 when the workers could not be kept alive, 2 refused."""
+        """Return the exit code: 0 when done or stopped, 2 when refused.
+
+        1 when the workers could not be kept alive, or were stopped before they had drained everything.
+        """
         # Not given back at the end: a signal that comes then has been obeyed.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -160,12 +115,27 @@ class Supervisor:
             self._wait()
             self._reap()
             self._count_crashes()
-            if self._on_progress is not None:
-                self._on_progress(self.counts)
-            if self._plan.drain and all(slot.start_at == float("inf") for slot in self._slots):
+            self._tell()
+            if self._drained:
                 break
         self._shut_down()
+        if self._plan.drain and not self._drained:
+            return self._exit_code or EXIT_LOST
         return self._exit_code
+
+    @property
+    def _drained(self) -> bool:
+        return self._plan.drain and all(slot.start_at == float("inf") for slot in self._slots)
+
+    def _tell(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(self.counts)
+        if not self._plan.drain:
+            self._report.ready(sum(slot.alive and slot.health.connected for slot in self._slots))
+            self._report.settled(total(self.counts))
+        self._report.in_hand(
+            {slot.process.pid or 0: slot.unlimited for slot in self._slots if slot.process is not None}
+        )
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals += 1
@@ -208,10 +178,10 @@ class Supervisor:
             elif not self._signals:
                 self._replace(slot, process)
 
-    def _replace(self, slot: _Slot, process: BaseProcess) -> None:
+    def _replace(self, slot: Slot, process: BaseProcess) -> None:
         """Plan the successor of a dead worker, later the more often it died."""
         now = time.monotonic()
-        in_hand = slot.overdue or [entry_id for board in slot.scoreboards for entry_id in board.in_hand]
+        in_hand = slot.overdue or slot.in_hand
         slot.overdue, lived = [], now - slot.started
         slot.deaths = 1 if lived > STEADY else slot.deaths + 1
         ready = any(scoreboard.is_ready for scoreboard in slot.scoreboards)
@@ -221,7 +191,7 @@ class Supervisor:
         slot.start_at = now + delay.total_seconds()
         logger.warning(
             "worker.died: worker %s, exit code %s, after %.1f s%s; next in %.1f s",
-            process.pid, process.exitcode, lived, f", entry {_listed(in_hand)} in hand" if in_hand else "",
+            process.pid, process.exitcode, lived, f", entry {listed(in_hand)} in hand" if in_hand else "",
             delay.total_seconds(),
             extra={"worker": process.pid, "exit_code": process.exitcode, "entries": in_hand},
         )  # fmt: skip
@@ -246,13 +216,22 @@ class Supervisor:
 
     def _shut_down(self) -> None:
         """Let every worker finish the event in hand; at a second signal, or after the grace time, kill."""
-        until = time.monotonic() + self._plan.config.grace.total_seconds()
+        grace, killed = self._plan.config.grace, False
+        until = time.monotonic() + grace.total_seconds()
+        self._report.stopping(self._in_hand, grace)
         for slot in self._slots:
             if slot.process is not None:
                 slot.process.terminate()
         while any(slot.alive for slot in self._slots):
             alive = [slot.process for slot in self._slots if slot.process is not None]
-            if self._signals > 1 or time.monotonic() > until:
+            if not killed and (self._signals > 1 or time.monotonic() > until):
+                killed = True
+                why = (
+                    "was killed at the second signal"
+                    if self._signals > 1
+                    else f"outran grace ({shown(grace)})"
+                )
+                self._report.killed(self._in_hand, why)
                 for process in alive:
                     process.kill()
             wait([process.sentinel for process in alive], timeout=TICK)
@@ -260,6 +239,12 @@ class Supervisor:
                 if slot.process is not None and not slot.process.is_alive():
                     slot.process.join()
                     slot.process = None
+        if not self._plan.drain:
+            self._report.stopped(total(self.counts))
+
+    @property
+    def _in_hand(self) -> dict[int, list[int]]:
+        return {slot.process.pid or 0: slot.in_hand for slot in self._slots if slot.process is not None}
 
 
 def _start(process: BaseProcess) -> None:
@@ -271,11 +256,6 @@ def _start(process: BaseProcess) -> None:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _listed(entries: Sequence[int]) -> str:
-    first = ", ".join(map(str, entries[:10]))
-    return f"{first} and {len(entries) - 10} more" if len(entries) > 10 else first
 
 
 class _NoJitter:

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Reject, RetryLater, RetryPolicy, after_insert
-from tests.deliver.notes import Notes
+from tests.deliver.notes import DEADLINE, Notes, running
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_driver
 
@@ -128,3 +129,27 @@ def test_the_last_frame_of_what_is_stored_is_the_program_s(notes: Notes, transac
     stored = letter.traceback or ""
     assert re.findall(r"^  File .*, in (\w+)$", stored, re.MULTILINE) == ["handle", "insert_nothing"]
     assert "Key (id)=(7) already exists" in stored
+
+
+@pytest.mark.parametrize("transactional", [True, False])
+def test_a_timeout_of_a_handler_is_no_lost_connection(
+    notes: Notes, caplog: pytest.LogCaptureFixture, transactional: bool
+) -> None:
+    @after_insert(
+        notes.Note,
+        timeout=timedelta(milliseconds=200),
+        retry=RetryPolicy(max_attempts=1),
+        transactional=transactional,
+    )
+    def handle(new: Any, session: Session) -> None:
+        if new.content == "bad":
+            session.execute(text("SELECT pg_sleep(60)"))
+        session.add(notes.effect("handle", new.content))
+
+    notes.write("bad", "good")
+    with caplog.at_level(logging.INFO), running(notes.listener()):
+        wait_until(
+            lambda: notes.effects("handle") == ["good"] and notes.dead(), DEADLINE, "both to be settled"
+        )
+    names = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert [name for name in names if name.startswith(("connection", "event"))] == ["event.dead"]

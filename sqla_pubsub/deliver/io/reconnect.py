@@ -21,7 +21,7 @@ from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.connecting import connect, is_of_driver
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.settle.outcome import describe
-from sqla_pubsub.errors import ConfigurationError, OutboxMissing, sqlstate
+from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, OutboxMissing, TransactionEnded, sqlstate
 from sqla_pubsub.registry import outbox
 from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.rights import Duty, needed, refuse_without_rights
@@ -163,7 +163,9 @@ class Outage:
             raise refused from error
 
     def lost(self, error: BaseException) -> None:
-        """Tell that the work was interrupted."""
+        """Tell that the work was interrupted, unless the listener gave the connection up for what a handler did."""
+        if isinstance(error.__cause__, HandlerTimeout | TransactionEnded):
+            return
         if not self._denied(error):
             self._instrument(Lost(error=error))
 
