@@ -165,7 +165,7 @@ class _Comparison:
         table = self._tables.get(TableKey(entry.schema, entry.name))
         function = publish_function(registry.settings.prefix)
         if table is not None and self._filters.ours(table, function, "function"):
-            logger.info("messages.%s: %s", difference.kind, difference.detail)
+            logger.info("messages.%s: %s; a new revision installs it", difference.kind, difference.detail)
             self.plan.settle_messages(difference, self._lost(difference, f"messages by {function}()"))
 
     def is_unheard(self, metadata: MetaData) -> bool:
@@ -219,7 +219,8 @@ class _Comparison:
             case Changed(by_hand=str()) | Orphaned(by_hand=str()):
                 logger.warning("trigger.%s: %s", difference.kind, difference)
             case Missing(declared=TriggerSpec() as spec) | Changed(declared=TriggerSpec() as spec):
-                logger.info("trigger.%s: %s", difference.kind, difference.detail)
+                # Where a revision is written, what is missing is no trouble, but the reason for it.
+                logger.info("trigger.%s: %s; a new revision installs it", difference.kind, difference.detail)
                 key = TableKey.of(spec, self._default_schema)
                 lost = self._lost(difference, f"{spec.operation} on table {spec.source!r}")
                 changed = self._changes.columns_of(key)

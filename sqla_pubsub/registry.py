@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import MetaData, Table
@@ -174,10 +175,7 @@ class Registry:
             self.listeners[spec.name] = spec
             return
         if known.handler is not spec.handler:
-            raise ConfigurationError(
-                f"listener name {spec.name!r} is declared twice, in {known.where} and {spec.where}. "
-                "Give one of them another name=."
-            )
+            raise ConfigurationError(_declared_twice(known, spec))
         if replace(known, subscriptions=()) != replace(spec, subscriptions=()):
             raise ConfigurationError(
                 f"listener {spec.name!r} is declared by stacked decorators with different options. "
@@ -185,6 +183,29 @@ class Registry:
             )
         # Decorators apply from the bottom up; the order on the page is the other way round.
         self.listeners[spec.name] = replace(known, subscriptions=spec.subscriptions + known.subscriptions)
+
+
+def _declared_twice(known: ListenerSpec, spec: ListenerSpec) -> str:
+    lines = [_line_of(each.handler) for each in (known, spec)]
+    same = lines[0] == lines[1] != ""
+    shown = lines if known.where == spec.where else ["", ""]
+    places = f"{known.where}{shown[0]} and {spec.where}{shown[1]}"
+    found = f"listener name {spec.name!r} is declared twice, in {places}. "
+    if same and known.where != spec.where:
+        return f"{found}It is one file that was imported under two names: import it by one of them."
+    if same and "<locals>" in spec.where:
+        return (
+            f"{found}They are made by the same function: let it use functools.wraps(function), which keeps their names, "
+            "or give one of them another name=."
+        )
+    if same:
+        return f"{found}Its module was executed twice, by importlib.reload() for example: start the program anew."
+    return f"{found}Give one of them another name=."
+
+
+def _line_of(handler: object) -> str:
+    code = getattr(handler, "__code__", None)
+    return "" if code is None else f" ({Path(code.co_filename).name}:{code.co_firstlineno})"
 
 
 _all: weakref.WeakSet[Registry] = weakref.WeakSet()

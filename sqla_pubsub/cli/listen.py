@@ -23,6 +23,7 @@ from sqla_pubsub.cli.backlog import Backlog
 from sqla_pubsub.cli.captures import Captures
 from sqla_pubsub.cli.phrases import counted, examples
 from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
+from sqla_pubsub.declare.covered import is_covered
 from sqla_pubsub.declare.diff import Difference
 from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.arguments import chosen
@@ -34,8 +35,10 @@ from sqla_pubsub.process.probes import HealthServer
 from sqla_pubsub.process.report import Counts, total
 from sqla_pubsub.process.supervisor import Supervisor
 from sqla_pubsub.process.worker import Plan
-from sqla_pubsub.registry import registry_of
+from sqla_pubsub.registry import ListenerSpec, registry_of
 from sqla_pubsub.rights import refuse_without_rights
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(
@@ -114,6 +117,7 @@ def listen(
     logs.apply()
     # Before the server is waited for: that takes as long as it takes, and a probe wants to know.
     health = None if health_port is None else HealthServer(health_host, health_port)
+    _warn_of_covered(chosen(registry_of(project.metadata).listeners, listeners))
     captures = Captures(chosen(registry_of(project.metadata).listeners, listeners))
     compare = partial(_differences, project, engine, comparing=wait_for_migration or not no_check)
     patiently = partial(compare, patient=not (drain or exit_on_error))
@@ -131,6 +135,16 @@ def listen(
     # Python gives signals back to the system before it ends, and the next one would decide the exit code.
     _on_signals(signal.SIG_IGN)
     sys.exit(code)
+
+
+def _warn_of_covered(specs: Sequence[ListenerSpec]) -> None:
+    for spec in specs:
+        if is_covered(spec.handler):
+            logger.warning(
+                "listener.covered: a decorator stands above that of listener %r, at %s, and is not called for its events. "
+                "Put it below, if it is meant for them",
+                spec.name, spec.where, extra={"listener": spec.name},
+            )  # fmt: skip
 
 
 def _stop_at_once(code: int, _signal: int, _frame: FrameType | None) -> None:

@@ -219,7 +219,16 @@ def _name(handler: object, options: Options) -> str:
     if not callable(handler):
         raise ConfigurationError(f"{handler!r} is no function. Decorate a function.")
     name = options.get("name")
-    return name if isinstance(name, str) else str(getattr(handler, "__name__", ""))
+    if isinstance(name, str):
+        return name
+    own = str(getattr(handler, "__name__", ""))
+    if own in ("", "<lambda>"):
+        what = "a lambda" if own else f"an object of type {type(handler).__name__}"
+        raise ConfigurationError(
+            f"a listener is {what}, which has no name of its own, and entries need one that lasts. "
+            "Give it in the decorator: name='email_author'."
+        )
+    return own
 
 
 def _attributes(of: object) -> Iterable[Any]:

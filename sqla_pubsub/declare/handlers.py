@@ -10,12 +10,13 @@ is itself asynchronous is awaited.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, partialmethod
 from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType, WrapperDescriptorType
 from typing import Any
 
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.values import nearest
 
 PARAMETERS = ("event", "old", "new", "session", "context")
 BATCH_PARAMETERS = ("events", "session")
@@ -47,16 +48,38 @@ def parameters_of(handler: Callable[..., Any], name: str, batch: int | None) -> 
     """
     _refuse_what_does_not_run(handler, name)
     allowed = PARAMETERS if batch is None else BATCH_PARAMETERS
+    given = handler.keywords if isinstance(handler, partial) else {}
     names = []
     for parameter in inspect.signature(handler).parameters.values():
+        if parameter.name in given:
+            continue
         by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if not by_name or parameter.name not in allowed:
             raise ConfigurationError(
                 f"listener {name!r} has a parameter {str(parameter)!r}, which nothing fills. "
-                f"Allowed are any of: {', '.join(allowed)}."
+                f"{_instead_of(parameter, allowed, batch)}Allowed are any of: {', '.join(allowed)}."
             )
         names.append(parameter.name)
     return frozenset(names)
+
+
+def _instead_of(parameter: inspect.Parameter, allowed: Sequence[str], batch: int | None) -> str:
+    """Return why a parameter is not filled, where that can be told, and what to do."""
+    like = nearest(parameter.name, allowed)
+    causes = {
+        "A function that takes anything does not say what it wants: name the parameters. If a decorator made it, let "
+        "that use functools.wraps(function)": parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD),
+        "It cannot be given by name: take out the '/'": parameter.kind is parameter.POSITIONAL_ONLY
+        and parameter.name in allowed,
+        "A function in a class body gets no instance: declare a method of one, after_insert(Model)(instance.method)":
+        parameter.name in ("self", "cls"),
+        "Only with batch= there are events": batch is None and parameter.name == "events",
+        "With batch= there are several: each of events has it": batch is not None and parameter.name in PARAMETERS,
+        "Set it in the function, or with functools.partial(function, ...)": parameter.default is not parameter.empty,
+        f"Do you mean {like!r}?": like is not None,
+    }  # fmt: skip
+    cause = next((cause for cause, is_it in causes.items() if is_it), None)
+    return "" if cause is None else f"{cause.removesuffix('.')}{'' if cause.endswith('?') else '.'} "
 
 
 def _refuse_what_does_not_run(handler: object, name: str) -> None:

@@ -159,7 +159,7 @@ def test_impossible_options_are_refused(models: Models, options: Any, words: str
 )
 def test_impossible_batches_are_refused(models: Models, options: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        after_insert(models.Comment, **options)(lambda events: None)
+        after_insert(models.Comment, name="x", **options)(lambda events: None)
 
 
 @pytest.mark.parametrize("column", ["absent", "title"])
@@ -199,7 +199,7 @@ def test_a_condition_is_compiled_where_it_is_declared(models: Models) -> None:
 
 def test_what_does_not_travel_may_still_be_compared() -> None:
     models = Models(Publish(exclude=["secret"]))
-    after_update(models.Comment, of=["secret"], when=lambda old, new: new.secret != "x")(
+    after_update(models.Comment, name="x", of=["secret"], when=lambda old, new: new.secret != "x")(
         lambda old, new: None
     )
     (spec,) = declared(models.metadata)

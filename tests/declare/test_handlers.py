@@ -1,13 +1,17 @@
 """Which functions may be handlers: calling them must run them."""
 
 import functools
+import runpy
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sqla_pubsub import ConfigurationError, after_insert, on_message
+from sqla_pubsub.declare.covered import is_covered
 from sqla_pubsub.message import Message
 from sqla_pubsub.registry import registry_of
 from tests.declare.test_declarations import Models
@@ -164,3 +168,114 @@ def test_two_objects_of_one_name_are_told_apart_by_their_class() -> None:
     after_insert(models.Comment, name="handle")(Plain())
     with pytest.raises(ConfigurationError, match=r"declared twice, in .*Plain and .*partial"):
         after_insert(models.Comment, name="handle")(functools.partial(Plain()))
+
+
+def in_general(function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapper(*arguments: Any, **others: Any) -> Any:
+        return function(*arguments, **others)
+
+    return wrapper
+
+
+def named(function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapper(new: Any) -> Any:
+        return function(new)
+
+    return wrapper
+
+
+def of_more(new: Any, mailer: str) -> None: ...
+
+
+def misspelt(nwe: Any) -> None: ...
+
+
+def of_position(new: Any, /) -> None: ...
+
+
+def with_default(new: Any, dry: bool = False) -> None: ...
+
+
+def of_several(events: Any) -> None: ...
+
+
+def of_several_and_one(events: Any, new: Any) -> None: ...
+
+
+CAUSES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "a lambda": (
+        lambda new: None,
+        {},
+        "is a lambda, which has no name of its own.* Give it .*: name='email_author'",
+    ),
+    "a partial": (
+        functools.partial(of_more, mailer="x"),
+        {},
+        "an object of type partial, which has no name of its own",
+    ),
+    "without wraps": (in_general(asynchronous), {}, "If a decorator made it, let that use functools.wraps"),
+    "a typing error": (misspelt, {}, "has a parameter 'nwe: .*Any', which nothing fills. Do you mean 'new'"),
+    "by position only": (of_position, {}, "It cannot be given by name: take out the '/'"),
+    "a default": (with_default, {}, "Set it in the function, or with functools.partial"),
+    "a function in a class": (Plain.send, {}, "gets no instance: declare a method of one"),
+    "events without a batch": (of_several, {}, "Only with batch= there are events"),
+    "a row of a batch": (
+        of_several_and_one,
+        {"batch": 5},
+        "With batch= there are several: each of events has it",
+    ),
+    "a partial without the rest": (functools.partial(of_more), {"name": "x"}, "has a parameter 'mailer: "),
+}
+
+
+@pytest.mark.parametrize("case", CAUSES)
+def test_the_sentence_says_why_a_handler_is_refused(case: str) -> None:
+    handler, options, sentence = CAUSES[case]
+    with pytest.raises(ConfigurationError, match=sentence):
+        after_insert(Models().Comment, **options)(handler)
+
+
+def test_what_a_partial_fills_is_not_asked_for() -> None:
+    models = Models()
+    after_insert(models.Comment, name="x")(functools.partial(of_more, mailer="x"))
+    assert registry_of(models.metadata).listeners["x"].parameters == {"new"}
+
+
+def test_two_functions_of_one_wrapper_are_told_apart_by_wraps() -> None:
+    models = Models()
+    after_insert(models.Comment)(named(misspelt))
+    with pytest.raises(ConfigurationError, match=r"made by the same function: let it use functools\.wraps"):
+        after_insert(models.Comment)(named(of_more))
+
+
+def test_a_file_that_is_imported_under_two_names_is_said(tmp_path: Path) -> None:
+    models = Models()
+    (tmp_path / "twice.py").write_text("def handle(new): ...")
+    for name in ("shop.twice", "twice"):
+        module = runpy.run_path(str(tmp_path / "twice.py"), run_name=name)
+        if name == "shop.twice":
+            after_insert(models.Comment)(module["handle"])
+    with pytest.raises(
+        ConfigurationError,
+        match=r"in shop\.twice\.handle and twice\.handle\. It is one file that was imported under two names",
+    ):
+        after_insert(models.Comment)(module["handle"])
+
+
+def test_a_decorator_above_is_seen_where_it_wraps() -> None:
+    def traced(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            return function(*arguments)
+
+        return call
+
+    module = vars(sys.modules[__name__])
+    assert not is_covered(of_more)
+    original, covered = of_more, traced(of_more)
+    module["of_more"] = covered
+    try:
+        assert is_covered(original)
+        assert not is_covered(covered)
+    finally:
+        module["of_more"] = original
