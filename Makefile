@@ -10,7 +10,10 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 PYTEST := $(BIN)/pytest -q -n 3 --maxschedchunk 4
 PUBSUB_TEST_PG ?= all
 
-.PHONY: demo demo-orders docs test test-all test-matrix release-check bench bench-peers lint clean
+# What declares and delivers, without processes, clocks and documents.
+FAST := tests/declare tests/deliver tests/process tests/test_frames.py tests/test_values.py tests/test_settings.py
+
+.PHONY: demo demo-orders docs test test-fast test-all test-matrix release-check bench bench-peers lint clean
 
 demo: $(STAMP)
 	@$(BIN)/sqla-pubsub demo
@@ -26,6 +29,12 @@ docs: $(PAGES)
 test: lint
 	@$(BIN)/python -m compileall -q sqla_pubsub alembic_ext
 	@$(PYTEST) -m "not slow"
+
+# For every save; with one driver.
+test-fast: export PUBSUB_TEST_DRIVERS = psycopg2
+test-fast: $(STAMP)
+	@$(BIN)/ruff check --quiet
+	@$(PYTEST) -m "not slow" $(FAST)
 
 # Everything on every PostgreSQL found; PUBSUB_TEST_PG=18 narrows it.
 test-all: export PUBSUB_TEST_FULL = 1
