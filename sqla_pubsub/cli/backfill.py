@@ -21,7 +21,9 @@ _AGAIN = "Run the same command again to go on where it stopped, or with --abando
 
 
 @click.command(
-    "backfill", epilog=examples("backfill email_author", "backfill email_author --skip-changed --yes")
+    "backfill",
+    short_help="Report the rows from before a listener.",
+    epilog=examples("backfill email_author", "backfill email_author --skip-changed --yes"),
 )
 @click.argument("listener")
 @module_option

@@ -24,7 +24,7 @@ from sqla_pubsub.operate.maintenance import Letters, Maintenance
 
 @click.group(
     cls=ListsByDefault,
-    epilog=examples(
+    short_help="Look at dead letters, retry or discard.", epilog=examples(
         "dead list --listener email_author --older-than 1d", "dead show 4711", "dead retry 4711 4712",
         "dead discard --all --older-than 4w",
     ),
@@ -87,7 +87,11 @@ def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, l
         click.echo(f"{len(rows)} of {total}; see more with --limit.")
 
 
-@dead.command("show", epilog=examples("dead show 4711", "dead show 4711 --json"))
+@dead.command(
+    "show",
+    short_help="Show them whole, with the traceback.",
+    epilog=examples("dead show 4711", "dead show 4711 --json"),
+)
 @click.argument("ids", nargs=-1, required=True, type=int)
 @json_option
 @_common
@@ -113,7 +117,11 @@ def _facts(row: dict[str, Any]) -> dict[str, object]:
     return {**first, **crashes, **payload, "reason": row["reason"], "traceback": row["traceback"] or "none"}
 
 
-@dead.command("retry", epilog=examples("dead retry 4711 4712", "dead retry --all --listener email_author"))
+@dead.command(
+    "retry",
+    short_help="Put them back into the outbox.",
+    epilog=examples("dead retry 4711 4712", "dead retry --all --listener email_author"),
+)
 @click.argument("ids", nargs=-1, type=int)
 @click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

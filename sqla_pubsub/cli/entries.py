@@ -20,13 +20,18 @@ from sqla_pubsub.operate.maintenance import Choice, Maintenance
 
 @click.group(
     cls=ListsByDefault,
+    short_help="Look at what waits in the outbox.",
     epilog=examples("entries", "entries --listener email_author --state failed", "entries show 4711"),
 )
 def entries() -> None:
     """Look at entries that wait in the outbox, and at why a try of one failed."""
 
 
-@entries.command("list", epilog=examples("entries list --state waiting", "entries list --json"))
+@entries.command(
+    "list",
+    short_help="List entries, oldest first.",
+    epilog=examples("entries list --state waiting", "entries list --json"),
+)
 @click.option("--listener", metavar="NAME", help="Only those of this listener.")
 @click.option(
     "--state", type=click.Choice(STATES),
@@ -86,7 +91,11 @@ def _error_line(stored: str) -> str:
     return next((line for line in below if line and not line.startswith(" ")), "")
 
 
-@entries.command("show", epilog=examples("entries show 4711", "entries show 4711 --json"))
+@entries.command(
+    "show",
+    short_help="Show them whole, with the last error.",
+    epilog=examples("entries show 4711", "entries show 4711 --json"),
+)
 @click.argument("ids", nargs=-1, required=True, type=int)
 @json_option
 @module_option
@@ -124,7 +133,9 @@ def _facts(row: dict[str, Any]) -> dict[str, object]:
 
 
 @click.command(
-    "discard-entries", epilog=examples("discard-entries an_old_name", "discard-entries an_old_name --yes")
+    "discard-entries",
+    short_help="Delete what nobody will ever handle.",
+    epilog=examples("discard-entries an_old_name", "discard-entries an_old_name --yes"),
 )
 @click.argument("listener")
 @click.option(

@@ -19,7 +19,10 @@ from sqla_pubsub.registry import outbox
 from sqla_pubsub.rights import DUTIES, Duty, needed, statements
 
 
-@click.command(epilog=examples("grants --listener-role app_worker --operator-role admin | psql"))
+@click.command(
+    short_help="Print the rights that roles need.",
+    epilog=examples("grants --listener-role app_worker --operator-role admin | psql"),
+)
 @modules_argument
 @click.option(
     "--listener-role", "listener", multiple=True, metavar="ROLE",

@@ -23,7 +23,11 @@ from sqla_pubsub.rights import refuse_without_rights
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
-@click.command("check", epilog=examples("check", "check myapp.listeners"))
+@click.command(
+    "check",
+    short_help="Compare triggers with what is declared.",
+    epilog=examples("check", "check myapp.listeners"),
+)
 @modules_argument
 @url_option
 def check_command(modules: Sequence[str], url: str | None) -> None:
@@ -92,7 +96,11 @@ def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> No
         _print_table(rows)
 
 
-@click.command("health", epilog=examples("health", "health --max-age 15m --max-dead 0"))
+@click.command(
+    "health",
+    short_help="Are entries handled in time?",
+    epilog=examples("health", "health --max-age 15m --max-dead 0"),
+)
 @modules_argument
 @click.option(
     "--max-age", type=Age(), default="5m", show_default=True, help="Oldest entry that is still healthy."

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 @click.command(
+    short_help="Handle the events of listeners.",
     epilog=examples(
         "listen myapp.listeners --processes 2", "listen --listener email_author --verbose", "listen --drain",
     ),

@@ -118,5 +118,6 @@ def test_the_program_needs_nothing_but_target_metadata_and_the_names_of_the_modu
     project.execute("DROP TRIGGER pubsub_insert ON comment")
     output = project.run("check")
     assert "trigger for listener 'email_author' is not installed" in output
+    assert "; a new revision installs it\n" in output
     assert "('create_pubsub_trigger', {'table': 'comment'" in output
     assert output.endswith("exit code 255")

@@ -223,6 +223,14 @@ def test_every_command_has_examples_that_can_be_given(name: str) -> None:
             context = found.commands[part].make_context(part, words[:])
 
 
+@pytest.mark.parametrize(
+    "group", [cli, *(each for each in COMMANDS.values() if isinstance(each, click.Group))]
+)
+def test_the_list_of_commands_cuts_no_sentence_at_80_columns(group: click.Group) -> None:
+    context = click.Context(group, info_name="sqla-pubsub", terminal_width=80)
+    assert "..." not in group.get_help(context).replace("[ARGS]...", "")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_option_of_this_name_means_the_same_in_every_command(name: str) -> None:
     for parameter in COMMANDS[name].params:
