@@ -40,7 +40,10 @@ default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", r"sqla_pubsub\.(deliver|declare|registry|message|contract|process)\..*"),
-    ("py:.*", r"(.*\.)?_?[A-Z]|.*\.(_Loader|Rng|LoaderOption)|typing\.Literal.*"),
+    (
+        "py:.*",
+        r"(.*\.)?_?[A-Z]|.*\.(_Loader|Rng|LoaderOption)|(Awaited)?(Caller|Target)|Listeners|typing\.Literal.*",
+    ),
 ]
 
 myst_enable_extensions = ["colon_fence"]
