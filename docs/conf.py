@@ -41,7 +41,8 @@ nitpick_ignore_regex = [
     ("py:obj", ".*"),
     ("py:.*", r"sqla_pubsub\.(deliver|declare|registry|message|contract|process)\..*"),
     # Of signatures that are given once for a session and once for one of asyncio.
-    ("py:class", r"Awaited(Caller|Target)|collections\.abc\.Coroutine|pathlib\.Path|sqla_pubsub\.testing\..*"),
+    ("py:class", r"(Awaited)?(Caller|Target)|Listeners|collections\.abc\.Coroutine|pathlib\.Path"),
+    ("py:class", r"sqla_pubsub\.testing\..*"),
     ("py:.*", r"(.*\.)?_?[A-Z]|.*\.(_Loader|Rng|LoaderOption)|typing\.Literal.*"),
 ]
 
