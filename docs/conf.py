@@ -43,7 +43,7 @@ nitpick_ignore_regex = [
     # Of signatures that are given once for a session and once for one of asyncio.
     ("py:class", r"(Awaited)?(Caller|Target)|Listeners|collections\.abc\.Coroutine|pathlib\.Path"),
     ("py:class", r"sqla_pubsub\.testing\..*"),
-    ("py:.*", r"(.*\.)?_?[A-Z]|.*\.(_Loader|Rng|LoaderOption)|typing\.Literal.*"),
+    ("py:.*", r"(.*\.)?_?[A-Z]|.*\.(_Loader|Rng|LoaderOption)|Declares|QueryableAttribute|typing\.Literal.*"),
 ]
 
 myst_enable_extensions = ["colon_fence"]
