@@ -129,6 +129,8 @@ if not TYPE_CHECKING:  # Else any name would do.
     def __getattr__(name: str) -> Any:
         if name not in _PLACE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Whatever is declared, create_all is to carry its captures: this module attaches them to each metadata.
+        import_module("sqla_pubsub.declare.install")
         found = globals()[name] = getattr(import_module(_PLACE[name]), name)
         return found
 
