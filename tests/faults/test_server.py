@@ -29,7 +29,7 @@ from tests.servers import Server, StopMode
 from tests.waiting import wait_until
 
 SECONDS_DOWN = length(short=2.0, full=30.0)
-LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) [A-Z]+ (\d+) (\w+\.\w+: .*)")
+LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d) [A-Z]+ +(\d+) (\w+\.\w+: .*)")
 
 
 def test_a_worker_whose_sleeping_connection_is_ended_is_back_in_a_second(shop: Shop) -> None:
@@ -119,7 +119,7 @@ def attempts_logged(log: str) -> dict[str, list[datetime]]:
         elif message.startswith("connection.waiting:"):
             number[process] = number.get(process, 0) + 1
             assert message.startswith(f"connection.waiting: attempt {number[process]} failed: ")
-            times.setdefault(process, []).append(datetime.fromisoformat(moment.replace(",", ".")))
+            times.setdefault(process, []).append(datetime.fromisoformat(moment))
     return times
 
 
