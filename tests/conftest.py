@@ -106,9 +106,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if FULL_LENGTH or item.get_closest_marker("slow") is not None:
             item.add_marker(pytest.mark.timeout(0))
-    if not FULL_LENGTH and (repeated := set(_repeated(items))):
-        config.hook.pytest_deselected(items=[item for item in items if item in repeated])
-        items[:] = [item for item in items if item not in repeated]
+    for left_out in () if FULL_LENGTH else (_repeated, _out_of_turn):
+        gone = set(left_out(items))
+        config.hook.pytest_deselected(items=[item for item in items if item in gone])
+        items[:] = [item for item in items if item not in gone]
     items.sort(key=lambda item: item.path.name not in _LONGEST and item.path.parent.name not in _LONGEST)
 
 
@@ -175,6 +176,22 @@ def _repeated(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
             cases.setdefault(name, []).append(item)
     for name, same in cases.items():
         kept = zlib.crc32(name.encode()) % len(same)
+        yield from (item for number, item in enumerate(same) if number != kept)
+
+
+def _out_of_turn(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+    """The cases that differ from another one in nothing but what its test is to take in turn."""
+    cases: dict[object, list[pytest.Item]] = {}
+    for item in items:
+        mark = item.get_closest_marker("in_turn")
+        if mark is not None and hasattr(item, "callspec"):
+            left = {"driver", "async_driver", *mark.args}
+            others = sorted(
+                (name, index) for name, index in item.callspec.indices.items() if name not in left
+            )
+            cases.setdefault((item.nodeid.partition("[")[0], *others), []).append(item)
+    for name, same in cases.items():
+        kept = zlib.crc32(repr(name).encode()) % len(same)
         yield from (item for number, item in enumerate(same) if number != kept)
 
 

@@ -24,6 +24,7 @@ def model() -> MetaData:
 
 
 @pytest.mark.every_server
+@pytest.mark.in_turn("quoting")
 @pytest.mark.parametrize("quoting", ["on", "off"])
 @pytest.mark.parametrize(
     ("schema", "path"),

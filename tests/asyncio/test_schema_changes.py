@@ -45,6 +45,7 @@ async def running(notes: AsyncNotes) -> AsyncIterator[None]:
         yield
 
 
+@pytest.mark.in_turn("options")
 @pytest.mark.parametrize("options", [{}, {"ordered": True}, {"transactional": False}, {"batch": 5}], ids=str)
 @pytest.mark.parametrize("change", CHANGES)
 def test_ddl_beside_a_handler_costs_no_attempt(

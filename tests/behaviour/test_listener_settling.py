@@ -84,6 +84,7 @@ def test_an_acknowledgement_that_is_swallowed_is_an_error_and_has_no_second_effe
 
 
 @pytest.mark.either_driver
+@pytest.mark.in_turn("kind")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_attempts", [1, 5])
 @pytest.mark.parametrize("what", [("UPDATE", "pubsub_outbox"), ("INSERT", "pubsub_dead_letter")])
@@ -217,6 +218,7 @@ COMMITS: dict[str, Callable[[Session], None]] = {
 }
 
 
+@pytest.mark.in_turn("kind")
 @pytest.mark.parametrize("kind", ["each", "database", "batch", "timed", "ordered"])
 @pytest.mark.parametrize("how", COMMITS)
 def test_a_handler_that_commits_below_sqlalchemy_is_not_called_for_that_event_again(
@@ -262,6 +264,7 @@ REFUSED = {
 
 
 @pytest.mark.either_driver
+@pytest.mark.in_turn("kind")
 @pytest.mark.parametrize("kind", ["each", "database", "batch", "timed"])
 @pytest.mark.parametrize("how", REFUSED)
 def test_a_statement_that_would_end_the_transaction_is_not_sent(notes: Notes, how: str, kind: str) -> None:

@@ -75,6 +75,7 @@ def handled(request: pytest.FixtureRequest, notes: Notes) -> list[str]:
     return seen
 
 
+@pytest.mark.in_turn("due")
 @pytest.mark.parametrize("newer", NEWER)
 @pytest.mark.parametrize("due", [False, True])
 def test_what_a_worker_does_not_know_is_left_alone(

@@ -75,6 +75,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.in_turn("kind")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", LOCALLY)
 def test_what_a_handler_sets_is_not_there_for_the_next_event_nor_for_the_outbox(

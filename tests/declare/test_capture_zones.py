@@ -61,6 +61,7 @@ def write(engine: Engine, zone: str, *statements: str) -> None:
     ],
     ids=["plain", "precise", "decorated", "variant", "domain"],
 )
+@pytest.mark.in_turn("at")
 @pytest.mark.parametrize(
     "at", ["2024-10-27 00:30:00.123+00", "infinity", "0044-03-15 12:00:00+00 BC", "20000-01-01 00:00:00+00"]
 )

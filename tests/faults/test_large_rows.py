@@ -61,6 +61,7 @@ KINDS = [
 
 
 @pytest.mark.one_driver
+@pytest.mark.in_turn("made")
 @pytest.mark.parametrize("made", [REPEATED, RANDOM], ids=["compressible", "random"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_backlog_of_large_rows_costs_little_memory(

@@ -59,6 +59,7 @@ def test_a_worker_whose_connection_is_ended_in_a_handler_has_one_effect(shop: Sh
     assert took < 1
 
 
+@pytest.mark.either_driver
 @pytest.mark.parametrize("mode", ["fast", "immediate", "kill"])
 def test_a_restart_under_load_loses_and_doubles_nothing(shop: Shop, server: Server, mode: StopMode) -> None:
     """Row 6: the server is away for half a minute; workers recover within 5 s of its return."""
