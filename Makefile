@@ -79,5 +79,7 @@ $(STAMP) build/venv/.installed: pyproject.toml
 	test -n "$$python" || { echo "No Python >= 3.11 with venv found among: $(PYTHONS)" >&2; exit 1; }; \
 	echo "Installing into $(@D) with $$($$python --version) ..." >&2; \
 	$$python -m venv $(@D)
-	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check uv
+	@$(@D)/bin/uv pip install -q --compile-bytecode --python $(@D)/bin/python --editable '.[$(EXTRAS)]' \
+	    || $(@D)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
