@@ -1,6 +1,5 @@
 """`drain` handles what the transaction of a test has published, and all is gone with its rollback."""
 
-import signal
 from datetime import timedelta
 from threading import Event as Signal
 from typing import Any
@@ -238,7 +237,7 @@ def test_what_a_handler_asks_for_by_raising_is_raised_too(
 def test_an_interrupt_in_a_handler_is_raised_whatever_was_asked_for(notes: Notes, session: Session) -> None:
     @after_insert(notes.Note)
     def interrupt() -> None:
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
 
     notes.install()
     write(session, notes, "a")
