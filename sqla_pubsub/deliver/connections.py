@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -17,6 +18,8 @@ from sqla_pubsub.deliver.io.pooler import refuse_pooler
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.run.work_connection import WorkConnection
 from sqla_pubsub.registry import ListenerSpec
+
+_IMPORTED_IN = os.getpid()
 
 
 class Connections:
@@ -49,6 +52,11 @@ class Connections:
         self._work: Store | None = None
         self._direct: Store | None = None
         self._passes_poolers = False
+
+    def leave_to_parent(self) -> None:
+        """After a fork, make new connections: the pool may hold sockets that the parent uses too."""
+        if os.getpid() != _IMPORTED_IN:
+            self._engine.dispose(close=False)
 
     def open(self) -> None:
         """Open what is not open.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 
 from sqlalchemy import Engine, MetaData
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_pubsub.deliver.arguments import chosen, of_colour, refuse_wrong_kinds
@@ -22,6 +20,7 @@ from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.reconnect import Outage, is_loss
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.lane import Lane
+from sqla_pubsub.deliver.lanes import Lanes
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.deliver.run.concurrent import Crew
 from sqla_pubsub.deliver.run.gate import Gate, ThreadGate
@@ -35,8 +34,6 @@ from sqla_pubsub.registry import ListenerSpec, registry_of
 
 Progress = Callable[[int], None]
 
-_IMPORTED_IN = os.getpid()
-
 
 class Listener:
     """Handles the events of a metadata's listeners, in this process and thread.
@@ -49,7 +46,7 @@ class Listener:
         config: Settings.
         listeners: Names of the listeners to run; None runs all.
         observers: Called with each happening (see `sqla_pubsub.deliver.instrument`); one that raises is logged.
-        board: Where to show what is being done; given by the supervisor.
+        scoreboard: Where to show what is being done; given by the supervisor.
         gate: Shared by the listeners of a process; given by the worker.
         session_class: The class of the sessions that handlers get: the application's own subclass of Session, or its
             sessionmaker.
@@ -100,7 +97,7 @@ class Listener:
             engine, self._specs, self._registry.outbox, self._config, self._instrument, self._colour
         )
         self._sleeper: Sleeps | None = None
-        self._lanes: deque[Lane] = deque()
+        self._lanes = Lanes()
         self._settled = 0
         self._more = False
 
@@ -131,8 +128,7 @@ class Listener:
                     self._round(progress)
                 except ConnectionLost:
                     self._disconnect()
-                    for lane in self._lanes:
-                        lane.restart()
+                    self._lanes.restart()
                     continue
                 except DBAPIError as error:
                     self._disconnect()
@@ -179,8 +175,7 @@ class Listener:
                     continue
                 due_in = self._sleeper.sleep()
                 self._connections.adopt()
-                for lane in self._lanes:
-                    lane.rewind(due=due_in is not None and due_in <= 0)
+                self._lanes.rewind(due=due_in is not None and due_in <= 0)
             self._finish()
         except Exception as error:
             if not isinstance(error, ConnectionLost) and not is_loss(error):
@@ -193,24 +188,19 @@ class Listener:
 
     def _await_those_in_hand(self) -> bool:
         """Wait until a handler that goes on between rounds has ended; return False where there is none."""
-        if not any(lane.in_hand for lane in self._lanes):
+        if not self._lanes.in_hand:
             return False
         self._stop.wait(self._config.poll_interval.total_seconds())
         return True
 
     def _finish(self) -> None:
         """Leave handlers that go on between rounds their time, and settle them."""
-        for lane in self._lanes:
-            if lane.in_hand:
-                self._settled += lane.finish(self._connections.of(lane.spec))
+        self._settled += self._lanes.finish(self._connections.of)
 
     def _round(self, progress: Progress | None) -> None:
         """Give every lane its time, so that no listener waits for another one's backlog."""
         self._more = False
-        lanes = tuple(self._lanes)
-        # Another one begins the next round, also where a lane breaks the connection for those behind it.
-        self._lanes.rotate(-1)
-        for lane in lanes:
+        for lane in self._lanes.in_turn():
             if self._stop():
                 break
             self._turns_of(lane, progress)
@@ -245,10 +235,8 @@ class Listener:
 
     def _open_lanes(self) -> None:
         configure_mappers()
-        if os.getpid() != _IMPORTED_IN:
-            # After a fork the pool may hold sockets that the parent uses too; they stay the parent's.
-            self._engine.dispose(close=False)
-        self._lanes = deque(self._lane(spec) for spec in self._specs)
+        self._connections.leave_to_parent()
+        self._lanes = Lanes(self._lane(spec) for spec in self._specs)
 
     def _lane(self, spec: ListenerSpec) -> Lane:
         return lane_of(
@@ -273,27 +261,20 @@ class Listener:
         except DBAPIError as error:
             self._outage.refuse(error)
             raise
-        for lane in self._lanes:
-            lane.restart()
+        self._lanes.restart()
 
     def _open_sleeper(self) -> Sleeps:
         if self._make_sleeper is not None:
             return self._make_sleeper(self._stop)
         return open_sleeper(
                 self._connections.direct_engine, self._registry.outbox, self._config, self._limits.poll,
-                instrument=self._instrument, low_waters=self._low_waters, stop=self._stop,
+                instrument=self._instrument, low_waters=self._lanes.low_waters, stop=self._stop,
                 answered=self._scoreboard.answered,
             )  # fmt: skip
 
-    def _low_waters(self) -> dict[str, int]:
-        # An old worker may still give back what it took under an earlier name.
-        earlier = {name: 0 for spec in self._specs for name in spec.previous_names}
-        return earlier | {lane.spec.name: lane.peek_low_water() for lane in self._lanes}
-
     def _disconnect(self) -> None:
         self._scoreboard.disconnected()
-        for lane in self._lanes:
-            lane.abandon()
+        self._lanes.abandon()
         if self._sleeper is not None:
             with suppress(DBAPIError):
                 self._sleeper.close()
@@ -302,6 +283,4 @@ class Listener:
 
     def _close(self) -> None:
         self._disconnect()
-        for lane in self._lanes:
-            with suppress(SQLAlchemyError):
-                lane.close(self._connections.store)
+        self._lanes.close(self._connections.store)
