@@ -6,14 +6,14 @@ STAMP := $(VENV)/.installed
 PAGES := $(if $(wildcard $(STAMP)),$(STAMP),build/venv/.installed)
 PYTHONS := python3.13 python3.12 python3.11 python3
 # Few at a time, because the longest tests come first: in one piece they would all be one process's.
-# More than there are processors: many tests wait, for a server to start or for a time that is their subject.
+# One more than there are processors: some tests wait, for a server to start or for a time that is their subject.
 PYTEST := $(BIN)/pytest -q -n 3 --maxschedchunk 4
 PUBSUB_TEST_PG ?= all
 
 # What declares and delivers, without processes, clocks and documents.
 FAST := tests/declare tests/deliver tests/process tests/test_frames.py tests/test_values.py tests/test_settings.py
 
-.PHONY: demo demo-orders docs test test-fast test-all test-matrix release-check bench bench-peers lint clean
+.PHONY: demo demo-orders demo-web docs test tests test-fast test-all test-matrix release-check bench bench-peers lint clean
 
 demo: $(STAMP)
 	@$(BIN)/sqla-pubsub demo
@@ -21,12 +21,19 @@ demo: $(STAMP)
 demo-orders: $(STAMP)
 	@$(BIN)/python -m examples.orders.demo
 
+demo-web: $(STAMP)
+	@$(BIN)/python -m examples.easy.demo_web
+
 docs: $(PAGES)
 	@$(<D)/bin/python -m sphinx -q -W --keep-going -n -b html -d build/doctrees docs build/docs
 	@echo "build/docs/index.html"
 
+# Types are checked by one processor beside the tests, which leave some of the other's time.
+test: $(STAMP)
+	@$(MAKE) --no-print-directory -j 2 lint tests
+
 # The tests start hundreds of processes, which would compile the library one by one where no bytecode is written.
-test: lint
+tests: $(STAMP)
 	@$(BIN)/python -m compileall -q sqla_pubsub alembic_ext
 	@$(PYTEST) -m "not slow"
 
@@ -70,7 +77,7 @@ clean:
 
 # A version manager's shim may be on the PATH and still refuse to run, so each candidate is tried.
 $(STAMP): EXTRAS := dev
-build/venv/.installed: EXTRAS := docs,alembic,asyncio
+build/venv/.installed: EXTRAS := docs,alembic,asyncio,web
 $(STAMP) build/venv/.installed: pyproject.toml
 	@for candidate in $(PYTHONS); do \
 	    if $$candidate -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \

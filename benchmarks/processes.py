@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -43,11 +42,19 @@ class Drain:
         return self.settled / self.seconds
 
 
-def drain(engine: Engine, declared: Sequence[str], run: Sequence[str], *, workers: int = 1) -> Drain:
-    """Handle what waits, in *workers* processes at once."""
+def drain(
+    engine: Engine, declared: Sequence[str], run: Sequence[str], *, workers: int = 1, watched: bool = False
+) -> Drain:
+    """Handle what waits, in *workers* processes at once, *watched* with metrics and history."""
     command = [
         sys.executable, "-m", "benchmarks.worker", address(engine), ",".join(declared), ",".join(run),
+        *(["watched"] if watched else []),
     ]  # fmt: skip
+    return gathered(command, workers=workers)
+
+
+def gathered(command: Sequence[str], *, workers: int) -> Drain:
+    """Run *command* in *workers* processes at once, each of which prints a `benchmarks.worker.Drained`."""
     started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
     said: list[dict[str, Any]] = []
     for process in started:
@@ -96,8 +103,7 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """Return the processor time that processes have used so far."""
-    fields = [
-        Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split() for pid in pids
-    ]
-    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+    """Return the processor time that processes have used so far, by the scheduler: ticks are too coarse for idleness."""
+    threads = [thread for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
+    spent = [int((thread / "schedstat").read_text(encoding="ascii").split()[0]) for thread in threads]
+    return sum(spent) / 1e9

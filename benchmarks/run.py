@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.goals import EARLIER, LIMIT_BATCH, LIMIT_NOTIFY, series
@@ -24,6 +25,7 @@ from benchmarks.harness.results import Results
 from benchmarks.harness.revisions import VARIABLE, commit_of
 from benchmarks.harness.running import Plan
 from benchmarks.harness.servers import Postgres, end_in_order, postgres
+from benchmarks.outlets import outlets
 from benchmarks.own import FULL, Measured, Sizes, measure
 from benchmarks.report import page
 from sqla_pubsub.errors import ConfigurationError
@@ -99,7 +101,7 @@ def _by_itself(options: argparse.Namespace, server: Postgres) -> list[Measured]:
     if options.seconds is not None:
         sizes = replace(sizes, idle=options.seconds, pinned=options.seconds)
     measured = []
-    for one in measure(server.url, sizes):
+    for one in chain(measure(server.url, sizes), outlets(server.url, sizes)):
         print("measured", one.what, file=sys.stderr, flush=True)
         measured.append(one)
     return measured

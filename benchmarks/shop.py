@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import URL, BigInteger, Engine, MetaData, create_engine, make_url, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_pubsub import PubSub, after_insert
+from sqla_pubsub import PubSub, after_insert, relay
+from sqla_pubsub.outlet import Outlet
 
 COPY = "copy"
 _FILL = (
@@ -28,7 +29,24 @@ def declare(*names: str, handler: Callable[..., Any] | None = None, **options: A
         handler: What they call; None copies the comments' ids.
         options: Of the decorator.
     """
+    comment, result, tables = _classes()
 
+    def copy(new: Any, session: Session) -> None:
+        session.add(result(comment_id=new.id))
+
+    for name in names:
+        after_insert(comment, name=name, **options)(handler or copy)
+    return tables
+
+
+def leaving(outlet: Outlet) -> MetaData:
+    """Declare comments whose rows go to an outlet."""
+    comment, _, tables = _classes()
+    relay(after_insert(comment), name="leaving", to=outlet)
+    return tables
+
+
+def _classes() -> tuple[Any, Any, MetaData]:
     class Base(DeclarativeBase):
         pass
 
@@ -44,12 +62,7 @@ def declare(*names: str, handler: Callable[..., Any] | None = None, **options: A
         id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
         comment_id: Mapped[int] = mapped_column(BigInteger, index=True)
 
-    def copy(new: Any, session: Session) -> None:
-        session.add(Result(comment_id=new.id))
-
-    for name in names:
-        after_insert(Comment, name=name, **options)(handler or copy)
-    return Base.metadata
+    return Comment, Result, Base.metadata
 
 
 metadata = declare(COPY)
@@ -59,13 +72,20 @@ metadata = declare(COPY)
 @contextmanager
 def database(server: str, *names: str) -> Iterator[Engine]:
     """A database with the tables and triggers of these listeners, dropped afterwards."""
+    with emptied(server, metadata if names == (COPY,) else declare(*names)) as engine:
+        yield engine
+
+
+@contextmanager
+def emptied(server: str, tables: MetaData) -> Iterator[Engine]:
+    """A database with these tables and their triggers, dropped afterwards."""
     name = f"bench_{next(_numbers)}"
     administration = create_engine(server, isolation_level="AUTOCOMMIT")
     engine = create_engine(make_url(server).set(database=name))
     with administration.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
         try:
-            (metadata if names == (COPY,) else declare(*names)).create_all(engine)
+            tables.create_all(engine)
             yield engine
         finally:
             engine.dispose()

@@ -1,8 +1,9 @@
 """A process that handles what waits, then says in one JSON line what it cost.
 
-    python -m benchmarks.worker URL DECLARED RUN
+    python -m benchmarks.worker URL DECLARED RUN [watched]
 
-DECLARED and RUN are names of listeners, separated by commas. What is measured is `Listener.drain`,
+DECLARED and RUN are names of listeners, separated by commas; watched, all is counted in memory that could be shared, and
+told to the database as a supervisor does. What is measured is `Listener.drain`,
 without the start of Python.
 """
 
@@ -18,6 +19,8 @@ from sqlalchemy import create_engine
 
 from benchmarks.shop import declare
 from sqla_pubsub import Listener
+from sqla_pubsub.process.heartbeat import Heartbeat
+from sqla_pubsub.process.shown import Shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +33,27 @@ class Drained:
     peak_megabytes: float
 
 
-def main(url: str, declared: str, run: str) -> None:
+def main(url: str, declared: str, run: str, how: str = "") -> None:
     """Drain, and print a `Drained`."""
-    listener = Listener(create_engine(url), declare(*declared.split(",")), listeners=run.split(","))
+    metadata, names = declare(*declared.split(",")), run.split(",")
+    tally, watched = Shown(names, 1).tally(), how == "watched"
+    heartbeat = Heartbeat(
+        create_engine(url), metadata, listeners=names, processes=1, concurrency=1,
+        counts=lambda: tally.totals().counts,
+    )  # fmt: skip
+    listener = Listener(create_engine(url), metadata, listeners=names, observers=[tally] if watched else [])
+    if watched:
+        heartbeat.start()
     began = time.time()
     settled = listener.drain()
-    drained = Drained(settled=settled, began=began, ended=time.time(), peak_megabytes=_peak_megabytes())
+    ended = time.time()
+    heartbeat.stop()
+    drained = Drained(settled=settled, began=began, ended=ended, peak_megabytes=peak_megabytes())
     print(json.dumps(asdict(drained)))
 
 
-def _peak_megabytes() -> float:
+def peak_megabytes() -> float:
+    """Return the most memory that this process has used."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -39,7 +39,7 @@ default_role = "py:obj"
 # What is said of internals, and private names of typing: documented nowhere.
 nitpick_ignore_regex = [
     ("py:obj", ".*"),
-    ("py:class", "Declares"),
+    ("py:class", "Declares|Formats|Arguments"),
     ("py:.*", r"sqla_pubsub\.(deliver|declare|registry|message|contract|process)\..*"),
     # Of signatures that are given once for a session and once for one of asyncio.
     ("py:class", r"(Awaited)?(Caller|Target)|Listeners|collections\.abc\.Coroutine|pathlib\.Path"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from sqla_pubsub.declare.install import check
     from sqla_pubsub.declare.mixin import PubSub
+    from sqla_pubsub.declare.relaying import relay
     from sqla_pubsub.deliver.config import ListenerConfig
     from sqla_pubsub.deliver.listener import Listener
     from sqla_pubsub.errors import (
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     )
     from sqla_pubsub.event import Delete, Event, Insert, MessageEvent, Truncate, Update
     from sqla_pubsub.message import Message, publish
+    from sqla_pubsub.operate.admin import Admin
     from sqla_pubsub.registry import Publish, configure, outbox
     from sqla_pubsub.retry import RetryPolicy
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Admin",
     "ConfigurationError",
     "CurrentEvent",
     "DeadLetter",
@@ -71,6 +74,7 @@ __all__ = [
     "on_message",
     "outbox",
     "publish",
+    "relay",
     "set_context",
 ]
 
@@ -93,6 +97,7 @@ _PLACES = {
     ),
     "sqla_pubsub.declare.install": ("check",),
     "sqla_pubsub.declare.mixin": ("PubSub",),
+    "sqla_pubsub.declare.relaying": ("relay",),
     "sqla_pubsub.deliver.config": ("ListenerConfig",),
     "sqla_pubsub.deliver.listener": ("Listener",),
     "sqla_pubsub.errors": (
@@ -115,6 +120,7 @@ _PLACES = {
         "Message",
         "publish",
     ),
+    "sqla_pubsub.operate.admin": ("Admin",),
     "sqla_pubsub.registry": (
         "Publish",
         "configure",

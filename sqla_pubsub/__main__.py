@@ -1,6 +1,16 @@
-"""``python -m sqla_pubsub`` is ``sqla-pubsub``."""
+"""The program ``sqla-pubsub``, and ``python -m sqla_pubsub``.
 
-from sqla_pubsub.cli import main
+A worker process imports the main module of its parent once more, and nothing of a command line: so that is not
+imported before it is called.
+"""
+
+
+def main() -> None:
+    """Run the command line."""
+    from sqla_pubsub.cli import main as run  # noqa: PLC0415
+
+    run()
+
 
 if __name__ == "__main__":
     main()

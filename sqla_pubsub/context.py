@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -40,7 +41,7 @@ def set_context(session: Session | scoped_session[Any] | Connection, **values: A
     """
     shown = ", ".join(f"{name}=..." for name in values) or "tenant=..."
     own = transaction_of(session, "set_context", shown)
-    encoded = _encoded(values)
+    encoded = encoded_context(values)
     if isinstance(own, Session):
         # Pending changes were made before this call: they go out under the context of that time.
         own.flush()
@@ -49,21 +50,26 @@ def set_context(session: Session | scoped_session[Any] | Connection, **values: A
     own.execute(_MERGE, {"setting": CONTEXT_SETTING, "values": encoded})
 
 
-def _encoded(values: dict[str, Any]) -> str:
+def encoded_context(values: Mapping[str, Any], given: str = "set_context() got a value") -> str:
+    """Write *values* as the server will read them; *given* says where they come from.
+
+    Raises:
+        ConfigurationError: One is no JSON value that PostgreSQL can hold.
+    """
     try:
         found = unwritable(values, "context", nul=False)
         if found is None:
             encoded = json.dumps(values)
             found = difference(values, json.loads(encoded), "context")
     except (TypeError, ValueError, RecursionError) as error:
-        raise _refused(str(error)) from error
+        raise _refused(given, str(error)) from error
     if found is not None:
-        raise _refused(found)
+        raise _refused(given, found)
     return encoded
 
 
-def _refused(found: str) -> ConfigurationError:
+def _refused(given: str, found: str) -> ConfigurationError:
     return ConfigurationError(
-        f"set_context() got a value that is no JSON: {found}. "
+        f"{given} that is no JSON: {found}. "
         "Give strings, numbers, booleans, None, lists or dicts whose keys are strings."
     )

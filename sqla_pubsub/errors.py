@@ -120,6 +120,13 @@ class LazyLoad(DeliveryError):
     """
 
 
+class NotSendable(DeliveryError):
+    """The function of an outlet returned something that has no JSON.
+
+    .. versionadded:: 0.3.0
+    """
+
+
 class RetryLater(PubSubError):
     """Raised by a handler: roll this event back and deliver it again later.
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, MetaData, TextClause, text
 from sqlalchemy.orm import Session, scoped_session
 
 from sqla_pubsub.caller import transaction_of
-from sqla_pubsub.contract.names import MAX_BYTES, publish_function
+from sqla_pubsub.contract.names import MAX_BYTES, MESSAGE_OPTION, publish_function
 from sqla_pubsub.contract.quoting import qualified
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.fidelity import difference, unwritable
@@ -85,7 +85,8 @@ def publish(session: Session | scoped_session[Any] | Connection, message: Messag
     registry = registry_of(message.__message_metadata__)
     schema = connection.schema_for_object(registry.outbox.Entry.__table__)
     statement = _publish_statement(schema, registry.settings.prefix)
-    own.execute(statement, {"name": message.__message_name__, "payload": payload})
+    name = message.__message_name__
+    own.execute(statement, {"name": name, "payload": payload}, execution_options={MESSAGE_OPTION: name})
 
 
 def decoder(message_type: type[Any]) -> msgspec.json.Decoder[Any]:

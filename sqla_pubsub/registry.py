@@ -19,6 +19,7 @@ from sqlalchemy.orm import Mapper
 from sqla_pubsub.contract.names import DEFAULT_PREFIX
 from sqla_pubsub.contract.tables import Outbox, map_outbox
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.outlet import Outlet
 from sqla_pubsub.retry import RetryPolicy
 
 INFO_KEY = "sqla_pubsub"
@@ -94,7 +95,10 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSpec:
-    """A named reader with its handler, and how its events are delivered."""
+    """A named reader with its handler, and how its events are delivered.
+
+    One with an outlet, *to*, is ordered and autonomous; where it is to *forward* rows, its handler is not called.
+    """
 
     name: str
     handler: Callable[..., Any]
@@ -109,6 +113,8 @@ class ListenerSpec:
     effects: Literal["any", "database"] = "any"
     concurrency: int | None = None
     previous_names: tuple[str, ...] = ()
+    to: Outlet | None = None
+    forward: bool = False
 
     @property
     def where(self) -> str:
@@ -124,6 +130,7 @@ class Settings:
 
     schema: str | None = None
     prefix: str = DEFAULT_PREFIX
+    statistics: bool = True
 
 
 in_use: list[Callable[[MetaData], None]] = []
@@ -145,7 +152,10 @@ class Registry:
     def outbox(self) -> Outbox:
         """The mapped outbox, added to the metadata at the first call."""
         if self._outbox is None:
-            self._outbox = map_outbox(self.metadata, self.settings.schema, self.settings.prefix)
+            settings = self.settings
+            self._outbox = map_outbox(
+                self.metadata, settings.schema, settings.prefix, statistics=settings.statistics
+            )
             for hook in in_use:
                 hook(self.metadata)
         return self._outbox
@@ -179,7 +189,8 @@ class Registry:
         if replace(known, subscriptions=()) != replace(spec, subscriptions=()):
             raise ConfigurationError(
                 f"listener {spec.name!r} is declared by stacked decorators with different options. "
-                "Give both decorators the same retry=, ordered=, batch=, transactional=, timeout=, effects=, concurrency=."
+                "Give both decorators the same retry=, ordered=, batch=, transactional=, timeout=, effects=, "
+                "concurrency=, to=."
             )
         # Decorators apply from the bottom up; the order on the page is the other way round.
         self.listeners[spec.name] = replace(known, subscriptions=spec.subscriptions + known.subscriptions)
@@ -235,7 +246,9 @@ def registry_of(metadata: MetaData) -> Registry:
     return registry
 
 
-def configure(metadata: MetaData, schema: str | None = None, prefix: str = DEFAULT_PREFIX) -> None:
+def configure(
+    metadata: MetaData, schema: str | None = None, prefix: str = DEFAULT_PREFIX, *, statistics: bool = True
+) -> None:
     """Choose where the outbox of *metadata* lives.
 
     Args:
@@ -243,6 +256,7 @@ def configure(metadata: MetaData, schema: str | None = None, prefix: str = DEFAU
         schema: Schema of our tables and functions; None takes ``metadata.schema``, and without one
             the first schema of the search path at the time a migration runs.
         prefix: Start of every name we create. Two projects in one schema need two prefixes.
+        statistics: Whether there is a table of what each listener did in each minute of the last days.
 
     Raises:
         ConfigurationError: The outbox is placed already, or the prefix is no plain name.
@@ -252,11 +266,13 @@ def configure(metadata: MetaData, schema: str | None = None, prefix: str = DEFAU
             f"configure(prefix={prefix!r}): give lower-case letters, digits and underscores, at most 24 bytes, "
             "such as 'shop_'."
         )
-    registry_of(metadata).configure(Settings(schema=schema or metadata.schema, prefix=prefix))
+    registry_of(metadata).configure(
+        Settings(schema=schema or metadata.schema, prefix=prefix, statistics=statistics)
+    )
 
 
 def outbox(metadata: MetaData) -> Outbox:
-    """Return the mapped classes of *metadata*: ``.Entry`` and ``.DeadLetter``.
+    """Return the mapped classes of *metadata*, ``.Entry`` and ``.DeadLetter``, and the tables beside them.
 
     Raises:
         ConfigurationError: Nothing in this metadata publishes.

@@ -7,7 +7,7 @@ so that a role that lacks a right reads its name, and not of a failing statement
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy import Connection, MetaData, Table, bindparam, text
@@ -15,14 +15,15 @@ from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 
 from sqla_pubsub.contract.names import publish_function
 from sqla_pubsub.contract.quoting import names_of, quoted
+from sqla_pubsub.contract.tables import Outbox
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import registry_of
 
 Duty = Literal["listener", "operator", "monitor", "writer"]
 DUTIES: dict[Duty, str] = {
     "listener": "sqla-pubsub listen",
-    "operator": "sqla-pubsub dead",
-    "monitor": "sqla-pubsub status, health and check",
+    "operator": "sqla-pubsub dead, pause and resume",
+    "monitor": "sqla-pubsub status, health, check, workers and why",
     "writer": "publish()",
 }
 """What a role of each kind runs."""
@@ -41,6 +42,7 @@ class Right:
         name: Its name in there, empty for a schema.
         privilege: A privilege of PostgreSQL, such as SELECT.
         columns: The columns it is for; empty for all.
+        optional: Whether what the role runs does without it, and then sees or tells less.
     """
 
     kind: Kind
@@ -48,6 +50,7 @@ class Right:
     name: str = ""
     privilege: str
     columns: tuple[str, ...] = ()
+    optional: bool = False
 
     @property
     def object(self) -> str:
@@ -75,6 +78,9 @@ def needed(connection: Connection, metadata: MetaData, duty: Duty) -> list[Right
         "monitor": _of_monitor(entry, letter),
         "writer": [],
     }[duty]
+    more = [*_more_of_monitor(entry, letter)] if duty == "monitor" else []
+    sends = any(spec.to is not None for spec in registry.listeners.values())
+    more += [need for need in _of_extras(registry.outbox, duty, sends=sends) if need[0] in places]
     rights = [
         Right(
             kind="TABLE",
@@ -82,8 +88,11 @@ def needed(connection: Connection, metadata: MetaData, duty: Duty) -> list[Right
             name=table.name,
             privilege=privilege,
             columns=columns,
+            # Nobody asks for those of an operator but when a command of his was denied.
+            optional=optional and duty != "operator",
         )
-        for table, privilege, columns in on_tables
+        for needs, optional in ((on_tables, False), (more, True))
+        for table, privilege, columns in needs
     ]
     if duty == "writer":
         if not registry.messages:
@@ -98,11 +107,19 @@ def needed(connection: Connection, metadata: MetaData, duty: Duty) -> list[Right
 
 def statements(rights: Iterable[Right], role: str) -> Iterator[str]:
     """Yield the GRANT statements that give *role* these rights, one for each object."""
-    by_object: dict[str, list[Right]] = {}
+    by_object: dict[str, dict[str, Right]] = {}
     for right in rights:
-        by_object.setdefault(right.object, []).append(right)
+        items = by_object.setdefault(right.object, {})
+        known = items.get(right.privilege)
+        items[right.privilege] = right if known is None else _together(known, right)
     for name, items in by_object.items():
-        yield f"GRANT {', '.join(map(str, items))} ON {name} TO {quoted(role)};"
+        yield f"GRANT {', '.join(map(str, items.values()))} ON {name} TO {quoted(role)};"
+
+
+def _together(one: Right, other: Right) -> Right:
+    """Return the privilege on the columns of both, all where one has it on all."""
+    columns = (*one.columns, *other.columns) if one.columns and other.columns else ()
+    return replace(one, columns=columns)
 
 
 def missing(connection: Connection, rights: Sequence[Right]) -> tuple[str, list[Right]]:
@@ -128,15 +145,19 @@ def refuse_without_rights(connection: Connection, metadata: MetaData, duty: Duty
     Raises:
         ConfigurationError: It does; names the rights and the command that prints what gives them.
     """
-    role, lacking = missing(connection, needed(connection, metadata, duty))
+    rights = [right for right in needed(connection, metadata, duty) if not right.optional]
+    role, lacking = missing(connection, rights)
     if lacking:
-        rights = ", ".join(f"{right} on {right.object}" for right in lacking)
+        names = ", ".join(f"{right} on {right.object}" for right in lacking)
         raise ConfigurationError(
-            f"role {role!r} lacks {rights}, which {DUTIES[duty]} needs. As the owner of the tables, execute what "
+            f"role {role!r} lacks {names}, which {DUTIES[duty]} needs. As the owner of the tables, execute what "
             f"this prints: sqla-pubsub grants --{duty}-role {role}"
         )
 
 
+_PAYLOAD = ("old", "new", "context")
+_COUNTED = ("listener", "operation", "occurred_at", "due_at")
+"""Of entries, what tells how many there are and since when; of dead letters the first of them."""
 _Needs = list[tuple[Table, str, tuple[str, ...]]]
 
 
@@ -160,10 +181,36 @@ def _of_operator(entry: Table, letter: Table) -> _Needs:
 
 
 def _of_monitor(entry: Table, letter: Table) -> _Needs:
-    return [
-        (entry, "SELECT", ("listener", "operation", "occurred_at", "due_at")),
-        (letter, "SELECT", ("listener",)),
-    ]
+    return [(entry, "SELECT", _COUNTED), (letter, "SELECT", _COUNTED[:1])]
+
+
+def _more_of_monitor(entry: Table, letter: Table) -> _Needs:
+    """All else but what events carry. The hidden column tells which transaction has an entry in hand."""
+    left = {entry: {*_PAYLOAD, *_COUNTED}, letter: {*_PAYLOAD, *_COUNTED[:1]}}
+    shown = {table: tuple(c.name for c in table.columns if c.name not in left[table]) for table in left}
+    return [(entry, "SELECT", (*shown[entry], "xmax")), (letter, "SELECT", shown[letter])]
+
+
+def _of_extras(outbox: Outbox, duty: Duty, *, sends: bool) -> Iterator[tuple[Table, str, tuple[str, ...]]]:
+    """What a role does with the tables that earlier releases had not, and can do without."""
+    beats = ("SELECT", "INSERT", "UPDATE", "DELETE")
+    of_lanes = {"listener": beats[:3], "monitor": beats[:1]}.get(duty, ()) if sends else ()
+    yield from ((outbox.lanes, privilege, ()) for privilege in of_lanes)
+    for table in outbox.of_operators:
+        pauses = table is outbox.listeners
+        match duty:
+            case "listener":
+                # An endpoint that is gone for good pauses the listener of its outlet.
+                pausing: tuple[str, ...] = ("SELECT", "INSERT") if sends else ("SELECT",)
+                privileges = pausing if pauses else beats
+            case "operator":
+                privileges = ("SELECT", "INSERT", "DELETE") if pauses else ()
+            case "monitor":
+                privileges = ("SELECT",)
+            case "writer":
+                privileges = ()
+        for privilege in privileges:
+            yield table, privilege, ()
 
 
 def homes(connection: Connection, metadata: MetaData) -> dict[Table, str]:

@@ -30,7 +30,7 @@ ENGINE_OPTION = "sqla_pubsub.engine"
 """Another one: the engine of the application."""
 
 _SECTION = "[tool.sqla-pubsub]"
-_KEYS = ("url", "engine", "listeners", "listen")
+_KEYS = ("url", "engine", "listeners", "listen", "outlets")
 _STOCK_URL = "driver://user:pass@localhost/dbname"
 """What ``alembic init`` writes: nobody's database."""
 
@@ -45,12 +45,14 @@ class ProjectSettings:
         listeners: Dotted names of the modules that declare listeners, or patterns such as ``myapp.*``.
         listen: Settings of the listener process, as they stand in the file: fields of
             ``ListenerConfig``, durations in seconds.
+        outlets: Settings of outlets, by name: ``url`` and what a client needs besides.
     """
 
     url: str | None = None
     engine: str | None = None
     listeners: tuple[str, ...] = ()
     listen: Mapping[str, Any] = field(default_factory=dict)
+    outlets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
 
 def load_settings(
@@ -81,6 +83,7 @@ def load_settings(
         engine=place.engine,
         listeners=project.listeners or fallback.listeners,
         listen=project.listen,
+        outlets=project.outlets,
     )
 
 
@@ -237,7 +240,27 @@ def _checked(section: object, path: Path) -> ProjectSettings:
         raise ConfigurationError(
             f"{path}: listen of {_SECTION} is {listen!r}. Write [tool.sqla-pubsub.listen]."
         )
-    return ProjectSettings(url=url or None, engine=engine or None, listeners=tuple(listeners), listen=listen)
+    return ProjectSettings(
+        url=url or None,
+        engine=engine or None,
+        listeners=tuple(listeners),
+        listen=listen,
+        outlets=_outlets(section.get("outlets", {}), path),
+    )
+
+
+def _outlets(found: object, path: Path) -> Mapping[str, Mapping[str, Any]]:
+    tables = found if isinstance(found, dict) else {}
+    if not isinstance(found, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise ConfigurationError(
+            f"{path}: outlets of {_SECTION} is no table of tables. Write [tool.sqla-pubsub.outlets.kafka], for example."
+        )
+    for name, table in tables.items():
+        if not isinstance(table.get("url", ""), str):
+            raise ConfigurationError(
+                f"{path}: url of [tool.sqla-pubsub.outlets.{name}] is no text. Give one in quotes."
+            )
+    return tables
 
 
 def _from_ini(path: Path, section: str) -> ProjectSettings:

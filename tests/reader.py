@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from urllib.request import urlopen
 
 from click.testing import CliRunner
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -36,8 +37,8 @@ PROGRAMS = {
     "sqla-pubsub": "sqla_pubsub",
 }
 PROJECT = ROOT / "docs/_project"
-OF_THE_SHELL = ("cd", ".", "python3")
-"""What prepares a reader's terminal; the one of the tests is prepared."""
+OF_THE_SHELL = ("cd", ".", "python3", "kafka-topics.sh", "nats", "rabbitmqadmin")
+"""What prepares a reader's terminal, and programs of other servers; those of the tests are prepared."""
 FOR_OTHERS = ("systemd", "docker", "yaml")
 """Languages of blocks that tests of their own read."""
 
@@ -214,6 +215,8 @@ class Reader:
                 self.installable(block, arguments)
             elif program == "sqla-pubsub" and arguments[0] == "listen" and "--drain" not in arguments:
                 self.listen(arguments)
+            elif program == "sqla-pubsub" and arguments[0] == "web":
+                self.serve(arguments)
             elif program == "alembic" and arguments[0] == "init":
                 self.begin()
             else:
@@ -222,7 +225,15 @@ class Reader:
     def text(self, block: Block) -> None:
         """Find what the document shows in what was printed, by `listen` if that runs."""
         if self.listening:
-            wait_until(lambda: block.source in self._log(), 30, f"{block}: what listen prints")
+            # A supervisor says when its workers are ready, which may be between two lines of theirs.
+            def printed() -> bool:
+                lines = iter(self._log().splitlines())
+                return all(line in lines for line in block.source.splitlines())
+
+            try:
+                wait_until(printed, 30, f"{block}: what listen prints")
+            except AssertionError as error:
+                raise AssertionError(f"{error}; it printed:\n{self._log()}") from None
             engine = create_engine(self.url)
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 waiting = text("SELECT count(*) FROM pubsub_outbox")
@@ -267,6 +278,26 @@ class Reader:
             self.listening.append(
                 subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
             )
+
+    def serve(self, arguments: list[str]) -> None:
+        """Open the address that `web` prints, and end it as Ctrl-C does."""
+        log = self.folder / "web.log"
+        command = [self.interpreter or sys.executable, "-m", "sqla_pubsub", *arguments, "--port", "0"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=output, stderr=output
+            )
+        try:
+            wait_until(lambda: "Ctrl-C" in log.read_text() or process.poll() is not None, 60, "the dashboard")
+            address = re.search(r"Open (\S+)", log.read_text())
+            assert address is not None, log.read_text()
+            with urlopen(address[1]) as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
 
     def stop(self) -> None:
         """End `listen` as Ctrl-C does."""

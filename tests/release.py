@@ -86,6 +86,10 @@ def look_into(sdist: Path, wheel: Path) -> None:
     home = info.rpartition("/")[0]
     assert {name.partition("/")[0] for name in names} == {*PACKAGES, home}, names
     assert {"sqla_pubsub/py.typed", f"{home}/licenses/LICENSE", f"{home}/entry_points.txt"} <= set(names)
+    monitoring = "sqla_pubsub/contrib/monitoring"
+    assert {f"{monitoring}/{name}" for name in ("alerts.yml", "alerts_test.yml", "grafana.json")} <= set(
+        names
+    )
     look_at_metadata(metadata)
     with tarfile.open(sdist) as archive_:
         top = f"sqla_pubsub-{__version__}"

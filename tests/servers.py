@@ -6,11 +6,13 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import Engine, NullPool, create_engine
 from testing.postgresql import Postgresql
 
 from sqla_pubsub.testing.binaries import found_servers, give_to_server, runnable_programs
@@ -18,6 +20,8 @@ from tests.waiting import wait_until
 
 Driver = Literal["psycopg2", "psycopg"]
 StopMode = Literal["smart", "fast", "immediate", "kill"]
+Furnish = Callable[[Engine], None]
+"""Makes what many tests begin with in a database, of which theirs are copies."""
 
 _STOP_SIGNALS: dict[StopMode, signal.Signals] = {
     "smart": signal.SIGTERM,
@@ -57,6 +61,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._postgres = self._first_start()
         self._connection: psycopg.Connection | None = None
+        self._templates: dict[Furnish, str] = {}
         self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_TEMPLATE)))
         # The first connection writes what every later one, also to a copy, reads in place of the catalog.
         self._connect(_TEMPLATE).close()
@@ -121,13 +126,21 @@ class Server:
         self.stop(mode)
         self.start()
 
-    def clone(self) -> str:
-        """Create a database from the template and return its name."""
-        name = f"pubsub_{next(self._numbers)}"
-        # Copied as files: on disk in memory that is quicker than through the log, and brings the file above along.
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
-        self._execute(statement.format(sql.Identifier(name), sql.Identifier(_TEMPLATE)))
-        return name
+    def clone(self, furnish: Furnish | None = None) -> str:
+        """Create a database and return its name.
+
+        Args:
+            furnish: What is made in it; None leaves it empty.
+        """
+        if furnish is None:
+            return self._copy(_TEMPLATE)
+        if furnish not in self._templates:
+            template = self._copy(_TEMPLATE)
+            # Nobody may be connected to what is copied.
+            furnish(create_engine(self.url(template), poolclass=NullPool))
+            self._connect(template).close()
+            self._templates[furnish] = template
+        return self._copy(self._templates[furnish])
 
     def drop(self, database: str) -> None:
         """Drop *database*, whoever is still connected to it; starts a stopped server for that."""
@@ -140,6 +153,13 @@ class Server:
             self.stop("immediate")
         finally:
             self._remove_folders()
+
+    def _copy(self, template: str) -> str:
+        name = f"pubsub_{next(self._numbers)}"
+        # Copied as files: on disk in memory that is quicker than through the log, and brings the file above along.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        return name
 
     def _first_start(self) -> Any:
         give_to_server(self._data)

@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from benchmarks.departures import ENGINES
 from benchmarks.goals import Comparison, comparisons, series
 from benchmarks.harness import handled
 from benchmarks.harness.accounting import tally, wanted
 from benchmarks.harness.adapter import OURS, known_peers, load
 from benchmarks.harness.environments import REQUIREMENTS, Unavailable, interpreter, programs
 from benchmarks.harness.harness import Refused, prepare
+from benchmarks.harness.processes import Processes
 from benchmarks.harness.redis import redis
 from benchmarks.harness.results import Results
 from benchmarks.harness.revisions import VARIABLE, commit_of
 from benchmarks.harness.servers import postgres
 from benchmarks.harness.tables import tables
+from benchmarks.outlets import depart, started
 from benchmarks.own import Measured
 from benchmarks.processes import drain
 from benchmarks.report import page
@@ -110,11 +113,11 @@ def test_the_library_of_another_commit_comes_before_the_one_that_is_here(
     peer = load("earlier")
     assert peer.unavailable() is None
     path = os.pathsep.join(map(str, peer.python_path()))
-    done = subprocess.run(
-        [sys.executable, "-c", "import sqla_pubsub, benchmarks; print(sqla_pubsub.__file__, benchmarks.__file__)"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    library, harness = done.stdout.split()
+    processes = Processes(tmp_path, {"PYTHONPATH": path}, Path(sys.executable).parent)
+    found = "import sqla_pubsub, benchmarks; print(sqla_pubsub.__file__, benchmarks.__file__)"
+    processes.start_consumers([([sys.executable, "-c", found], {})])
+    assert processes.consumers[0].wait(60) == 0, processes.said("consumer0")
+    library, harness = processes.said("consumer0").split()
     assert Path(library).is_relative_to(tmp_path)
     assert Path(harness).is_relative_to(ROOT)
 
@@ -162,6 +165,7 @@ def test_a_shim_that_runs_nothing_is_no_interpreter(tmp_path: Path, monkeypatch:
         interpreter("# python >= 3.99\n")
 
 
+@pytest.mark.slow
 def test_packages_that_cannot_be_installed_leave_no_environment_that_is_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,3 +311,18 @@ def test_worker_processes_share_a_backlog_and_tell_what_it_took(server: Server) 
     assert drained.settled == copied == 600
     assert 0 < drained.rate < 1e6
     assert 10 < drained.peak_megabytes < 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
+def test_events_leave_for_an_engine_by_an_outlet_by_a_handler_and_by_its_client_library(
+    server: Server, name: str
+) -> None:
+    departure = ENGINES[name]
+    if departure.missing is not None:
+        pytest.skip(departure.missing)
+    with started(departure) as engine:
+        for how in ("relay", "handler", "library"):
+            done = depart(server.url("postgres"), name, how, engine, 2_000)
+            assert done.settled == 2_000
+            assert done.rate > 0

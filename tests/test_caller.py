@@ -31,7 +31,7 @@ from sqla_pubsub import (
     publish,
     set_context,
 )
-from sqla_pubsub.operate.maintenance import Letters, Maintenance
+from sqla_pubsub.operate.admin import Admin, Letters
 from tests.declare.entries import entries
 
 
@@ -264,7 +264,7 @@ def test_dead_letters_are_shown_as_they_are_stored_whatever_the_engine_makes_of_
             """ VALUES (1, 'reader', 'INSERT', 'note', '[1]', '{"id": 1}', '{"tenant": "acme"}', 'x')"""
         )
     engine = create_engine(tables.url, json_deserializer=lambda _: "nothing")
-    (letter,) = Maintenance(engine, Base.metadata).dead_letters(Letters())
+    (letter,) = Admin(engine, Base.metadata).dead_letters(Letters(), payload=True)
     engine.dispose()
-    assert (letter["key"], letter["new"], letter["context"]) == ([1], {"id": 1}, {"tenant": "acme"})
-    assert letter["old"] is None
+    assert (letter.key, letter.new, letter.context) == ([1], {"id": 1}, {"tenant": "acme"})
+    assert letter.old is None

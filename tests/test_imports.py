@@ -9,7 +9,10 @@ from sqlalchemy import Engine, text
 import sqla_pubsub
 
 LOADED = "import sys; from sqla_pubsub import PubSub, after_insert, check, publish, set_context; print(*sys.modules)"
-NEVER = ("alembic", "alembic_ext", "click", "psycopg", "psycopg2", "rich", "sqla_pubsub.deliver", "tenacity")
+NEVER = (
+    "alembic", "alembic_ext", "click", "opentelemetry", "psycopg", "psycopg2", "rich", "sentry_sdk", "sqla_pubsub.contrib",
+    "sqla_pubsub.deliver", "tenacity",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def greet(new: Comment) -> None: ...
 WITHOUT = """
 import sys
 
-missing = ("psycopg2", "psycopg", "asyncpg", "alembic")
+missing = ("psycopg2", "psycopg", "asyncpg", "alembic", "opentelemetry", "sentry_sdk")
 for name in [*sys.modules]:
     if name.partition(".")[0] in missing:
         del sys.modules[name]
@@ -68,6 +68,27 @@ def test_without_alembic_its_part_says_what_to_install(tmp_path: Path) -> None:
         r"alembic_ext needs Alembic 1\.18 or newer, and 'alembic[\w.]*' is not found\. Run: pip install .*\n",
         printed,
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "command"),
+    [
+        ("opentelemetry", "opentelemetry-api", "pip install opentelemetry-api"),
+        ("sentry", "sentry-sdk 2", "pip install 'sentry-sdk>=2'"),
+    ],
+)
+def test_without_its_package_a_connection_to_a_tool_says_what_to_install(
+    tmp_path: Path, module: str, package: str, command: str
+) -> None:
+    program = (
+        f"try:\n    import sqla_pubsub.contrib.{module}\nexcept ImportError as error:\n    print(error)\n"
+    )
+    code, printed = said(
+        tmp_path, program + "import sqla_pubsub.contrib.logs, sqla_pubsub.contrib.monitoring\n"
+    )
+    assert code == 0, printed
+    assert printed.startswith(f"sqla_pubsub.contrib.{module} needs {package}, and '"), printed
+    assert printed.endswith(f" is not found. Run: {command}\n"), printed
 
 
 def test_the_version_stands_in_one_place() -> None:

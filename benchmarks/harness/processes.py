@@ -43,7 +43,8 @@ class Processes:
     def __init__(self, folder: Path, environment: Mapping[str, str], programs: Path) -> None:
         self._folder = folder
         own = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-        self.environment = own | dict(environment)
+        # Else Python looks in the working folder before PYTHONPATH, and finds the library that is here.
+        self.environment = own | {"PYTHONSAFEPATH": "1"} | dict(environment)
         self._programs = programs
         self.consumers: list[subprocess.Popen[bytes]] = []
 

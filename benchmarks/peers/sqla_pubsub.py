@@ -22,7 +22,6 @@ from benchmarks.harness.context import Context
 from benchmarks.harness.handled import handled
 from benchmarks.harness.producers import SqlaProducer
 from sqla_pubsub import Listener, PubSub, after_insert
-from sqla_pubsub.asyncio import AsyncListener
 
 
 class Base(DeclarativeBase):
@@ -169,5 +168,8 @@ class Peer(PeerBase):
 
 
 async def _on_a_loop(context: Context, metadata: MetaData) -> None:
+    # An earlier commit may have none.
+    from sqla_pubsub.asyncio import AsyncListener
+
     engine = create_async_engine(context.url(context.option("driver", "psycopg")))
     await AsyncListener(engine, metadata, concurrency=context.option("concurrency", 0)).run()

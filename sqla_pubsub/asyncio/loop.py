@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sqla_pubsub.asyncio.listener import AsyncListener
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.instrument import Observer
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.scoreboard import Scoreboard
 
@@ -28,6 +29,7 @@ class LoopListener:
         scoreboards: Where to show what is being done.
         lifespans: What is awaited about the whole run.
         surroundings: More arguments of `AsyncListener`: ``session_class`` and ``around``.
+        observers: Called with each happening.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class LoopListener:
         scoreboards: Sequence[Scoreboard],
         lifespans: Sequence[AbstractAsyncContextManager[Any]] = (),
         surroundings: Mapping[str, Any] = MappingProxyType({}),
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._lifespans = lifespans
         self._surroundings = surroundings
+        self._observers = observers
         self._engine = engine
         self._metadata = metadata
         self._config = config
@@ -72,7 +76,8 @@ class LoopListener:
         try:
             self._listener = AsyncListener(
                 engine, self._metadata, self._config, listeners=self._names,
-                concurrency=self._concurrency, scoreboards=self._scoreboards, **self._surroundings,
+                concurrency=self._concurrency, scoreboards=self._scoreboards,
+                observers=self._observers, **self._surroundings,
             )  # fmt: skip
             if self._stopped():
                 # It came before there was a listener to tell.

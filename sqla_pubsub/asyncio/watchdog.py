@@ -28,6 +28,29 @@ _DEEPEST = 20
 NameOf = Callable[[FrameType], str | None]
 
 
+class Silence:
+    """For how long a loop gives no sign of life while its process runs.
+
+    Where the process was stopped, or the machine gave it no time, the one who looks comes late himself: of the time
+    between two looks no more counts than they should be apart, twice over.
+
+    Args:
+        now: When the first look could have been.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._looked = now
+        self._beat = now
+        self._seconds = 0.0
+
+    def look(self, now: float, beat: float) -> float:
+        """Return for how many seconds there has been no sign of life since *beat*, the last one."""
+        since = min(now - max(self._looked, beat), 2 * _PULSE)
+        self._seconds = since if beat != self._beat else self._seconds + since
+        self._looked, self._beat = now, beat
+        return self._seconds
+
+
 class _Watchdog:
     """Looks after one event loop.
 
@@ -62,9 +85,10 @@ class _Watchdog:
 
     def _look(self) -> None:
         told = 0.0
+        silence = Silence(self._beat)
         while not self._over.wait(_PULSE):
             beat = self._beat
-            silent = time.monotonic() - beat
+            silent = silence.look(time.monotonic(), beat)
             if silent >= BOUND + _PULSE and beat != told:
                 told = beat
                 self._tell_of(silent)

@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqla_pubsub.cli.phrases import counted
 from sqla_pubsub.deliver.arguments import chosen
 from sqla_pubsub.deliver.settle.outcome import describe
-from sqla_pubsub.operate.maintenance import Maintenance
+from sqla_pubsub.operate.admin import Admin
+from sqla_pubsub.operate.problems import pausing
 from sqla_pubsub.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -21,13 +22,13 @@ class Backlog:
     """The entries of the listeners that are to run, and those that nobody will take.
 
     Args:
-        maintenance: The outbox.
+        admin: The outbox.
         listeners: Names of those that are to run; none for all.
         registry: Where they are declared.
     """
 
-    def __init__(self, maintenance: Maintenance, listeners: Collection[str], registry: Registry) -> None:
-        self._maintenance = maintenance
+    def __init__(self, admin: Admin, listeners: Collection[str], registry: Registry) -> None:
+        self._admin = admin
         self._names = [spec.name for spec in chosen(registry.listeners, listeners)]
 
     def say(self) -> None:
@@ -36,8 +37,9 @@ class Backlog:
 
     def _say(self) -> None:
         try:
-            ready, waiting = self._maintenance.pending(self._names)
-            abandoned = self._maintenance.abandoned()
+            ready, waiting = self._admin.pending(self._names)
+            abandoned = self._admin.abandoned()
+            paused = self._admin.paused()
         except DBAPIError as error:
             logger.debug("backlog.unknown: %s", describe(error.orig or error))
             return
@@ -46,6 +48,11 @@ class Backlog:
             counted(ready, "entry", "entries"), waiting, counted(len(self._names), "listener"),
             extra={"ready": ready, "waiting": waiting},
         )  # fmt: skip
+        for name in filter(paused.__contains__, self._names):
+            logger.warning(
+                "listener.paused: listener %r is %s; its entries are left until: sqla-pubsub resume %s",
+                name, pausing(paused[name]), name, extra={"listener": name},
+            )  # fmt: skip
         for name, count in abandoned.items():
             logger.warning(
                 "backlog.abandoned: %s of listener %r, which these modules do not declare, and no worker of theirs takes. "

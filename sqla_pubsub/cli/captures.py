@@ -54,7 +54,7 @@ class Captures:
         for difference in differences:
             if difference in missing:
                 logger.error("capture.missing: %s", sentence(difference))
-            else:
+            elif difference.kind != "operators":  # Who misses them says so: see the heartbeat.
                 logger.warning("capture.differs: %s", sentence(difference))
         return missing
 
@@ -90,15 +90,19 @@ class Captures:
             missing = present
 
     def _missing(self, differences: Sequence[Difference]) -> list[Difference]:
-        return [each for each in differences if each.kind == "table" or self._names & _uncaptured(each)]
+        sends = any(spec.to is not None for spec in self._specs)
+        tables = {"table", "lanes"} if sends else {"table"}
+        return [each for each in differences if each.kind in tables or self._names & _uncaptured(each)]
 
     def _nothing_to_do(self, missing: Sequence[Difference]) -> bool:
-        if any(each.kind == "table" for each in missing):
+        kinds = {each.kind for each in missing}
+        if "table" in kinds:
             return True
         lacking = {(name, *_event(each)) for each in missing for name in _uncaptured(each)}
         return all(
             (spec.name, each.operation, "" if each.operation == MESSAGE else each.source) in lacking
             for spec in self._specs
+            if spec.to is None or "lanes" not in kinds
             for each in spec.subscriptions
         )
 

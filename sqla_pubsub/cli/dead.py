@@ -14,12 +14,11 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.groups import ListsByDefault
-from sqla_pubsub.cli.inspect import json_option
 from sqla_pubsub.cli.phrases import as_json as written
-from sqla_pubsub.cli.phrases import counted, examples, moment, print_record, print_table
+from sqla_pubsub.cli.phrases import counted, examples, json_option, moment, print_record, print_table
 from sqla_pubsub.cli.project import failed, module_option, open_project, url_option
 from sqla_pubsub.errors import ConfigurationError
-from sqla_pubsub.operate.maintenance import Letters, Maintenance
+from sqla_pubsub.operate.admin import Admin, DeadLetterView, Letters
 
 
 @click.group(
@@ -51,10 +50,10 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         project = open_project(url, modules)
         letters = Letters(listener=listener, older_than=older_than, ids=tuple(others.pop("ids", ())))
-        maintenance = Maintenance(project.engine(), project.metadata)
+        admin = Admin(project.engine(), project.metadata)
         try:
-            _refuse_unknown_listener(maintenance, listener)
-            command(maintenance, letters, **others)
+            _refuse_unknown_listener(admin, listener)
+            command(admin, letters, **others)
         except DBAPIError as error:
             raise failed(project, error, "operator") from error
 
@@ -65,24 +64,24 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
 @json_option
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most rows.")
 @_common
-def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, limit: int) -> None:
+def list_letters(admin: Admin, letters: Letters, *, as_json: bool, limit: int) -> None:
     """List dead letters, oldest first."""
-    rows = maintenance.dead_letters(letters, limit=limit)
+    rows = admin.dead_letters(letters, after=0, limit=limit, payload=as_json)
     if as_json:
-        click.echo(written(rows))
+        click.echo(written([row.as_json() for row in rows]))
         return
     if not rows:
         click.echo("No dead letters.")
         return
     cells = [
         (
-            str(row["id"]), row["listener"], f"{row['operation']} {row['source']}", str(row["attempt"]),
-            moment(row["died_at"]), row["reason"],
+            str(row.id), row.listener, f"{row.operation} {row.source}", str(row.attempt),
+            moment(row.died_at), row.reason,
         )
         for row in rows
     ]  # fmt: skip
     print_table(("id", "listener", "event", "attempts", "died at", "reason"), cells)
-    total = maintenance.count_dead(letters)
+    total = admin.count_dead(letters)
     if total > len(rows):
         click.echo(f"{len(rows)} of {total}; see more with --limit.")
 
@@ -95,26 +94,28 @@ def list_letters(maintenance: Maintenance, letters: Letters, *, as_json: bool, l
 @click.argument("ids", nargs=-1, required=True, type=int)
 @json_option
 @_common
-def show(maintenance: Maintenance, letters: Letters, *, as_json: bool) -> None:
+def show(admin: Admin, letters: Letters, *, as_json: bool) -> None:
     """Show dead letters whole: payload, context, reason, traceback."""
-    rows = maintenance.dead_letters(letters)
+    rows = admin.dead_letters(letters, after=0, limit=None, payload=True)
     _refuse_unknown(letters, rows)
     if as_json:
-        click.echo(written(rows))
+        click.echo(written([row.as_json() for row in rows]))
         return
     for row in rows:
-        print_record(f"dead letter {row['id']}", _facts(row))
+        print_record(f"dead letter {row.id}", _facts(row))
 
 
-def _facts(row: dict[str, Any]) -> dict[str, object]:
+def _facts(row: DeadLetterView) -> dict[str, object]:
     """Return what a person wants to know, and why it died last, where a terminal ends."""
     first = {
-        "listener": row["listener"], "event": f"{row['operation']} {row['source']}", "attempts": str(row["attempt"]),
-        "occurred at": moment(row["occurred_at"]), "died at": moment(row["died_at"]),
+        "listener": row.listener, "event": f"{row.operation} {row.source}", "attempts": str(row.attempt),
+        "occurred at": moment(row.occurred_at), "died at": moment(row.died_at),
     }  # fmt: skip
-    payload = {name: row[name] for name in ("key", "context", "old", "new") if row[name] is not None}
-    crashes = {"crashes": str(row["crashes"])} if row["crashes"] else {}
-    return {**first, **crashes, **payload, "reason": row["reason"], "traceback": row["traceback"] or "none"}
+    payload = {
+        name: value for name in ("key", "context", "old", "new") if (value := getattr(row, name)) is not None
+    }
+    crashes = {"crashes": str(row.crashes)} if row.crashes else {}
+    return {**first, **crashes, **payload, "reason": row.reason, "traceback": row.traceback or "none"}
 
 
 @dead.command(
@@ -126,12 +127,12 @@ def _facts(row: dict[str, Any]) -> dict[str, object]:
 @click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_common
-def retry(maintenance: Maintenance, letters: Letters, *, everything: bool, yes: bool) -> None:
+def retry(admin: Admin, letters: Letters, *, everything: bool, yes: bool) -> None:
     """Put dead letters back into the outbox: the same events, with the same ids."""
     _apply(
-        maintenance,
+        admin,
         letters,
-        maintenance.revive,
+        admin.retry,
         "retry",
         "back in the outbox",
         everything=everything,
@@ -144,13 +145,13 @@ def retry(maintenance: Maintenance, letters: Letters, *, everything: bool, yes: 
 @click.option("--all", "everything", is_flag=True, help="All that the filters leave.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_common
-def discard(maintenance: Maintenance, letters: Letters, *, everything: bool, yes: bool) -> None:
+def discard(admin: Admin, letters: Letters, *, everything: bool, yes: bool) -> None:
     """Delete dead letters for good."""
-    _apply(maintenance, letters, maintenance.discard, "discard", "discarded", everything=everything, yes=yes)
+    _apply(admin, letters, admin.discard, "discard", "discarded", everything=everything, yes=yes)
 
 
 def _apply(
-    maintenance: Maintenance,
+    admin: Admin,
     letters: Letters,
     action: Callable[[Letters], int],
     verb: str,
@@ -162,8 +163,8 @@ def _apply(
     if not letters.ids and not everything:
         raise ConfigurationError(f"nothing is chosen to {verb}. Give ids, or --all with or without filters.")
     if letters.ids:
-        _refuse_unknown(letters, maintenance.dead_letters(letters))
-    total = maintenance.count_dead(letters)
+        _refuse_unknown(letters, admin.dead_letters(letters, limit=None))
+    total = admin.count_dead(letters)
     if total > 1 and not yes:
         click.confirm(f"{verb.capitalize()} {total} dead letters?", abort=True, err=True)
     count = 0
@@ -175,17 +176,17 @@ def _apply(
     click.echo(f"{counted(count, 'dead letter')} {done}.")
 
 
-def _refuse_unknown_listener(maintenance: Maintenance, listener: str | None) -> None:
+def _refuse_unknown_listener(admin: Admin, listener: str | None) -> None:
     if listener is None:
         return
-    known = maintenance.listeners()
+    known = admin.listeners()
     if listener not in known:
         raise ConfigurationError(
             f"listener {listener!r} is not declared and has no dead letters. Known are: {', '.join(sorted(known))}."
         )
 
 
-def _refuse_unknown(letters: Letters, rows: Sequence[dict[str, Any]]) -> None:
-    missing = sorted(set(letters.ids) - {row["id"] for row in rows})
+def _refuse_unknown(letters: Letters, rows: Sequence[DeadLetterView]) -> None:
+    missing = sorted(set(letters.ids) - {row.id for row in rows})
     if missing:
         raise ConfigurationError(f"there is no dead letter {missing[0]} here. See: sqla-pubsub dead list")

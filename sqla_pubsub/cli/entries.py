@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import click
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.groups import ListsByDefault
-from sqla_pubsub.cli.inspect import json_option
 from sqla_pubsub.cli.phrases import as_json as written
-from sqla_pubsub.cli.phrases import counted, examples, moment, print_record, print_table
+from sqla_pubsub.cli.phrases import counted, examples, json_option, moment, print_record, print_table
 from sqla_pubsub.cli.project import Project, failed, module_option, open_project, url_option
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.operate.admin import Admin, Choice, EntryView
 from sqla_pubsub.operate.entries import STATES, State
-from sqla_pubsub.operate.maintenance import Choice, Maintenance
 
 
 @click.group(
@@ -52,43 +50,35 @@ def list_entries(
 ) -> None:
     """List entries, oldest first, without what they carry."""
     project = open_project(url, modules)
-    maintenance = Maintenance(project.engine(), project.metadata)
+    admin = Admin(project.engine(), project.metadata)
     choice = Choice(listener=listener, state=state)
     try:
-        rows = maintenance.entries(choice, limit=limit)
-        total = maintenance.count_entries(choice) if len(rows) == limit else len(rows)
+        rows = admin.entries(choice, limit=limit)
+        total = admin.count_entries(choice) if len(rows) == limit else len(rows)
     except DBAPIError as error:
         raise failed(project, error, "listener") from error
     if as_json:
-        click.echo(written(rows))
+        click.echo(written([row.as_json() for row in rows]))
         return
     if not rows:
         click.echo("No entries.")
         return
     heads = ("id", "listener", "event", "attempts", "occurred at", "state", "last error")
-    failing = {number for number, row in enumerate(rows) if row["attempt"]}
+    failing = {number for number, row in enumerate(rows) if row.attempt}
     print_table(heads, map(_cells, rows), trouble=failing)
     if total > len(rows):
         click.echo(f"{len(rows)} of {total}; see more with --limit.")
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _cells(row: EntryView) -> tuple[str, ...]:
     return (
-        str(row["id"]), row["listener"], f"{row['operation']} {row['source']}", str(row["attempt"]),
-        moment(row["occurred_at"]), "in hand" if row["holder"] else _state(row), _error_line(row["last_error"] or ""),
+        str(row.id), row.listener, f"{row.operation} {row.source}", str(row.attempt),
+        moment(row.occurred_at), "in hand" if row.holder else _state(row), row.error,
     )  # fmt: skip
 
 
-def _state(row: dict[str, Any]) -> str:
-    return f"waiting until {moment(row['due_at'])}" if row["state"] == "waiting" else str(row["state"])
-
-
-def _error_line(stored: str) -> str:
-    """Return the line of a traceback that says what went wrong: the first one below its last frame."""
-    lines = stored.splitlines()
-    frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
-    below = lines[frames[-1] :] if frames else lines
-    return next((line for line in below if line and not line.startswith(" ")), "")
+def _state(row: EntryView) -> str:
+    return f"waiting until {moment(row.due_at)}" if row.state == "waiting" else row.state
 
 
 @entries.command(
@@ -104,32 +94,34 @@ def show(*, ids: tuple[int, ...], as_json: bool, modules: Sequence[str], url: st
     """Show entries whole: payload, context, the error of the last try."""
     project = open_project(url, modules)
     try:
-        rows = Maintenance(project.engine(), project.metadata).entries(Choice(ids=ids), payload=True)
+        rows = Admin(project.engine(), project.metadata).entries(Choice(ids=ids), limit=None, payload=True)
     except DBAPIError as error:
         raise failed(project, error, "listener") from error
-    missing = sorted({*ids} - {row["id"] for row in rows})
+    missing = sorted({*ids} - {row.id for row in rows})
     if missing:
         raise ConfigurationError(
             f"there is no entry {missing[0]} in the outbox: it was handled, or is a dead letter. "
             "See: sqla-pubsub entries, and sqla-pubsub dead list"
         )
     if as_json:
-        click.echo(written(rows))
+        click.echo(written([row.as_json() for row in rows]))
         return
     for row in rows:
-        print_record(f"entry {row['id']}", _facts(row))
+        print_record(f"entry {row.id}", _facts(row))
 
 
-def _facts(row: dict[str, Any]) -> dict[str, object]:
+def _facts(row: EntryView) -> dict[str, object]:
     """Return what a person wants to know, the error last, where a terminal ends."""
     first = {
-        "listener": row["listener"], "event": f"{row['operation']} {row['source']}", "state": _state(row),
-        "attempts": str(row["attempt"]), "occurred at": moment(row["occurred_at"]),
+        "listener": row.listener, "event": f"{row.operation} {row.source}", "state": _state(row),
+        "attempts": str(row.attempt), "occurred at": moment(row.occurred_at),
     }  # fmt: skip
-    held = {"in hand of": row["holder"]} if row["holder"] else {}
-    crashes = {"crashes": str(row["crashes"])} if row["crashes"] else {}
-    payload = {name: row[name] for name in ("key", "context", "old", "new") if row[name] is not None}
-    return {**first, **held, **crashes, **payload, "last error": row["last_error"] or "none"}
+    held = {"in hand of": row.holder} if row.holder else {}
+    crashes = {"crashes": str(row.crashes)} if row.crashes else {}
+    payload = {
+        name: value for name in ("key", "context", "old", "new") if (value := getattr(row, name)) is not None
+    }
+    return {**first, **held, **crashes, **payload, "last error": row.last_error or "none"}
 
 
 @click.command(
@@ -152,30 +144,30 @@ def discard_entries(
     Its dead letters stay: see dead discard. What a worker has in hand is left to it.
     """
     project = open_project(url, modules)
-    maintenance = Maintenance(project.engine(), project.metadata)
+    admin = Admin(project.engine(), project.metadata)
     try:
-        _discard(project, maintenance, listener, declared=declared, yes=yes)
+        _discard(project, admin, listener, declared=declared, yes=yes)
     except DBAPIError as error:
         raise failed(project, error, "listener") from error
 
 
-def _discard(project: Project, maintenance: Maintenance, listener: str, *, declared: bool, yes: bool) -> None:
-    if listener in maintenance.declared() and not declared:
+def _discard(project: Project, admin: Admin, listener: str, *, declared: bool, yes: bool) -> None:
+    if listener in admin.declared() and not declared:
         raise ConfigurationError(
             f"listener {listener!r} is declared in {', '.join(project.modules)}, so its workers handle these entries. "
             "Give --declared to delete them unhandled."
         )
     choice = Choice(listener=listener)
-    total = maintenance.count_entries(choice)
-    if total == 0 and listener not in maintenance.declared():
-        waiting = maintenance.abandoned()
+    total = admin.count_entries(choice)
+    if total == 0 and listener not in admin.declared():
+        waiting = admin.abandoned()
         known = f" Such entries have: {', '.join(waiting)}." if waiting else ""
         raise ConfigurationError(f"there is no entry for a listener {listener!r}.{known}")
     if total and not yes:
         click.confirm(f"Delete {counted(total, 'entry', 'entries')} of {listener!r}?", abort=True, err=True)
     count = 0
-    while deleted := maintenance.discard_entries(listener):
+    while deleted := admin.discard_entries(listener):
         count += deleted
     click.echo(f"{counted(count, 'entry', 'entries')} discarded.")
-    if left := maintenance.count_entries(choice):
+    if left := admin.count_entries(choice):
         click.echo(f"{counted(left, 'entry', 'entries')} left, which a worker has in hand.")

@@ -1,8 +1,7 @@
-"""``check`` and ``status``: what is installed, what waits."""
+"""``check`` and ``health``: what is installed, and whether entries are handled in time."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,14 +12,13 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.cli.age import Age
 from sqla_pubsub.cli.difference import sentence
-from sqla_pubsub.cli.phrases import counted, examples, lasting, print_table, say
+from sqla_pubsub.cli.phrases import counted, examples, lasting, say
 from sqla_pubsub.cli.project import failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.install import check
-from sqla_pubsub.operate.maintenance import ListenerStatus, Maintenance
+from sqla_pubsub.operate.admin import Admin, ListenerStatus
+from sqla_pubsub.operate.problems import pausing
 from sqla_pubsub.registry import registry_of
 from sqla_pubsub.rights import refuse_without_rights
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
 @click.command(
@@ -44,7 +42,7 @@ def check_command(modules: Sequence[str], url: str | None) -> None:
             refuse_without_rights(connection, project.metadata, "monitor")
             differences = check(connection, project.metadata)
         if not any(difference.kind == "table" for difference in differences):
-            rows = Maintenance(project.engine(), project.metadata).status()
+            rows = Admin(project.engine(), project.metadata).status()
     except DBAPIError as error:
         raise failed(project, error, "monitor") from error
     for difference in differences:
@@ -53,6 +51,9 @@ def check_command(modules: Sequence[str], url: str | None) -> None:
     differ = any(difference.kind != "constant" for difference in differences)
     if not differ:
         click.echo("All declared triggers are installed.")
+    for spec in registry_of(project.metadata).listeners.values():
+        if spec.to is not None:
+            click.echo(f"listener {spec.name!r} sends to {spec.to.settings_name!r}: {spec.to.contract}")
     abandoned = _abandoned(rows, project.metadata)
     for row in abandoned:
         say(_abandonment(row), trouble=True)
@@ -60,9 +61,12 @@ def check_command(modules: Sequence[str], url: str | None) -> None:
 
 
 def _abandonment(row: ListenerStatus) -> str:
-    entries = counted(row.ready + row.waiting, "entry", "entries")
+    entries = counted(
+        row.ready + row.waiting, "entry", "entries", more=row.ready_capped or row.waiting_capped
+    )
+    letters = counted(row.dead, "dead letter", more=row.dead_capped)
     return (
-        f"listener {row.listener!r} is not declared, but {entries} and {counted(row.dead, 'dead letter')} are "
+        f"listener {row.listener!r} is not declared, but {entries} and {letters} are "
         f"its own. Give the listener that takes them over previous_names=[{row.listener!r}], declare it again, "
         f"or delete them: sqla-pubsub discard-entries {row.listener}, sqla-pubsub dead discard --all --listener "
         f"{row.listener}"
@@ -73,27 +77,6 @@ def _abandoned(rows: Sequence[ListenerStatus], metadata: MetaData) -> list[Liste
     """Return what belongs to listeners that nobody declares, under their present name or an earlier one."""
     adopted = {name for spec in registry_of(metadata).listeners.values() for name in spec.previous_names}
     return [row for row in rows if not row.declared and row.listener not in adopted]
-
-
-@click.command("status", epilog=examples("status", "status myapp.listeners --json"))
-@modules_argument
-@json_option
-@url_option
-def status_command(modules: Sequence[str], as_json: bool, url: str | None) -> None:
-    """Show the backlog of every listener.
-
-    Ready is what a worker would take now, retries whose time has come among it; waiting, what is retried
-    later; oldest, for how long the first of the ready entries has been ready.
-    """
-    project = open_project(url, modules)
-    try:
-        rows = Maintenance(project.engine(), project.metadata).status()
-    except DBAPIError as error:
-        raise failed(project, error, "monitor") from error
-    if as_json:
-        click.echo(json.dumps([row.as_json() for row in rows], indent=2))
-    else:
-        _print_table(rows)
 
 
 @click.command(
@@ -113,42 +96,34 @@ def health_command(modules: Sequence[str], max_age: timedelta, max_dead: int | N
     """For monitoring: exit code 0 while entries are handled in time, 1 when not.
 
     It fails when the database cannot be reached, when a declared listener has an entry that has
-    been ready for longer than --max-age, or when one has more dead letters than --max-dead. Dead letters, and entries
-    of listeners that nobody declares, are named in any case.
+    been ready for longer than --max-age and is not paused, or when one has more dead letters than --max-dead. Dead
+    letters, paused listeners, and entries of listeners that nobody declares, are named in any case.
     """
     project = open_project(url, modules)
     try:
-        rows = Maintenance(project.engine(), project.metadata).status()
+        rows = Admin(project.engine(), project.metadata).status()
     except DBAPIError as error:
         raise failed(project, error, "monitor") from error
-    late = [row for row in rows if row.declared and row.oldest is not None and row.oldest > max_age]
+    old = [row for row in rows if row.declared and row.oldest is not None and row.oldest > max_age]
+    late = [row for row in old if row.paused is None]
     dying = [row for row in rows if row.declared and max_dead is not None and row.dead > max_dead]
     if not late and not dying:
         click.echo("healthy")
     for row in late:
         assert row.oldest is not None
-        ready = counted(row.ready, "entry", "entries")
+        ready = counted(row.ready, "entry", "entries", more=row.ready_capped)
         say(
             f"listener {row.listener!r} is behind: {ready} ready, the oldest for {lasting(row.oldest)}",
             trouble=True,
         )
     for row in rows:
+        if row.paused is not None:
+            say(f"listener {row.listener!r} is {pausing(row.paused)}", trouble=True)
+    for row in rows:
         if row.declared and row.dead:
-            letters = counted(row.dead, "dead letter")
+            letters = counted(row.dead, "dead letter", more=row.dead_capped)
             hint = f"sqla-pubsub dead list --listener {row.listener}"
             say(f"listener {row.listener!r} has {letters}: see {hint}", trouble=row in dying)
     for row in _abandoned(rows, project.metadata):
         say(_abandonment(row), trouble=True)
     sys.exit(1 if late or dying else 0)
-
-
-def _print_table(rows: Sequence[ListenerStatus]) -> None:
-    cells = [
-        (
-            row.listener, str(row.ready), str(row.waiting), str(row.dead),
-            "" if row.oldest is None else lasting(row.oldest), "" if row.declared else "not declared",
-        )
-        for row in rows
-    ]  # fmt: skip
-    troubled = {number for number, row in enumerate(rows) if row.dead or not row.declared}
-    print_table(("listener", "ready", "waiting", "dead", "oldest", "note"), cells, trouble=troubled)

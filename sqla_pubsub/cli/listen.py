@@ -21,6 +21,7 @@ from tenacity import Retrying, nap, retry_if_exception, wait_random_exponential
 
 from sqla_pubsub.cli.backlog import Backlog
 from sqla_pubsub.cli.captures import Captures
+from sqla_pubsub.cli.endpoints import Endpoints
 from sqla_pubsub.cli.phrases import counted, examples
 from sqla_pubsub.cli.project import Project, failed, modules_argument, open_project, url_option
 from sqla_pubsub.declare.covered import is_covered
@@ -29,9 +30,11 @@ from sqla_pubsub.declare.install import check
 from sqla_pubsub.deliver.arguments import chosen
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.reconnect import Outage, is_away
-from sqla_pubsub.operate.maintenance import Maintenance
+from sqla_pubsub.operate.admin import Admin
+from sqla_pubsub.operate.problems import pausing
+from sqla_pubsub.outlet import settings_of
+from sqla_pubsub.process.heartbeat import Heartbeat
 from sqla_pubsub.process.logs import FORMATS, LEVELS, Format, LogSettings
-from sqla_pubsub.process.probes import HealthServer
 from sqla_pubsub.process.report import Counts, total
 from sqla_pubsub.process.supervisor import Supervisor
 from sqla_pubsub.process.worker import Plan
@@ -65,7 +68,12 @@ logger = logging.getLogger(__name__)
 )
 @click.option("--health-port", type=click.IntRange(1, 65535), help="Answer GET /health and /live here.")
 @click.option(
-    "--health-host", default="127.0.0.1", show_default=True, help="Address for that; 0.0.0.0 for all."
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Answer GET /metrics for Prometheus here, and the probes too.",
+)
+@click.option(
+    "--health-host", default="127.0.0.1", show_default=True, help="Address for both; 0.0.0.0 for all."
 )
 @click.option("--exit-on-error", is_flag=True, help="Exit when the server cannot be reached at the start.")
 @click.option(
@@ -97,6 +105,7 @@ def listen(
     wait_for_migration: bool,
     exit_on_error: bool,
     health_port: int | None,
+    metrics_port: int | None,
     health_host: str,
     log_level: str | None,
     log_format: Format | None,
@@ -117,22 +126,27 @@ def listen(
     # Not before: the application configures logging when it is imported.
     logs.apply()
     # Before the server is waited for: that takes as long as it takes, and a probe wants to know.
-    health = None if health_port is None else HealthServer(health_host, health_port)
-    _warn_of_covered(chosen(registry_of(project.metadata).listeners, listeners))
-    captures = Captures(chosen(registry_of(project.metadata).listeners, listeners))
+    endpoints = Endpoints(health_host, health_port, metrics_port)
+    specs = chosen(registry_of(project.metadata).listeners, listeners)
+    _warn_of_covered(specs)
+    for spec in specs:
+        if spec.to is not None:
+            # Refused here, with its sentence, and not by each worker.
+            spec.to.sender(settings_of(spec.to, project.outlets), spec.name)
+    captures = Captures(specs)
     compare = partial(_differences, project, engine, comparing=wait_for_migration or not no_check)
     patiently = partial(compare, patient=not (drain or exit_on_error))
     missing = captures.accept(captures.wait(patiently) if wait_for_migration else patiently())
     plan = Plan(
         modules=project.modules, url=project.url, awaited=project.awaited, awaited_direct=project.awaited_direct,
-        application=project.application, names=project.names,
-        listeners=tuple(listeners), concurrency=concurrency, drain=drain, config=project.config,
-        logs=logs,
+        application=project.application, names=project.names, outlets=project.outlets,
+        listeners=tuple(listeners), runs=tuple(spec.name for spec in specs), concurrency=concurrency, drain=drain,
+        config=project.config, logs=logs,
     )  # fmt: skip
     captures.watch(missing, partial(compare, patient=False))
     if not drain:
-        Backlog(Maintenance(engine, project.metadata), plan.listeners, registry_of(project.metadata)).say()
-    code = _supervise(project, engine, plan, processes, health)
+        Backlog(Admin(engine, project.metadata), plan.listeners, registry_of(project.metadata)).say()
+    code = _supervise(project, engine, plan, processes, endpoints)
     # Python gives signals back to the system before it ends, and the next one would decide the exit code.
     _on_signals(signal.SIG_IGN)
     sys.exit(code)
@@ -182,38 +196,45 @@ def _differences(project: Project, engine: Engine, *, patient: bool, comparing: 
     return found
 
 
-def _supervise(
-    project: Project, engine: Engine, plan: Plan, processes: int, health: HealthServer | None
-) -> int:
-    maintenance = Maintenance(engine, project.metadata)
-    names = [spec.name for spec in chosen(registry_of(project.metadata).listeners, plan.listeners)]
+def _supervise(project: Project, engine: Engine, plan: Plan, processes: int, endpoints: Endpoints) -> int:
+    admin = Admin(engine, project.metadata)
+    specs = chosen(registry_of(project.metadata).listeners, plan.listeners)
+    names = [spec.name for spec in specs]
     bar: AbstractContextManager[Any] = nullcontext()
     on_progress = None
     if plan.drain and sys.stderr.isatty():
         try:
-            bar, on_progress = _progress_bar(maintenance.pending(names)[0])
+            bar, on_progress = _progress_bar(admin.pending(names)[0])
         except DBAPIError as error:
             raise failed(project, error, "listener") from error
     with bar:
-        supervisor = Supervisor(plan, processes, count_crash=maintenance.count_crash, on_progress=on_progress)
-        if health is not None:
-            health.report = supervisor.health
+        heartbeat = Heartbeat(
+            engine, project.metadata, listeners=names, processes=processes, concurrency=plan.concurrency,
+            counts=lambda: supervisor.totals().counts,
+        )  # fmt: skip
+        supervisor = Supervisor(
+            plan, processes, count_crash=admin.count_crash, on_progress=on_progress, heartbeat=heartbeat
+        )
+        endpoints.show(supervisor, plan, specs, engine, project.metadata)
         code = supervisor.run()
     if plan.drain:
         click.echo(summary(supervisor.counts), err=True)
         if code == 0:
-            _say_what_is_left(maintenance, names)
+            _say_what_is_left(admin, names)
     return code
 
 
-def _say_what_is_left(maintenance: Maintenance, names: Sequence[str]) -> None:
+def _say_what_is_left(admin: Admin, names: Sequence[str]) -> None:
     """Entries of an earlier run too, which this one had no reason to try."""
     # The events were handled, whether or not they can be counted.
     with suppress(DBAPIError):
-        ready, waiting = maintenance.pending(names)
+        ready, waiting = admin.pending(names)
         if ready or waiting:
             left = counted(ready + waiting, "entry", "entries")
             click.echo(f"{left} left in the outbox: {ready} ready, {waiting} waiting for a retry", err=True)
+        for name, paused in admin.paused().items():
+            if name in names:
+                click.echo(f"listener {name!r} is {pausing(paused)}; its entries are left", err=True)
 
 
 def summary(counts: Sequence[Counts]) -> str:

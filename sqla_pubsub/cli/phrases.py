@@ -7,35 +7,43 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import click
 from rich.cells import cell_len
 
+from sqla_pubsub.operate.problems import lasting
 from sqla_pubsub.process.logs import coloured
 from sqla_pubsub.values import harmless, one_line
+
+__all__ = [
+    "as_json",
+    "counted",
+    "examples",
+    "json_option",
+    "lasting",
+    "moment",
+    "print_record",
+    "print_table",
+    "say",
+]
 
 _NARROWEST = 24
 """Least width of the last column beside the others."""
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """Return *number* with its noun.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
-    >>> counted(1, "entry", "entries"), counted(2, "dead letter")
-    ('1 entry', '2 dead letters')
+
+def counted(number: int, one: str, many: str | None = None, *, more: bool = False) -> str:
+    """Return *number* with its noun; *more* says that there are more.
+
+    >>> counted(1, "entry", "entries"), counted(2, "dead letter"), counted(10000, "dead letter", more=True)
+    ('1 entry', '2 dead letters', '10,000+ dead letters')
     """
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
-
-
-def lasting(age: timedelta) -> str:
-    """Return *age* in whole seconds.
-
-    >>> lasting(timedelta(minutes=5, microseconds=7))
-    '0:05:00'
-    """
-    return str(timedelta(seconds=int(age.total_seconds())))
+    shown = f"{number:,}+" if more else str(number)
+    return f"{shown} {one if number == 1 else many or f'{one}s'}"
 
 
 def moment(time: datetime | None) -> str:
@@ -105,7 +113,7 @@ def print_record(title: str, facts: Mapping[str, object]) -> None:
             click.echo("\n".join([f"  {name}", *(f"    {line}" for line in lines)]))
 
 
-def as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_json(rows: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> str:
     """Return JSON in which what does not print is escaped: json itself leaves more than the terminal may see."""
     lines = _json(rows).split("\n")
     return "\n".join("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) for line in lines)

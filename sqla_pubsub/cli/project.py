@@ -14,6 +14,7 @@ from sqlalchemy import Engine, MetaData, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.io.own_settings import PROGRAM
 from sqla_pubsub.deliver.io.reconnect import denial, is_away, make_engine, refusal
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, PubSubError, sqlstate
@@ -77,6 +78,7 @@ class Project:
         metadata: What they declare.
         config: The settings of the listener process.
         names: What the settings name of the application.
+        outlets: Settings of outlets, by name.
     """
 
     url: str
@@ -87,10 +89,14 @@ class Project:
     metadata: MetaData
     config: ListenerConfig
     names: Names = field(default_factory=Names)
+    outlets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     def engine(self) -> Engine:
         """Return an engine for the database."""
-        return make_engine(self.url) if self.application is None else application_engine(self.application)
+        if self.application is not None:
+            return application_engine(self.application)
+        command = click.get_current_context(silent=True)
+        return make_engine(self.url, PROGRAM if command is None else command.command_path)
 
     def direct(self) -> Project:
         """Return the same past a connection pooler, where the settings name such a URL."""
@@ -155,7 +161,7 @@ def _project(
     return Project(
         url=place, awaited=awaited, awaited_direct=None if direct is None else of_asyncpg(direct),
         application=application, modules=names, metadata=metadata,
-        config=config, names=names_of(settings.listen),
+        config=config, names=names_of(settings.listen), outlets=settings.outlets,
     )  # fmt: skip
 
 

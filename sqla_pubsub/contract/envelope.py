@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 EntryKind = tuple[str, str, int]
 """Operation, source and format."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A claimed entry. ``old``, ``new`` and ``context`` are raw JSON text.
+
+    No dataclass, because a struct is made in a tenth of the time.
 
     ``large`` is given where they did not travel with the claim: the most bytes that they can have. What is read of
     them later is the context, a message, and of rows a digest.
@@ -32,3 +34,7 @@ class Entry:
     crashes: int
     large: int | None = None
     row: int | None = None
+
+
+CLAIMED_COLUMNS = tuple(name for name in Entry.__struct_fields__ if name not in ("large", "row"))
+"""The fields that are columns, in the order in which an entry takes them."""

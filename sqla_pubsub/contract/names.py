@@ -26,6 +26,8 @@ CHANNEL_PREFIX = "sqla_pubsub_"
 
 CONTEXT_SETTING = "sqla_pubsub.context"
 NOTIFY_SETTING = "sqla_pubsub.notify"
+MESSAGE_OPTION = "sqla_pubsub_message"
+"""Execution option of the statement that publishes: the name of the message, for who listens to events of SQLAlchemy."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
-"""The outbox and the dead letters: ordinary mapped tables in the user's own metadata.
+"""The outbox, the dead letters and what operators look at: ordinary tables in the user's own metadata.
 
 They are part of the user's migrations like any other table. Triggers write entries, listeners
-read and settle them; the two sides share nothing else.
+read and settle them; the two sides share nothing else. Without the tables of operators, which earlier releases
+had not, everything runs that does not need them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any, ClassVar
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Column,
     DateTime,
+    Double,
     Identity,
     Index,
     Integer,
@@ -87,10 +90,28 @@ STORED_COLUMNS: tuple[str, ...] = ("id", *(k for k, v in vars(_Stored).items() i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outbox:
-    """The mapped classes of one metadata."""
+    """The mapped classes of one metadata, and the tables of operators beside them.
+
+    Attributes:
+        Entry: The outbox.
+        DeadLetter: The dead letters.
+        listeners: A row for each listener that is paused.
+        workers: A row for each supervisor that runs.
+        lanes: A row for each lane of each outlet: who sends in it, and what was sent last.
+        history: What each listener did in each minute; None where ``configure(statistics=False)`` leaves it out.
+    """
 
     Entry: type[OutboxEntry]
     DeadLetter: type[DeadLetter]
+    listeners: Table
+    workers: Table
+    lanes: Table
+    history: Table | None
+
+    @property
+    def of_operators(self) -> tuple[Table, ...]:
+        """The tables without which events are handled all the same."""
+        return tuple(table for table in (self.listeners, self.workers, self.history) if table is not None)
 
 
 # A queue's table is nearly empty and its rows short-lived: vacuum by count, not by share. The access
@@ -109,12 +130,20 @@ def absence(table: Table) -> str:
     )
 
 
-def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
-    """Add the two tables to *metadata* and map them."""
+def absence_of(table: Table) -> str:
+    """Say that a table of operators cannot be used, and what to do."""
+    return (
+        f"table {table.fullname!r} does not exist in this database, or this role may not read it. Run: alembic revision "
+        "--autogenerate, then alembic upgrade head; what the role needs is printed by: sqla-pubsub grants"
+    )
+
+
+def map_outbox(metadata: MetaData, schema: str | None, prefix: str, *, statistics: bool = True) -> Outbox:
+    """Add our tables to *metadata* and map those of events."""
     registry = orm_registry(metadata=metadata)
     name, dead = f"{prefix}outbox", f"{prefix}dead_letter"
     for taken in (name, dead):
-        _forget_reflected(metadata, schema, taken)
+        _forget_reflected(metadata, schema, taken, {"id", "listener", "operation", "source"})
     indexes = (
         _index(f"{name}_ready", "listener", "id", where="due_at IS NULL"),
         _index(f"{name}_due", "listener", "due_at", where="due_at IS NOT NULL"),
@@ -141,15 +170,88 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str) -> Outbox:
             },
         )
     )
-    return Outbox(Entry=entry, DeadLetter=letter)
+    return Outbox(
+        Entry=entry,
+        DeadLetter=letter,
+        listeners=_table(metadata, schema, f"{prefix}listener", _listeners()),
+        workers=_table(metadata, schema, f"{prefix}worker", _workers()),
+        lanes=_table(metadata, schema, f"{prefix}lane", _lanes()),
+        history=_table(metadata, schema, f"{prefix}history", _history()) if statistics else None,
+    )
 
 
-def _forget_reflected(metadata: MetaData, schema: str | None, name: str) -> None:
+def _listeners() -> list[Column[Any]]:
+    return [
+        Column("name", Text, primary_key=True),
+        Column(
+            "paused_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")
+        ),
+        Column("note", Text),
+        Column("paused_by", Text),
+    ]
+
+
+def _workers() -> list[Column[Any]]:
+    now = text("clock_timestamp()")
+    return [
+        Column("id", Text, primary_key=True),
+        Column("host", Text, nullable=False),
+        Column("pid", Integer, nullable=False),
+        Column("version", Text, nullable=False),
+        Column("listeners", _json, nullable=False),
+        Column("processes", Integer, nullable=False),
+        Column("slots", Integer, nullable=False),
+        Column("started_at", DateTime(timezone=True), nullable=False, server_default=now),
+        Column("seen_at", DateTime(timezone=True), nullable=False, server_default=now),
+        Column("in_hand", _json, nullable=False),
+    ]
+
+
+def _lanes() -> list[Column[Any]]:
+    """What is sent has numbers from *first* on, *ids* in that order; *holder* is the mark of who holds the lane.
+
+    *trouble* is why nothing can be sent, since *trouble_at*.
+    """
+    return [
+        Column("listener", Text, primary_key=True),
+        Column("lane", Integer, primary_key=True, autoincrement=False),
+        Column("lanes", Integer, nullable=False),
+        Column("holder", Text),
+        Column("next_number", BigInteger, nullable=False, server_default=text("1")),
+        Column("first", BigInteger),
+        Column("ids", _json),
+        Column("intended_at", DateTime(timezone=True)),
+        Column("trouble", Text),
+        Column("trouble_at", DateTime(timezone=True)),
+    ]
+
+
+def _history() -> list[Column[Any]]:
+    return [
+        Column("listener", Text, primary_key=True),
+        Column("minute", DateTime(timezone=True), primary_key=True),
+        *(
+            Column(name, BigInteger, nullable=False, server_default=text("0"))
+            for name in ("handled", "retried", "dead", "first_attempts")
+        ),
+        *(
+            Column(name, Double, nullable=False, server_default=text("0"))
+            for name in ("handler_seconds", "latency_seconds")
+        ),
+    ]
+
+
+def _table(metadata: MetaData, schema: str | None, name: str, columns: list[Column[Any]]) -> Table:
+    _forget_reflected(metadata, schema, name, {column.name for column in columns})
+    return Table(name, metadata, *columns, schema=schema)
+
+
+def _forget_reflected(metadata: MetaData, schema: str | None, name: str, columns: set[str]) -> None:
     """Make room where ``metadata.reflect()`` came first: it finds the tables of an earlier start."""
     table = metadata.tables.get(name if schema is None else f"{schema}.{name}")
     if table is None:
         return
-    if not {"id", "listener", "operation", "source"} <= set(table.columns.keys()):
+    if not columns <= set(table.columns.keys()):
         raise ConfigurationError(
             f"table {table.fullname!r} is declared already and is none of ours, but the outbox takes this name. Rename it, "
             "or choose other names with configure(metadata, prefix='shop_')."

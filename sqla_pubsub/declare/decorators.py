@@ -21,13 +21,14 @@ from sqla_pubsub.contract.attributes import column_names, local_table
 from sqla_pubsub.contract.names import MESSAGE, Operation
 from sqla_pubsub.declare.annotations import check_annotations
 from sqla_pubsub.declare.conditions.compiling import check_condition, compile_condition
-from sqla_pubsub.declare.handlers import is_asynchronous, parameters_of
+from sqla_pubsub.declare.handlers import is_asynchronous, is_empty, parameters_of
 from sqla_pubsub.declare.loads import loads_of, refuse_load
 from sqla_pubsub.declare.mixin import PubSub
-from sqla_pubsub.declare.options import check_keywords, check_together, names_of
+from sqla_pubsub.declare.options import check_keywords, check_outlet, check_together, names_of
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.event import Delete, Insert, MessageEvent, Truncate, Update
 from sqla_pubsub.message import Message, decoder
+from sqla_pubsub.outlet import Outlet
 from sqla_pubsub.registry import Condition, ListenerSpec, Subscription, registry_of
 from sqla_pubsub.retry import RetryPolicy
 
@@ -48,7 +49,7 @@ class Options(TypedDict, total=False):
             Evaluated by the trigger, in the writer's transaction.
         retry: What happens after a failure; default: ``RetryPolicy()``.
         ordered: Handle events of one row one at a time, in commit order.
-        batch: Hand over up to this many events in one call, as ``events``.
+        batch: Hand over up to this many events in one call, as ``events``; with ``ordered``, those of a row in their order.
         transactional: False for slow outside work: no transaction is open while the handler runs.
         timeout: End a handler that runs longer, as a failed attempt.
         effects: ``"database"`` promises that the handler only works through ``session``; its events
@@ -56,6 +57,8 @@ class Options(TypedDict, total=False):
         load: Relationships, or loader options of them, that come loaded with the rows of events: read once
             for all events of a group. One alone needs no list. New in 0.2.0.
         concurrency: How many events of an ``async def`` listener a process has in hand at most. New in 0.2.0.
+        to: An outlet of `sqla_pubsub.outlets`, to which what the function returns is sent, exactly once and in order per
+            row; nothing is sent for None. A function without a body sends the row. New in 0.3.0.
         previous_names: Names this listener had before; their waiting entries are adopted. A string
             alone is one name.
     """
@@ -70,7 +73,18 @@ class Options(TypedDict, total=False):
     effects: Literal["any", "database"]
     load: Iterable[Any] | QueryableAttribute[Any] | LoaderOption | None
     concurrency: int | None
+    to: Outlet | None
     previous_names: Iterable[str]
+
+
+class Forward:
+    """Stands for the function of a listener that has none; see `sqla_pubsub.declare.relaying.relay`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def __call__(self) -> None:
+        """Do nothing: the row is sent as it is."""
 
 
 def after_insert(model: type[M], /, **options: Unpack[Options]) -> Declares[Insert[M], None, M]:
@@ -122,7 +136,7 @@ def after_truncate(model: type[M], /, **options: Unpack[Options]) -> Declares[Tr
 
 
 def on_message(
-    message: type[T], /, *, ordered_by: str | None = None, **options: Unpack[Options]
+    message: type[T], /, *, ordered_by: str | None = None, **given: Unpack[Options]
 ) -> Declares[MessageEvent[T], None, T]:
     """Call the function for every published message of this type; it arrives as ``new``.
 
@@ -130,7 +144,7 @@ def on_message(
         message: The message class.
         ordered_by: For an ordered listener: the field whose equal values are handled in order. No lock
             is taken on a value: transactions that publish it at the same time have no order.
-        options: See `Options`; a message takes no ``when``.
+        given: See `Options`; a message takes no ``when``.
 
     Raises:
         ConfigurationError: The declaration cannot work; the message says why.
@@ -139,6 +153,7 @@ def on_message(
     fields = [field.name for field in dataclasses.fields(cast("Any", message))]
 
     def decorate(handler: Any, /) -> Any:
+        options = _options(handler, given)
         name = _name(handler, options)
         check_keywords("on_message", name, {**options}, Options.__annotations__, "ordered_by")
         refuse_load(name, options.get("load", ()), f"the message {message.__qualname__}")
@@ -149,7 +164,7 @@ def on_message(
                 f"ordered_by={ordered_by!r} of listener {name!r} is no field of {message.__qualname__}. "
                 f"Give one of: {', '.join(fields)}."
             )
-        if options.get("ordered", False) != (ordered_by is not None):
+        if options.get("to") is None and options.get("ordered", False) != (ordered_by is not None):
             raise ConfigurationError(
                 f"listener {name!r} of a message: ordered=True needs ordered_by=, and the other way round. "
                 f"Give one of the fields: {', '.join(fields)}."
@@ -163,13 +178,14 @@ def on_message(
 
 
 def _decorator(
-    model: type[Any], operation: Operation, of: Iterable[Any] | QueryableAttribute[Any], options: Options
+    model: type[Any], operation: Operation, of: Iterable[Any] | QueryableAttribute[Any], given: Options
 ) -> Declares[Any, Any, Any]:
     decorator = f"after_{operation.lower()}"
     mapper = _mapper(model, decorator)
     columns = column_names(mapper, _attributes(of), "of")
 
     def decorate(handler: Any, /) -> Any:
+        options = _options(handler, given)
         name = _name(handler, options)
         own = "of" if operation == "UPDATE" else None
         check_keywords(decorator, name, {**options}, Options.__annotations__, own)
@@ -195,24 +211,34 @@ def register(
 ) -> None:
     """Check a listener and add it to the registry of *metadata*."""
     batch, asynchronous = options.get("batch"), is_asynchronous(handler)
+    to = options.get("to")
+    if to is not None:
+        check_outlet(name, to, options, asynchronous=asynchronous)
     spec = ListenerSpec(
         name=name,
         handler=handler,
         parameters=parameters_of(handler, name, batch),
         subscriptions=(subscription,),
         retry=options.get("retry") or RetryPolicy(),
-        ordered=options.get("ordered", False),
+        ordered=options.get("ordered", False) or to is not None,
         batch=batch,
-        transactional=options.get("transactional", True),
+        transactional=options.get("transactional", True) and to is None,
         asynchronous=asynchronous,
         timeout=options.get("timeout"),
         effects=options.get("effects", "any"),
         concurrency=options.get("concurrency"),
         previous_names=names_of(name, options.get("previous_names", ())),
+        to=to,
+        forward=isinstance(handler, Forward) or (to is not None and is_empty(handler)),
     )
     check_together(spec)
     check_annotations(handler, name, subscription, asynchronous=asynchronous)
     registry_of(metadata).add(spec)
+
+
+def _options(handler: object, given: Options) -> Options:
+    """Return the options of a decorator, and those of a relay, which stands for a function."""
+    return {**given, **handler.options} if isinstance(handler, Forward) else given
 
 
 def _name(handler: object, options: Options) -> str:

@@ -9,7 +9,9 @@ from typing import Literal
 from sqla_pubsub.declare.fanout import FanOut
 from sqla_pubsub.declare.spec import CAPTURE_FORMAT, Installed, TriggerSpec
 
-Kind = Literal["missing", "changed", "damaged", "orphaned", "table", "constant", "exposed"]
+Kind = Literal[
+    "missing", "changed", "damaged", "orphaned", "table", "lanes", "operators", "constant", "exposed"
+]
 REMEDY = "Run: alembic revision --autogenerate, then alembic upgrade head"
 _NAME_MODULES = (
     '. Autogenerate sees only listeners it imports: listeners = ["myapp.listeners"] under [tool.sqla-pubsub] '
@@ -131,8 +133,9 @@ class Found(_Difference):
     """Found by looking at something else than captures.
 
     Attributes:
-        kind: ``table`` (a table of ours is not there), ``constant`` (a condition that no row changes) or
-            ``exposed`` (others may create what a capture would call).
+        kind: ``table`` (a table of events is not there), ``lanes`` (that of outlets is not), ``operators`` (one that is not
+            needed to handle events, but to pause a listener or to see who works, is not there), ``constant`` (a condition
+            that no row changes) or ``exposed`` (others may create what a capture would call).
     """
 
 

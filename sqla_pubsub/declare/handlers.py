@@ -9,6 +9,7 @@ is itself asynchronous is awaited.
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, partialmethod
@@ -21,6 +22,8 @@ from sqla_pubsub.values import nearest
 PARAMETERS = ("event", "old", "new", "session", "context")
 BATCH_PARAMETERS = ("events", "session")
 _MOST_LAYERS = 100
+_OF_NOTHING = ("RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST")
+"""What a function that does nothing is compiled to; its one constant is None."""
 _IN_C = (BuiltinFunctionType, MethodWrapperType, WrapperDescriptorType)
 _WRAPPER = ". Where a wrapper runs it to its end itself, make the wrapper without functools.wraps"
 
@@ -38,6 +41,13 @@ def is_asynchronous(handler: object) -> bool:
         else:
             layer = getattr(type(layer), "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(layer)
+
+
+def is_empty(handler: object) -> bool:
+    """Whether *handler* is a function without a body: ``...``, ``pass`` or a docstring alone."""
+    return isinstance(handler, FunctionType) and all(
+        each.opname in _OF_NOTHING and each.argval in (None, 0) for each in dis.get_instructions(handler)
+    )
 
 
 def parameters_of(handler: Callable[..., Any], name: str, batch: int | None) -> frozenset[str]:

@@ -6,7 +6,7 @@ a listener was added to a table that exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,18 +107,36 @@ def _check(connection: Connection, metadata: MetaData) -> list[Difference]:
     registry = registry_of(metadata)
     if not registry.in_use:
         return []
-    ours = [registry.outbox.Entry.__table__, registry.outbox.DeadLetter.__table__]
-    there = existing(connection, [(table.schema, table.name) for table in ours])
+    outbox = registry.outbox
+    ours = [outbox.Entry.__table__, outbox.DeadLetter.__table__]
+    tables = (*ours, *outbox.of_operators, outbox.lanes)
+    there = existing(connection, [(table.schema, table.name) for table in tables])
     missing = [
         Found(kind="table", detail=f"table {table.fullname!r} does not exist")
         for table in ours
         if (table.schema, table.name) not in there
     ]
+    lacking = [table.fullname for table in outbox.of_operators if (table.schema, table.name) not in there]
+    if lacking and not missing:
+        missing = [Found(kind="operators", detail=_lacking(lacking))]
+    sends = [spec.name for spec in registry.listeners.values() if spec.to is not None]
+    if sends and (outbox.lanes.schema, outbox.lanes.name) not in there:
+        missing.append(Found(kind="lanes", detail=_without_lanes(outbox.lanes.fullname, sends[0])))
     exposed = [
         Found(kind="exposed", detail=found.found, by_hand=found.remedy)
         for found in open_schemas(connection, metadata)
     ]
     return [*missing, *compare(connection, metadata), *constant_conditions(metadata), *exposed]
+
+
+def _without_lanes(table: str, listener: str) -> str:
+    return f"table {table!r} does not exist, without which listener {listener!r} sends nothing to its outlet"
+
+
+def _lacking(tables: Sequence[str]) -> str:
+    """An installation of an earlier release has none of them."""
+    names = " and ".join(map(repr, tables))
+    return f"{names} {'do' if len(tables) > 1 else 'does'} not exist: events are handled, but operators see and do less"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import NoReturn
 
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.outlet import Outlet
 from sqla_pubsub.registry import ListenerSpec
 from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.values import Kind, instead, nearest, shown
@@ -76,9 +77,6 @@ def check_together(spec: ListenerSpec) -> None:
         refuse(spec.name, "the name is empty or has blanks around it", "Give name= some visible letters")
     if spec.batch is not None and not 1 <= spec.batch <= MAX_BATCH:
         refuse(spec.name, f"batch={spec.batch}", f"Give 1 to {MAX_BATCH}, or leave it out")
-    if spec.batch is not None and spec.ordered:
-        remedy = "An ordered listener gets one event of a row at a time"
-        refuse(spec.name, "batch= and ordered= exclude each other", remedy)
     if spec.batch is not None and not spec.transactional:
         refuse(spec.name, "batch= needs a transaction", "Leave out transactional=False")
     if spec.timeout is not None and spec.timeout <= timedelta(0):
@@ -90,6 +88,36 @@ def check_together(spec: ListenerSpec) -> None:
         refuse(spec.name, found, "Leave it out; give transactional=False, or make the handler async def")
     if spec.effects not in ("any", "database"):
         refuse(spec.name, f"effects={spec.effects!r}", "Give 'any' or 'database'")
+
+
+def check_outlet(name: str, to: object, options: Mapping[str, object], *, asynchronous: bool) -> None:
+    """Refuse what is no outlet, and options that an outlet makes no use of.
+
+    Raises:
+        ConfigurationError: See there.
+    """
+    if not isinstance(to, Outlet):
+        refuse(
+            name,
+            f"to={shown(to)} is no outlet",
+            "Give one of sqla_pubsub.outlets, such as to=JetStream('shop.orders')",
+        )
+    if asynchronous:
+        refuse(
+            name,
+            "the function of an outlet returns what is sent, and this one is async def",
+            "Make it a plain function",
+        )
+    for keyword in ("ordered", "batch", "transactional", "effects", "concurrency"):
+        if keyword in options:
+            found = f"{keyword}= has no meaning with to=: an outlet sends in batches, in order per row"
+            refuse(name, found, "Leave it out")
+    if options.get("previous_names"):
+        refuse(
+            name,
+            "previous_names= has no meaning with to=: what an outlet is sending, and as which numbers, goes by its name",
+            "Let it send all that waits under the old name, then give it the new one",
+        )
 
 
 def refuse(name: str, found: str, remedy: str) -> NoReturn:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -19,6 +20,10 @@ from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.lane import Lane, Runner
 from sqla_pubsub.deliver.limits import Limits
+from sqla_pubsub.deliver.relay.bodies import Bodies
+from sqla_pubsub.deliver.relay.circuit import Circuit
+from sqla_pubsub.deliver.relay.picking import Picker
+from sqla_pubsub.deliver.relay.relay import Relay
 from sqla_pubsub.deliver.run.autonomous import Autonomous
 from sqla_pubsub.deliver.run.batched import Batched
 from sqla_pubsub.deliver.run.claiming import Claimer
@@ -31,6 +36,7 @@ from sqla_pubsub.deliver.run.lent import Lent
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.scoreboard import Scoreboard
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
+from sqla_pubsub.outlet import Outlet, settings_of
 from sqla_pubsub.registry import ListenerSpec, Registry
 from sqla_pubsub.retry import Rng
 
@@ -49,6 +55,7 @@ def lane_of(
     instrument: Instrument,
     stopping: Callable[[], bool],
     taken: Callable[[], None],
+    outlets: Mapping[str, Mapping[str, Any]] | None = None,
     clock: Callable[[], float] = time.monotonic,
     rng: Rng | None = None,
     told: Callable[[Entry, BaseException], None] = lambda _, __: None,
@@ -69,6 +76,7 @@ def lane_of(
         instrument: Is told what happens.
         stopping: Whether the listener is to stop.
         taken: Wakes a neighbour.
+        outlets: Settings of outlets, by name.
         clock: Seconds.
         rng: Source of the jitter.
         told: Called with what failed, and with what.
@@ -83,10 +91,19 @@ def lane_of(
     events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
     time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
     outside = Lent(events, claimer) if lent and not spec.transactional else None
-    runner = outside or _runner(
-        events, claimer, cursor, unknown, engine, config,
-        time_box=time_box, limits=limits, gate=gate, crew=crew, stopping=stopping, clock=clock,
-    )  # fmt: skip
+    runner: Runner
+    if outside is not None:
+        runner = outside
+    elif spec.to is not None:
+        runner = _relay(
+            spec.to, events, claimer, cursor, unknown, registry,
+            outlets=outlets, limits=limits, instrument=instrument, clock=clock,
+        )  # fmt: skip
+    else:
+        runner = _runner(
+            events, claimer, cursor, unknown, engine, config,
+            time_box=time_box, limits=limits, gate=gate, crew=crew, stopping=stopping, clock=clock,
+        )  # fmt: skip
     return Lane(
         spec,
         runner,
@@ -133,3 +150,25 @@ def _runner(
         return Batched(events, claimer)
     most = limits.batch_size.max_savepoints
     return Grouped(events, claimer, time_box=time_box, max_savepoints=most, stopping=stopping, clock=clock)
+
+
+def _relay(
+    to: Outlet,
+    events: EventRunner,
+    claimer: Claimer,
+    cursor: ClaimCursor,
+    unknown: Unknown,
+    registry: Registry,
+    *,
+    outlets: Mapping[str, Mapping[str, Any]] | None,
+    limits: Limits,
+    instrument: Instrument,
+    clock: Callable[[], float],
+) -> Relay:
+    """Return what sends the entries of a listener to its outlet."""
+    picker = Picker(
+        events, Bodies(events, unknown), claimer, cursor, registry.outbox, instrument, clock,
+        most_bytes=limits.batch_size.most_bytes,
+    )  # fmt: skip
+    sender = to.sender(settings_of(to, outlets or {}), events.spec.name)
+    return Relay(events, picker, sender, Circuit(limits.circuit), instrument=instrument, clock=clock)

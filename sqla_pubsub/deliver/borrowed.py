@@ -29,7 +29,8 @@ from sqla_pubsub.deliver.run.borrowed_connection import BorrowedConnection
 from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.scoreboard import NoScoreboard
-from sqla_pubsub.deliver.settle.outcome import Outcome
+from sqla_pubsub.deliver.settle.outcome import Outcome, Retry
+from sqla_pubsub.deliver.surroundings import observers_of
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.registry import ListenerSpec, Registry
 
@@ -114,13 +115,16 @@ class BorrowedListener:
         self._gate = ThreadGate()
         self._work: BorrowedConnection | None = None
         self._stores: dict[Colour, Store] = {}
+        self._put_off = set[int]()
+        """Entries whose retry has a delay: it may pass before a slow machine has handled the rest."""
 
     def due(self) -> list[tuple[int, str]]:
         """Return which entries are due, with the names of their listeners."""
         c = self._place.entry.c
         due = or_(c.due_at.is_(None), c.due_at <= func.statement_timestamp())
         found = select(c.id, c.listener).where(c.listener.in_(list(self._specs)), due).order_by(c.id)
-        return [(row.id, row.listener) for row in self._connection.execute(found)]
+        rows = self._connection.execute(found)
+        return [(row.id, row.listener) for row in rows if row.id not in self._put_off]
 
     def drain(self, choose: Choose | None = None) -> None:
         """Settle what is due, also what comes of that, listener by listener or in the order that *choose* says.
@@ -202,17 +206,19 @@ class BorrowedListener:
         if self._work is None:
             self._work = BorrowedConnection(
                 self._connection, self._registry.outbox, self._place, self._instrument, self._known,
-                self._before_commit,
+                self._before_commit, self._put_off,
             )  # fmt: skip
         return self._work
 
     def _lane(self, name: str) -> Lane:
         if name not in self._lanes:
             configure_mappers()
-            spec = self._specs[name]
+            spec, engine = self._specs[name], self._connection.engine
+            colour = self._colour_of(spec)
+            asking = observers_of(colour.surroundings.around, engine, (name,))
             self._lanes[name] = lane_of(
-                spec, self._registry, self._connection.engine, self._config, colour=self._colour_of(spec),
-                limits=_LIMITS, scoreboard=NoScoreboard(), gate=self._gate, crew=None, instrument=self._instrument,
+                spec, self._registry, engine, self._config, colour=colour, limits=_LIMITS, scoreboard=NoScoreboard(),
+                gate=self._gate, crew=None, instrument=Instrument([self._observe, *asking]),
                 stopping=self._stopping, taken=lambda: None, rng=_Longest(), lent=True,
                 told=lambda entry, error: self._report.failures.append((name, entry, error)),
             )  # fmt: skip
@@ -221,3 +227,6 @@ class BorrowedListener:
     def _observe(self, happening: Happening) -> None:
         if isinstance(happening, Settled):
             self._report.outcomes.extend(happening.outcomes)
+            self._put_off.update(
+                each.id for each in happening.outcomes if isinstance(each, Retry) and each.delay
+            )

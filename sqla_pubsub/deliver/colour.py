@@ -36,8 +36,8 @@ class Colour(Protocol):
     def session(self, session: RowSession, /) -> Any:
         """Return what a handler gets as its session."""
 
-    def call(self, spec: ListenerSpec, arguments: dict[str, Any], /) -> None:
-        """Call the handler, and see that it has run; what it raises comes out."""
+    def call(self, spec: ListenerSpec, arguments: dict[str, Any], /) -> Any:
+        """Call the handler, see that it has run, and return what it returned; what it raises comes out."""
 
     def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None], /) -> None:
         """Call *handle*, and raise HandlerTimeout when it takes longer than the listener's ``timeout=``."""
@@ -68,8 +68,8 @@ class Synchronous:
         """Return the session itself."""
         return session
 
-    def call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
-        """Call the handler.
+    def call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> Any:
+        """Call the handler, and return what it returned.
 
         Raises:
             HandlerNotRun: It returned something that had to be run first.
@@ -81,6 +81,7 @@ class Synchronous:
             returned = copy_context().run(spec.handler, **arguments)
         if returned is not None:
             refuse_not_run(returned, spec.name)
+        return returned
 
     def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None]) -> None:
         """Interrupt the handler, and the statement that it waits for.

@@ -81,6 +81,13 @@ class Connections:
             if spec.previous_names and self._work is not None:
                 self._work.adopt(spec)
 
+    def paused(self) -> tuple[str, ...]:
+        """Return which of the listeners are paused."""
+        if self._work is None or self._work.lost:
+            return ()
+        with self._work.connection.begin():
+            return tuple(self._work.claims.paused([spec.name for spec in self._specs]))
+
     def of(self, spec: ListenerSpec) -> Store:
         """Return where the entries of a listener are worked."""
         store = self._work if spec.transactional else self._direct or self._work

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Literal
 
 from sqla_pubsub.deliver.settle.outcome import Outcome
+
+LossRole = Literal["work", "listen"]
+WakeReason = Literal["notification", "poll", "retry", "time"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +26,19 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """These listeners are paused, so a drain has left their entries."""
+
+    listeners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """A transaction committed these outcomes of one listener."""
+    """A transaction committed these outcomes of one listener, at *at* by the database's clock, None if unknown."""
 
     listener: str
     outcomes: Sequence[Outcome]
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +100,21 @@ class ForeignClaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The connection broke, and with it the work in hand was undone."""
+    """The connection broke, and with it the work in hand was undone; *role* says what it was for."""
 
     error: BaseException
+    role: LossRole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Woken:
+    """A listener that slept goes to work.
+
+    *reason* says why: a notification came, a look found entries that none told of, a retry is due, or it is time to
+    look at everything again.
+    """
+
+    reason: WakeReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,9 +179,46 @@ class Blocked:
     stack: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutletAway:
+    """The engine of a listener's outlet cannot be reached, or says that nothing more is taken; told once until it is back.
+
+    *paused* says that the listener is paused for that.
+    """
+
+    listener: str
+    reason: str
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutletBack:
+    """It can be sent to again; *away* is in seconds."""
+
+    listener: str
+    away: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutletWarning:
+    """What is weaker at an engine than it should be, in a sentence."""
+
+    listener: str
+    warning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intended:
+    """These events are about to be sent by an outlet: that is committed, and what comes after it finds them again."""
+
+    listener: str
+    entries: Sequence[int]
+
+
 Happening = (
     Started
     | Stopped
+    | Paused
     | Settled
     | Replayed
     | Refused
@@ -166,6 +227,7 @@ Happening = (
     | Gone
     | ForeignClaim
     | Lost
+    | Woken
     | Waiting
     | Restored
     | RightMissing
@@ -173,4 +235,8 @@ Happening = (
     | Polling
     | Slots
     | Blocked
+    | OutletAway
+    | OutletBack
+    | OutletWarning
+    | Intended
 )

@@ -131,7 +131,7 @@ class Lane:
             plan = self._plan()
             if not isinstance(plan, Record) and not self._refusal.is_over(store):
                 return Turn()
-            turn = self._absorb(plan, result := self._carry_out(plan, store))
+            turn = self._absorb(plan, result := self._carry_out(plan, store), store)
             if result.error is not None:
                 raise result.error
         except NotSettled as error:
@@ -159,7 +159,11 @@ class Lane:
 
     def finish(self, store: Store) -> int:
         """Wait for the handlers that go on between turns; return how many events were settled."""
-        return self._absorb(Record(()), self._runner.finish(store)).settled
+        # What is to be written down yet is not a part of that.
+        unrecorded = self._unrecorded
+        settled = self._absorb(Record(()), self._runner.finish(store), store).settled
+        self._unrecorded = (*unrecorded, *self._unrecorded)
+        return settled
 
     def abandon(self) -> None:
         """End those handlers: the connection is gone."""
@@ -185,7 +189,7 @@ class Lane:
         if self._unrecorded:
             store = open_store()
             try:
-                self._absorb(plan := Record(self._unrecorded), self._carry_out(plan, store))
+                self._absorb(plan := Record(self._unrecorded), self._carry_out(plan, store), store)
             finally:
                 store.close()
 
@@ -218,11 +222,11 @@ class Lane:
         if self._size.slow or not self.spec.transactional:
             self._taken()
 
-    def _absorb(self, plan: Plan, result: Result) -> Turn:
+    def _absorb(self, plan: Plan, result: Result, store: Store) -> Turn:
         """Take in what the turn did, and return what the listener has to know of it."""
         self._unrecorded = result.unrecorded
         self._queue.extend(entry_id for entry_id in result.isolate if entry_id not in self._queue)
-        self._tell(result)
+        self._tell(result, store)
         self._move_cursor(plan, result)
         if result.conflict:
             self._size.conflict()
@@ -236,12 +240,12 @@ class Lane:
         more = bool(self._queue) or result.left or not claimed_all or self._cursor.start_over()
         return Turn(settled=len(result.outcomes), more=more)
 
-    def _tell(self, result: Result) -> None:
+    def _tell(self, result: Result, store: Store) -> None:
         if result.replayed is not None:
             self._instrument(Replayed(listener=self.spec.name, entries=result.isolate, cause=result.replayed))
         if result.outcomes:
             self._policy.settled(result.outcomes)
-            self._instrument(Settled(listener=self.spec.name, outcomes=result.outcomes))
+            self._instrument(Settled(listener=self.spec.name, outcomes=result.outcomes, at=store.now()))
 
     def _move_cursor(self, plan: Plan, result: Result) -> None:
         # What was handled in isolation says nothing of those before it.

@@ -49,7 +49,7 @@ class Lanes:
 
     def finish(self, store_of: Callable[[ListenerSpec], Store]) -> int:
         """Leave handlers that go on between rounds their time, and return how many events were settled."""
-        return sum(lane.finish(store_of(lane.spec)) for lane in self._lanes if lane.in_hand)
+        return sum(lane.finish(store_of(lane.spec)) for lane in self._lanes)
 
     def abandon(self) -> None:
         """End those handlers: the connection is gone."""

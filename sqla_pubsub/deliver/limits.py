@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sqla_pubsub.deliver.claim.batch_size import BatchSizeLimits
 from sqla_pubsub.deliver.claim.cursor import CursorLimits
+from sqla_pubsub.deliver.relay.circuit import CircuitLimits
 from sqla_pubsub.deliver.settle.outcome import FailureLimits
 from sqla_pubsub.deliver.wake.idle_policy import PollLimits
 
@@ -18,6 +19,7 @@ class Limits:
     batch_size: BatchSizeLimits = field(default_factory=BatchSizeLimits)
     poll: PollLimits = field(default_factory=PollLimits)
     failure: FailureLimits = field(default_factory=FailureLimits)
+    circuit: CircuitLimits = field(default_factory=CircuitLimits)
 
 
 DEFAULTS = Limits()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
@@ -15,7 +16,7 @@ from sqla_pubsub.deliver.assembly import lane_of
 from sqla_pubsub.deliver.colour import Colour, Synchronous
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connections import Connections
-from sqla_pubsub.deliver.happenings import Refused, Started, Stopped
+from sqla_pubsub.deliver.happenings import LossRole, Paused, Refused, Started, Stopped
 from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.reconnect import Outage, is_loss
 from sqla_pubsub.deliver.io.stop import StopSignal
@@ -27,7 +28,7 @@ from sqla_pubsub.deliver.run.gate import Gate, ThreadGate
 from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
-from sqla_pubsub.deliver.surroundings import Around, SessionClass, Surroundings, contexts
+from sqla_pubsub.deliver.surroundings import Around, SessionClass, Surroundings, contexts, observers_of
 from sqla_pubsub.deliver.wake.sleeper import Sleeps, open_sleeper
 from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec, registry_of
@@ -52,6 +53,7 @@ class Listener:
             sessionmaker.
         around: Called with the `CurrentEvent` of each call of a handler, it returns a context manager to enter about
             it; or a list of such functions, the outermost first.
+        outlets: Settings of outlets by name, ``{"kafka": {"url": ...}}``; addresses may stand in the environment.
         limits: Timings and bounds that are no settings; given by tests.
         colour: How handlers are called; given by `AsyncListener`, as are the rest.
         crew: Makes what runs the outside handlers of a lane at once, None for one after the other.
@@ -73,6 +75,7 @@ class Listener:
         gate: Gate | None = None,
         session_class: SessionClass = Session,
         around: Around | Sequence[Around] | None = None,
+        outlets: Mapping[str, Mapping[str, Any]] | None = None,
         limits: Limits = DEFAULTS,
         colour: Colour | None = None,
         crew: Callable[[ListenerSpec], Crew | None] = lambda _: None,
@@ -87,8 +90,11 @@ class Listener:
         self._specs = of_colour(specs, listeners, asynchronous=self._colour.asynchronous)
         self._scoreboard = scoreboard or NoScoreboard()
         self._gate = gate or ThreadGate()
-        self._instrument = Instrument([self._scoreboard.observe, *observers])
+        names = tuple(spec.name for spec in self._specs)
+        asking = observers_of(self._colour.surroundings.around, engine, names)
+        self._instrument = Instrument([self._scoreboard.observe, *observers, *asking])
         self._outage = Outage(engine, metadata, self._instrument)
+        self._outlets = outlets
         self._limits = limits
         self._stop = StopSignal(self._colour.wait)
         self._crew = crew
@@ -137,6 +143,9 @@ class Listener:
                 if self._settled == before and not self._more and not self._await_those_in_hand():
                     break
             self._finish()
+            # One that follows another listener of its process has no news.
+            if self._make_sleeper is None and (paused := self._connections.paused()):
+                self._instrument(Paused(listeners=paused))
         finally:
             self._close()
         return self._settled
@@ -180,10 +189,11 @@ class Listener:
         except Exception as error:
             if not isinstance(error, ConnectionLost) and not is_loss(error):
                 raise
+            role: LossRole = "listen" if self._connections.are_open else "work"
             self._disconnect()
             self._outage.refuse(error)
             # A right that was taken away may be given back, so this goes on too.
-            self._outage.lost(error)
+            self._outage.lost(error, role)
             raise ConnectionLost from error
 
     def _await_those_in_hand(self) -> bool:
@@ -195,7 +205,8 @@ class Listener:
 
     def _finish(self) -> None:
         """Leave handlers that go on between rounds their time, and settle them."""
-        self._settled += self._lanes.finish(self._connections.of)
+        if self._lanes.in_hand or self._connections.are_open:
+            self._settled += self._lanes.finish(self._connections.of)
 
     def _round(self, progress: Progress | None) -> None:
         """Give every lane its time, so that no listener waits for another one's backlog."""
@@ -242,7 +253,7 @@ class Listener:
         return lane_of(
             spec, self._registry, self._engine, self._config, colour=self._colour, limits=self._limits,
             scoreboard=self._scoreboard, gate=self._gate, crew=self._crew(spec), instrument=self._instrument,
-            stopping=self._stop, taken=self._busy,
+            stopping=self._stop, taken=self._busy, outlets=self._outlets,
         )  # fmt: skip
 
     def _busy(self) -> None:

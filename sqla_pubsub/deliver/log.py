@@ -12,7 +12,12 @@ from sqla_pubsub.deliver.happenings import (
     ForeignClaim,
     Gone,
     Happening,
+    Intended,
     Lost,
+    OutletAway,
+    OutletBack,
+    OutletWarning,
+    Paused,
     Polling,
     Refused,
     Replayed,
@@ -24,6 +29,7 @@ from sqla_pubsub.deliver.happenings import (
     Stopped,
     Unknown,
     Waiting,
+    Woken,
 )
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Retry, describe
 from sqla_pubsub.values import harmless, shown
@@ -64,10 +70,36 @@ def log(happening: Happening) -> None:
             logger.info("listener.started: %s", ", ".join(listeners), extra={"listeners": list(listeners)})
         case Stopped():
             logger.info("listener.stopped")
+        case Paused(listeners=listeners):
+            names = ", ".join(listeners)
+            logger.info(
+                "listener.paused: the entries of %s are left", names, extra={"listeners": list(listeners)}
+            )
         case Slots() | Blocked():
             _log_loop(happening)
+        case OutletAway() | OutletBack() | OutletWarning() | Intended():
+            _log_outlet(happening)
+        case Woken(reason=reason):
+            logger.debug("listener.woken: by %s", reason, extra={"reason": reason})
         case Lost() | Waiting() | Restored() | RightMissing() | Deaf() | Polling():
             _log_connection(happening)
+
+
+def _log_outlet(happening: OutletAway | OutletBack | OutletWarning | Intended) -> None:
+    extra = {"listener": (name := happening.listener)}
+    match happening:
+        case OutletAway(reason=reason, paused=True):
+            logger.error(
+                "outlet.paused: %r is paused: %s. Run: sqla-pubsub resume", name, reason, extra=extra
+            )
+        case OutletAway(reason=reason):
+            logger.warning("outlet.away: %r waits, nothing is lost: %s", name, reason, extra=extra)
+        case OutletBack(away=away):
+            logger.warning("outlet.back: %r goes on after %.1f s", name, away, extra={**extra, "away": away})
+        case OutletWarning(warning=warning):
+            logger.warning("outlet.weak: %r: %s", name, warning, extra=extra)
+        case Intended(entries=entries):
+            logger.debug("outlet.sends: %s events of %r", len(entries), name, extra=extra)
 
 
 def _log_loop(happening: Slots | Blocked) -> None:

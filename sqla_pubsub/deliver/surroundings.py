@@ -7,18 +7,21 @@ call. So its session is of the application's class, and ``around`` is entered ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import isasyncgenfunction, unwrap
 from typing import Any, TypeVar, cast
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from sqla_pubsub.current import CurrentEvent, current_event
 from sqla_pubsub.deliver.handle.deferred_inserts import DeferredSession
-from sqla_pubsub.deliver.handle.session import HandlerSession, OutsideSession
+from sqla_pubsub.deliver.handle.outside_session import OutsideSession
+from sqla_pubsub.deliver.handle.session import HandlerSession
+from sqla_pubsub.deliver.instrument import Observer
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.values import shown
 
@@ -174,6 +177,12 @@ def contexts(around: Around | Sequence[Around] | None) -> tuple[Around, ...]:
     if around is None:
         return ()
     return tuple(around) if isinstance(around, Sequence) else (around,)
+
+
+def observers_of(around: Iterable[Around], engine: Engine, listeners: Sequence[str]) -> list[Observer]:
+    """Return who is told what becomes of the calls, of those that ask for it by a method ``observing``."""
+    asking = dict.fromkeys(each for each in around if hasattr(each, "observing"))
+    return [cast("Any", each).observing(engine, listeners) for each in asking]
 
 
 def _joined(ours: type[S], base: type[Session]) -> type[S]:

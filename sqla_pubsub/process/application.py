@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event, make_url
 
-from sqla_pubsub.deliver.io.reconnect import KEEPALIVE, connect_args
+from sqla_pubsub.deliver.io.own_settings import PROGRAM
+from sqla_pubsub.deliver.io.reconnect import KEEPALIVE, connect_args, fallback_name
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.process.named import found as named
 from sqla_pubsub.process.twin import checked_asynchronous, is_asynchronous, twin_at
@@ -157,5 +158,5 @@ def _checked(name: str, found: object) -> Engine:
 
 
 def _keep_alive(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
-    for option, value in KEEPALIVE.items():
+    for option, value in {**KEEPALIVE, **fallback_name(PROGRAM, parameters.get("options"))}.items():
         parameters.setdefault(option, value)

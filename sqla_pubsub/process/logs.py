@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
+from sqla_pubsub.current import facts
 from sqla_pubsub.deliver.log import LOGGER, audible
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.values import harmless, one_line
@@ -54,6 +55,9 @@ class OneLine(logging.Formatter):
         """Return the line of a record."""
         record.message = one_line(record.message)
         line = super().formatMessage(record)
+        if not record.name.startswith(LOGGER):
+            # Our own lines say it in their words.
+            line += "".join(f" {name}={value}" for name, value in facts().items())
         colour = _COLOURS.get(record.levelno) if self._coloured else None
         return (
             line
@@ -79,7 +83,8 @@ class JsonLine(logging.Formatter):
         }  # fmt: skip
         if colon and record.name.startswith(LOGGER) and " " not in name:
             line["event"] = name
-        line |= {k: v for k, v in vars(record).items() if k not in _OF_LOGGING}
+        # A line that a handler logs is formatted while it runs.
+        line |= facts() | {k: v for k, v in vars(record).items() if k not in _OF_LOGGING}
         trace = record.exc_text or (self.formatException(record.exc_info) if record.exc_info else None)
         if trace:
             line["traceback"] = trace

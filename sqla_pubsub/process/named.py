@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from inspect import iscoroutinefunction
+from typing import Any, cast
 
+from sqla_pubsub.deliver.instrument import Observer
 from sqla_pubsub.deliver.surroundings import Surroundings, is_awaited
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.settings import import_modules
 
-_LISTS = ("around", "lifespan")
+_LISTS = ("around", "lifespan", "observers")
 _ONE = ("session_class", "async_session_class")
 KEYS = (*_LISTS, *_ONE)
 """Settings of ``[tool.sqla-pubsub.listen]`` that name something of the application."""
@@ -26,10 +28,12 @@ class Names:
         lifespan: Functions without parameters that return the context of a worker's whole life.
         session_class: The class, or the sessionmaker, of the sessions that plain functions get.
         async_session_class: The same for ``async def``.
+        observers: Functions that are called with each happening.
     """
 
     around: tuple[str, ...] = ()
     lifespan: tuple[str, ...] = ()
+    observers: tuple[str, ...] = ()
     session_class: str | None = None
     async_session_class: str | None = None
 
@@ -64,6 +68,14 @@ class Names:
             ConfigurationError: There is nothing of a name, or it returns something else.
         """
         return [_manager(name, found(name, "lifespan")) for name in self.lifespan]
+
+    def found_observers(self) -> list[Observer]:
+        """Return the observers.
+
+        Raises:
+            ConfigurationError: There is nothing of a name, or what there is cannot be called with a happening.
+        """
+        return [_observer(name, found(name, "observers")) for name in self.observers]
 
     def _around(self) -> list[Any]:
         return [found(name, "around") for name in self.around]
@@ -113,6 +125,17 @@ def found(name: str, setting: str) -> Any:
                 f"{attribute!r}. {example}"
             ) from error
     return thing
+
+
+def _observer(name: str, thing: Any) -> Observer:
+    if not callable(thing) or isinstance(thing, type) or iscoroutinefunction(thing):
+        kind = "a class" if isinstance(thing, type) else "an async function"
+        gives = kind if callable(thing) else f"an object of type {type(thing).__name__}"
+        raise ConfigurationError(
+            f"observers {name!r} of the settings is {gives}. Name a plain function that takes one happening, or an object "
+            "that can be called with one."
+        )
+    return cast(Observer, thing)
 
 
 def _manager(name: str, factory: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The health endpoint: what the supervisor knows of its workers, for a probe, over HTTP.
+"""The health endpoint: what the supervisor knows of its workers, for a probe, over HTTP; metrics beside it.
 
 It asks no database itself: a probe of many processes must not become a load, and must not hang when the
 server does. What it tells is what the workers see::
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 State = Literal["working", "waiting", "crashing", "stopping", "stuck"]
 
-READY, LIVE = "/health", "/live"
+READY, LIVE, METRICS = "/health", "/live", "/metrics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +80,8 @@ class Health:
 
 
 Report = Callable[[], Health]
+Page = tuple[str, Callable[[], bytes]]
+"""The type of what a page has, and what makes it."""
 
 
 MOST_PROBES = 16
@@ -94,6 +96,7 @@ class HealthServer(ThreadingMixIn, TCPServer):
     Args:
         host: Address to listen on.
         port: Port to listen on.
+        option: The option that named the port.
 
     Raises:
         ConfigurationError: The address cannot be had.
@@ -102,9 +105,11 @@ class HealthServer(ThreadingMixIn, TCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, option: str = "--health-port") -> None:
         self.report: Report = Health
         """Asked for each answer; the supervisor's, once there is one."""
+        self.metrics: Page | None = None
+        """The page of metrics, where there is one."""
         self._open: list[socket.socket] = []
         self._open_lock = Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -113,7 +118,7 @@ class HealthServer(ThreadingMixIn, TCPServer):
         except OSError as error:
             raise ConfigurationError(
                 f"the health endpoint cannot listen on {host}, port {port}: {error.strerror or error}. "
-                "Give a free port with --health-port and an address of this machine with --health-host."
+                f"Give a free port with {option} and an address of this machine with --health-host."
             ) from error
         Thread(target=self.serve_forever, daemon=True, name="health").start()
         logger.info("health.listening: %s, port %s", host, port, extra={"host": host, "port": port})
@@ -148,24 +153,31 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if path == METRICS and self.server.metrics is not None:
+            kind, page = self.server.metrics
+            self._send(HTTPStatus.OK, page(), kind)
+            return
         if path not in (READY, LIVE):
-            self._send(HTTPStatus.NOT_FOUND, {"error": f"give {READY} or {LIVE}"})
+            known = [READY, LIVE, *([METRICS] if self.server.metrics is not None else [])]
+            self._send_json(HTTPStatus.NOT_FOUND, {"error": f"give {' or '.join(known)}"})
             return
         health = self.server.report()
         well = health.ready if path == READY else health.live
-        self._send(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, health.as_json())
+        self._send_json(HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE, health.as_json())
 
     do_HEAD = do_GET  # noqa: N815
 
     def _refuse(self) -> None:
-        self._send(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "only GET is answered"})
+        self._send_json(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "only GET is answered"})
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
-    def _send(self, status: HTTPStatus, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode() + b"\n"
+    def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:
+        self._send(status, json.dumps(content).encode() + b"\n", "application/json")
+
+    def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         if status == HTTPStatus.METHOD_NOT_ALLOWED:

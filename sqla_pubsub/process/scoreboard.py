@@ -12,8 +12,8 @@ from datetime import timedelta
 from sqla_pubsub.deliver.happenings import Happening, Settled
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Retry
 
-IN_HAND, KILL_AT, ACKNOWLEDGED, RETRIED, DEAD, READY, CONNECTED, ANSWERED = range(8)
-FIRST_ENTRY = 8
+IN_HAND, KILL_AT, ACKNOWLEDGED, RETRIED, DEAD, READY, CONNECTED, ANSWERED, LISTENER = range(9)
+FIRST_ENTRY = 9
 """Here the ids of the entries in hand begin, as many as `IN_HAND` says."""
 MOST_IN_HAND = 10_000
 """The largest batch."""
@@ -28,10 +28,16 @@ class Scoreboard:
     Args:
         slots: Integers in shared memory, where a supervisor reads them, `SLOTS` for each thread.
         thread: Which of them are ours.
+        names: The listeners of the process, of which one has what is in hand.
     """
 
-    def __init__(self, slots: MutableSequence[int] | None = None, thread: int = 0) -> None:
+    def __init__(
+        self, slots: MutableSequence[int] | None = None, thread: int = 0, names: Sequence[str] = ()
+    ) -> None:
         self._slots = [0] * SLOTS if slots is None else slots
+        self._names = tuple(names)
+        # Counted from 1: where nothing was written yet, it is nobody.
+        self._numbers = {name: number for number, name in enumerate(names, 1)}
         self._first = thread * SLOTS
 
     def _read(self, slot: int) -> int:
@@ -40,8 +46,9 @@ class Scoreboard:
     def _write(self, slot: int, value: int) -> None:
         self._slots[self._first + slot] = value
 
-    def take(self, entries: Sequence[int], limit: timedelta | None = None) -> None:
-        """Say that *entries* are being handled, and after what time the process may be killed for them."""
+    def take(self, listener: str, entries: Sequence[int], limit: timedelta | None = None) -> None:
+        """Say that entries of *listener* are being handled, and after what time the process may be killed for them."""
+        self._write(LISTENER, self._numbers.get(listener, 0))
         if limit is not None:
             self._write(KILL_AT, int((time.monotonic() + limit.total_seconds()) * _MILLISECONDS))
         # The number last: what it counts is there then.
@@ -104,6 +111,12 @@ class Scoreboard:
         return [self._read(FIRST_ENTRY + place) for place in range(self._read(IN_HAND))]
 
     @property
+    def listener(self) -> str | None:
+        """The one whose entries are in hand, or were; None where it is not known."""
+        number = self._read(LISTENER)
+        return self._names[number - 1] if 0 < number <= len(self._names) else None
+
+    @property
     def overdue(self) -> bool:
         """Whether the handler has outrun its timeout and its grace."""
         kill_at = self._read(KILL_AT)
@@ -120,6 +133,6 @@ class Scoreboard:
         return self._read(ACKNOWLEDGED), self._read(RETRIED), self._read(DEAD)
 
 
-def scoreboards(slots: MutableSequence[int]) -> list[Scoreboard]:
-    """Return the boards of all threads of a worker."""
-    return [Scoreboard(slots, thread) for thread in range(len(slots) // SLOTS)]
+def scoreboards(slots: MutableSequence[int], names: Sequence[str]) -> list[Scoreboard]:
+    """Return the boards of all threads of a worker with these listeners."""
+    return [Scoreboard(slots, thread, names) for thread in range(len(slots) // SLOTS)]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
-from multiprocessing.sharedctypes import RawArray
-from typing import Any
 
 from sqla_pubsub.process.probes import WorkerHealth
 from sqla_pubsub.process.report import Counts, total
-from sqla_pubsub.process.scoreboard import SLOTS, scoreboards
+from sqla_pubsub.process.shown import Shown
 
 STEADY = 5.0
 """Seconds after which a worker counts as having been well."""
@@ -23,12 +22,14 @@ class Slot:
     Args:
         number: Which one.
         threads: How many scoreboards it has.
+        names: The listeners that it runs.
     """
 
-    def __init__(self, number: int, threads: int) -> None:
+    def __init__(self, number: int, threads: int, names: Sequence[str]) -> None:
         self.number = number
-        self.slots: Any = RawArray("q", SLOTS * threads)
-        self.scoreboards = scoreboards(self.slots)
+        self.shown = Shown(names, threads)
+        self.scoreboards = self.shown.scoreboards()
+        self.tally = self.shown.tally()
         self.process: BaseProcess | None = None
         self.started = 0.0
         self.start_at = 0.0
@@ -43,6 +44,11 @@ class Slot:
         return self.process is not None
 
     @property
+    def connected(self) -> bool:
+        """Whether its process is connected, as far as that knows."""
+        return self.alive and any(scoreboard.is_connected for scoreboard in self.scoreboards)
+
+    @property
     def health(self) -> WorkerHealth:
         """What a probe is told."""
         answers = [scoreboard.unanswered for scoreboard in self.scoreboards]
@@ -50,7 +56,7 @@ class Slot:
         return WorkerHealth(
             worker=self.number,
             alive=self.alive,
-            connected=self.alive and any(scoreboard.is_connected for scoreboard in self.scoreboards),
+            connected=self.connected,
             busy=any(scoreboard.in_hand for scoreboard in self.scoreboards),
             deaths=self.deaths,
             answered=None if answered is None else round(answered, 3),

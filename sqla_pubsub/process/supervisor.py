@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import random
 import signal
 import sys
 import time
@@ -20,6 +21,8 @@ from types import FrameType
 
 from sqla_pubsub.deliver.config import MOST_SLOTS
 from sqla_pubsub.deliver.io.stop import StopSignal
+from sqla_pubsub.operate.totals import Totals
+from sqla_pubsub.process.heartbeat import Heartbeat
 from sqla_pubsub.process.probes import Health, State
 from sqla_pubsub.process.report import Counts, Report, listed, total
 from sqla_pubsub.process.slot import STEADY, Slot
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 MAX_START_FAILURES = 5
 """Deaths of one worker in a row, each before it was connected, after which the supervisor gives up."""
 TICK = 0.2
+IDLE_TICK = 1.0
+"""While all workers are connected and have nothing in hand: an idle machine is left asleep."""
 STUCK = 300.0
 """Seconds without a turn of the supervisor's loop after which it is stuck; a turn takes some tenths of one,
 or as long as it takes to fail to count crashes in a database that does not answer."""
@@ -44,6 +49,7 @@ CrashCounter = Callable[[int], bool]
 _backoff = RetryPolicy(
     max_attempts=10**9, initial=timedelta(milliseconds=100), max_delay=timedelta(seconds=15), jitter=False
 )
+_UNUSED = random.Random()
 
 
 class Supervisor:
@@ -55,6 +61,7 @@ class Supervisor:
         count_crash: Called with the id of the entry that a dead worker had in hand, until it succeeds.
         on_progress: Called now and then with what was settled so far, per worker.
         report: Says what the workers do.
+        heartbeat: Tells the database of this supervisor, from its start to its end.
     """
 
     def __init__(
@@ -65,13 +72,15 @@ class Supervisor:
         count_crash: CrashCounter,
         on_progress: Callable[[Sequence[Counts]], None] | None = None,
         report: Report | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
+        self._heartbeat = heartbeat
         self._report = report or Report()
         self._plan = plan
         self._context = multiprocessing.get_context("spawn")
         # The main thread, those for plain listeners that work outside of a transaction, and those of the loop.
         parts = 1 + plan.concurrency + 1 + min(plan.concurrency, MOST_SLOTS)
-        self._slots = [Slot(number, parts) for number in range(processes)]
+        self._slots = [Slot(number, parts, plan.runs) for number in range(processes)]
         self._count_crash = count_crash
         self._uncounted: list[int] = []
         self._count_at = 0.0
@@ -80,6 +89,8 @@ class Supervisor:
         self._stop = StopSignal()
         self._exit_code = 0
         self._turned = time.monotonic()
+        self._deaths = 0
+        self._tick = TICK
 
     def health(self) -> Health:
         """Return what a probe may know; called from another thread."""
@@ -101,6 +112,21 @@ class Supervisor:
         """What was settled so far, per worker."""
         return [slot.settled for slot in self._slots]
 
+    def totals(self) -> Totals:
+        """Return what all workers did so far, those among them that have died."""
+        return sum((slot.tally.totals() for slot in self._slots), Totals())
+
+    def in_hand(self) -> list[tuple[str, list[int]]]:
+        """Return the entries in hand, with the name of their listener, for each part of a worker that has some."""
+        boards = [board for slot in self._slots if slot.alive for board in slot.scoreboards]
+        shown = [(board.listener, board.in_hand) for board in boards]
+        return [(listener, entries) for listener, entries in shown if listener is not None and entries]
+
+    @property
+    def deaths(self) -> int:
+        """How many workers have died."""
+        return self._deaths
+
     def run(self) -> int:
         """Return the exit code: 0 when done or stopped, 2 when refused.
 
@@ -109,6 +135,8 @@ class Supervisor:
         # Not given back at the end: a signal that comes then has been obeyed.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        if self._heartbeat is not None:
+            self._heartbeat.start()
         while not self._signals and self._exit_code == 0:
             self._turned = time.monotonic()
             self._start_due()
@@ -119,6 +147,8 @@ class Supervisor:
             if self._drained:
                 break
         self._shut_down()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         if self._plan.drain and not self._drained:
             return self._exit_code or EXIT_LOST
         return self._exit_code
@@ -130,9 +160,15 @@ class Supervisor:
     def _tell(self) -> None:
         if self._on_progress is not None:
             self._on_progress(self.counts)
+        in_hand = self._in_hand
+        connected = sum(slot.connected for slot in self._slots)
+        idle = connected == len(self._slots) and not any(in_hand.values())
+        self._tick = IDLE_TICK if idle else TICK
         if not self._plan.drain:
-            self._report.ready(sum(slot.alive and slot.health.connected for slot in self._slots))
+            self._report.ready(connected)
             self._report.settled(total(self.counts))
+        if self._heartbeat is not None:
+            self._heartbeat.see(in_hand)
         self._report.in_hand(
             {slot.process.pid or 0: slot.unlimited for slot in self._slots if slot.process is not None}
         )
@@ -146,14 +182,14 @@ class Supervisor:
         for slot in self._slots:
             if not slot.alive and now >= slot.start_at:
                 process = self._context.Process(
-                    target=work, args=(self._plan, slot.slots, list(sys.path)), name=f"worker-{slot.number}"
+                    target=work, args=(self._plan, slot.shown, list(sys.path)), name=f"worker-{slot.number}"
                 )
                 _start(process)
                 slot.process, slot.started = process, now
 
     def _wait(self) -> None:
         sentinels = [slot.process.sentinel for slot in self._slots if slot.process is not None]
-        wait([*sentinels, self._stop.descriptor], timeout=TICK)
+        wait([*sentinels, self._stop.descriptor], timeout=self._tick)
         for slot in self._slots:
             overdue = [scoreboard for scoreboard in slot.scoreboards if scoreboard.overdue]
             if slot.process is not None and overdue and not slot.overdue:
@@ -183,10 +219,12 @@ class Supervisor:
         now = time.monotonic()
         in_hand = slot.overdue or slot.in_hand
         slot.overdue, lived = [], now - slot.started
-        slot.deaths = 1 if lived > STEADY else slot.deaths + 1
+        self._deaths += 1
         ready = any(scoreboard.is_ready for scoreboard in slot.scoreboards)
+        # On a busy machine it may take long to get as far as it gets.
+        slot.deaths = 1 if ready and lived > STEADY else slot.deaths + 1
         slot.start_failures = 0 if ready else slot.start_failures + 1
-        delay = _backoff.delay(slot.deaths, _NO_JITTER)
+        delay = _backoff.delay(slot.deaths, _UNUSED)
         assert delay is not None
         slot.start_at = now + delay.total_seconds()
         logger.warning(
@@ -256,11 +294,3 @@ def _start(process: BaseProcess) -> None:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-class _NoJitter:
-    def uniform(self, a: float, b: float, /) -> float:
-        return b
-
-
-_NO_JITTER = _NoJitter()

@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,10 +26,12 @@ from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.operate.tally import Tally
 from sqla_pubsub.process.application import application_async_engine, application_engine, async_engine
 from sqla_pubsub.process.logs import LogSettings
 from sqla_pubsub.process.named import Names
-from sqla_pubsub.process.scoreboard import Scoreboard, scoreboards
+from sqla_pubsub.process.scoreboard import Scoreboard
+from sqla_pubsub.process.shown import Shown
 from sqla_pubsub.registry import ListenerSpec, registries, registry_of
 from sqla_pubsub.settings import import_modules
 
@@ -54,7 +56,12 @@ class Plan:
     application: str | None = None
     """The name of the application's engine, which each worker imports for itself; None to use the URL."""
     names: Names = field(default_factory=Names)
+    outlets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """Settings of outlets, by name."""
     listeners: tuple[str, ...] = ()
+    """Those that were asked for; none for all."""
+    runs: tuple[str, ...] = ()
+    """Those that were found for that, by which supervisor and workers count."""
     concurrency: int = 1
     drain: bool = False
     config: ListenerConfig = field(default_factory=ListenerConfig)
@@ -100,7 +107,7 @@ def find_metadata(modules: Collection[str], listeners: Collection[str]) -> MetaD
     return found[0].metadata
 
 
-def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
+def work(plan: Plan, shown: Shown, path: list[str]) -> None:
     """Run one worker until it is stopped, its parent is gone, or everything is drained."""
     # Not an Event of threading: its lock is not reentrant, and one signal may interrupt the handler of another.
     stopped = StopSignal()
@@ -120,7 +127,7 @@ def work(plan: Plan, slots: MutableSequence[int], path: list[str]) -> None:
     try:
         metadata = _imported(plan)
         with _lifespan(plan) as awaited:
-            running.extend(_listeners(plan, metadata, scoreboards(slots), awaited))
+            running.extend(_listeners(plan, metadata, shown, awaited))
             if not stopped():
                 _run(running, drain=plan.drain)
     except ConfigurationError as error:
@@ -159,16 +166,15 @@ def _lifespan(plan: Plan) -> Iterator[list[Any]]:
         yield [manager for manager in managers if not hasattr(manager, "__enter__")]
 
 
-def _listeners(
-    plan: Plan, metadata: MetaData, shown_on: list[Scoreboard], lifespans: list[Any]
-) -> list[Works]:
+def _listeners(plan: Plan, metadata: MetaData, shown: Shown, lifespans: list[Any]) -> list[Works]:
     """What works in the main thread comes first: handlers with ``timeout=`` can be interrupted there."""
     specs = chosen(registry_of(metadata).listeners, plan.listeners)
     plain = [spec for spec in specs if not spec.asynchronous]
     awaited = [spec for spec in specs if spec.asynchronous]
-    works: list[Works] = list(_plain(plan, metadata, plain, shown_on)) if plain else []
+    boards, tally = shown.scoreboards(), shown.tally()
+    works: list[Works] = list(_plain(plan, metadata, plain, boards, tally)) if plain else []
     if awaited:
-        works.append(_on_loop(plan, metadata, awaited, shown_on[len(works) :], lifespans))
+        works.append(_on_loop(plan, metadata, awaited, boards[len(works) :], tally, lifespans))
     elif lifespans:
         raise ConfigurationError(
             "a lifespan of the settings is an asynchronous context manager, and this worker has no async def listener. "
@@ -182,6 +188,7 @@ def _on_loop(
     metadata: MetaData,
     specs: Sequence[ListenerSpec],
     shown_on: list[Scoreboard],
+    tally: Tally,
     lifespans: list[Any],
 ) -> Works:
     try:
@@ -197,6 +204,7 @@ def _on_loop(
         _async_engine(plan, specs[0].name), metadata, replace(plan.config, direct_url=direct),
         listeners=[spec.name for spec in specs], concurrency=plan.concurrency, scoreboards=shown_on,
         lifespans=lifespans, surroundings=plan.names.async_surroundings(),
+        observers=[tally, *plan.names.found_observers()],
     )  # fmt: skip
     return listener
 
@@ -208,7 +216,11 @@ def _async_engine(plan: Plan, listener: str) -> Callable[[], Any]:
 
 
 def _plain(
-    plan: Plan, metadata: MetaData, specs: Sequence[ListenerSpec], shown_on: list[Scoreboard]
+    plan: Plan,
+    metadata: MetaData,
+    specs: Sequence[ListenerSpec],
+    shown_on: list[Scoreboard],
+    tally: Tally,
 ) -> Iterable[Listener]:
     """The main one first; the others are threads for the ``transactional=False`` listeners."""
     outside = [spec for spec in specs if not spec.transactional]
@@ -220,11 +232,11 @@ def _plain(
             for thread in range(plan.concurrency)
         ]
         groups = [names for names in (inside, *beside) if names]
-    gate, surroundings = ThreadGate(), plan.names.surroundings()
+    gate, surroundings, observers = ThreadGate(), plan.names.surroundings(), plan.names.found_observers()
     for names, scoreboard in zip(groups, shown_on, strict=False):
         yield Listener(
             _engine(plan), metadata, plan.config, listeners=names, scoreboard=scoreboard, gate=gate,
-            **surroundings,
+            observers=[tally, *observers], outlets=plan.outlets, **surroundings,
         )  # fmt: skip
 
 

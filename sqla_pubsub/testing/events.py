@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, InvalidRequestError
 from sqlalchemy.orm import Mapper, class_mapper
 
 from sqla_pubsub.contract.attributes import local_table
-from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.contract.envelope import CLAIMED_COLUMNS, Entry
 from sqla_pubsub.contract.names import MESSAGE
 from sqla_pubsub.contract.quoting import qualified
 from sqla_pubsub.deliver.handle.chain import context_of
@@ -30,7 +30,6 @@ from sqla_pubsub.testing.transaction import Declared
 SPY = "pubsub_spy"
 """The listener of `sqla_pubsub.testing.spy`."""
 OPERATIONS = ("insert", "update", "delete", "truncate")
-_FIELDS = tuple(field.name for field in fields(Entry) if field.name not in ("large", "row"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +135,9 @@ def _rows(connection: Connection, topic: Topic, listener: str | None) -> list[tu
 def _selected(table: Any, topic: Topic, listener: str | None) -> Select[Any]:
     c = table.c
     text = {"old": Text, "new": Text, "context": Text}
-    columns = (as_type(c[name], text[name]).label(name) if name in text else c[name] for name in _FIELDS)
+    columns = (
+        as_type(c[name], text[name]).label(name) if name in text else c[name] for name in CLAIMED_COLUMNS
+    )
     message = c.operation == MESSAGE
     found = select(c.listener, *columns).where(
         c.source == topic.source, message if topic.mapper is None else ~message

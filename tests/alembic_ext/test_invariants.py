@@ -95,6 +95,7 @@ def walk(project: Project, names: list[str]) -> None:
 
 @pytest.mark.every_server
 @pytest.mark.one_driver
+@pytest.mark.in_turn("server")
 def test_inverse_every_revision_upgrades_to_no_difference_and_downgrades_to_what_was_there(
     project: Project,
 ) -> None:

@@ -130,7 +130,7 @@ def published(project: Project) -> list[tuple[str, ...]]:
 
 @pytest.mark.one_driver
 @settings(
-    max_examples=60 if FULL_LENGTH else 8,
+    max_examples=60 if FULL_LENGTH else 5,
     # Minutes of shrinking would be spent on a history that can be read as it is.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

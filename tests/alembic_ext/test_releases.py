@@ -76,9 +76,10 @@ WRITES = (
 OF_COMMENTS = ["('', 'é %')", "('é %', 'é %')", "Delete", "Insert", "Truncate", "Update"]
 PUBLISHED = sorted([*OF_COMMENTS, "Insert", "Message"])
 
+NEW_TABLES = ["create_table"] * 4
 UPGRADES: dict[str, list[str]] = {
-    "0.1.0": [*["replace_pubsub_function"] * 5, "create_pubsub_publish_function"],
-    "0.2.0": [],
+    "0.1.0": [*NEW_TABLES, *["replace_pubsub_function"] * 5, "create_pubsub_publish_function"],
+    "0.2.0": NEW_TABLES,
 }
 """What autogenerate writes in a project that upgrades from a release to this one."""
 

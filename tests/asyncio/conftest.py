@@ -10,7 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sqla_pubsub import ListenerConfig
 from sqla_pubsub.asyncio import AsyncListener
+from tests.deliver.conftest import furnish
 from tests.deliver.notes import Notes
+
+__all__ = ["async_driver", "furnish", "notes"]
 
 T = TypeVar("T")
 

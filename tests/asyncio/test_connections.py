@@ -115,6 +115,7 @@ def test_a_registration_that_vanished_can_be_made_again(notes: AsyncNotes) -> No
     asyncio.run(program())
 
 
+@pytest.mark.in_turn("mode")
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 @pytest.mark.parametrize("options", [{}, {"ordered": True}, {"transactional": False}], ids=str)
 def test_a_restart_of_the_server_in_mid_statement_burns_no_attempt(

@@ -192,6 +192,7 @@ def test_a_handler_that_exits_or_is_cancelled_by_itself_has_failed(notes: AsyncN
     assert "was cancelled" in reasons[1]
 
 
+@pytest.mark.empty_database
 def test_a_relationship_that_is_not_loaded_is_named(notes: AsyncNotes) -> None:
     notes.Effect.note_id = mapped_column(ForeignKey(notes.Note.id))
     notes.Effect.note = relationship(notes.Note)

@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from sqla_pubsub import ConfigurationError, after_insert
 from sqla_pubsub.asyncio import AsyncListener
+from sqla_pubsub.asyncio.watchdog import BOUND, Silence
 from sqla_pubsub.deliver.happenings import Blocked, Happening, Slots
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
@@ -159,3 +160,18 @@ def test_a_pool_without_room_for_what_a_listener_needs_is_refused(notes: AsyncNo
 
     with pytest.raises(ConfigurationError, match=r"gives 1 connection, and .* needs 2 to run.*pool_size=4"):
         asyncio.run(program())
+
+
+def test_a_process_that_was_stopped_has_not_blocked_its_loop() -> None:
+    silence = Silence(100.0)
+    assert silence.look(100.25, 100.2) == pytest.approx(0.05)
+    # Stopped for a minute; the loop and who looks after it go on at the same moment.
+    assert silence.look(160.5, 100.2) < BOUND
+    assert silence.look(160.75, 160.6) == pytest.approx(0.15)
+
+
+def test_a_loop_that_is_silent_while_its_process_runs_is_so_for_as_long_as_it_is() -> None:
+    silence = Silence(100.0)
+    assert [silence.look(100 + number / 4, 100.0) for number in range(1, 9)] == [
+        number / 4 for number in range(1, 9)
+    ]

@@ -40,7 +40,7 @@ pytestmark = length(short=[pytest.mark.one_driver("psycopg"), pytest.mark.either
 
 SETTLED_WITHIN = 120.0
 """Seconds in which at least something is settled."""
-EXAMPLES, STEPS, LEAST_EVENTS = length(short=(5, 12, 300), full=(25, 30, 10_000))
+EXAMPLES, STEPS, LEAST_EVENTS = length(short=(3, 12, 200), full=(25, 30, 10_000))
 MANY = length(short=(10, 30), full=(30, 100))
 """Rows of a statement that writes many."""
 CONCURRENCY = 4

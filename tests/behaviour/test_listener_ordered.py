@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import DateTime, create_engine, text
+from sqlalchemy import DateTime, create_engine, insert, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sqla_pubsub import (
@@ -66,6 +66,43 @@ def test_events_of_a_row_keep_their_order_across_workers_and_retries(notes: Note
     for row in range(1, 6):
         assert notes.effects(f"row {row}") == [str(number) for number in range(1, 13)]
     assert set(together) == {1}
+
+
+def test_batches_keep_the_order_of_each_row_across_workers_and_retries(notes: Notes) -> None:
+    @after_update(notes.Note, ordered=True, batch=8, retry=SOON)
+    def handle(events: list[Update[Any]], session: Session) -> None:
+        for event in events:
+            if int(event.new.content) % 7 == 3 and event.attempt == 1:
+                raise ValueError("once more")
+        session.execute(
+            insert(notes.Effect),
+            [{"listener": f"row {event.new.id}", "what": event.new.content} for event in events],
+        )
+
+    notes.write(*["0"] * 5)
+    for number in range(1, 13):
+        notes.execute("UPDATE note SET content = :content", content=str(number))
+    with workers(notes, 3):
+        wait_until(lambda: notes.left() == 0, DEADLINE, "an empty outbox")
+    for row in range(1, 6):
+        assert notes.effects(f"row {row}") == [str(number) for number in range(1, 13)]
+
+
+def test_a_batch_in_order_that_fails_ends_each_of_its_events_by_itself(notes: Notes) -> None:
+    @after_update(notes.Note, ordered=True, batch=10, retry=HOUR)
+    def handle(events: list[Update[Any]], session: Session) -> None:
+        for event in events:
+            if event.new.content == "bad":
+                raise ValueError
+            session.add(notes.effect("handle", f"{event.new.id} {event.new.content}"))
+
+    notes.write("a", "a")
+    for content in ("good", "bad", "next"):
+        notes.execute("UPDATE note SET content = :content WHERE id = 1", content=content)
+    notes.execute("UPDATE note SET content = 'b' WHERE id = 2")
+    assert notes.drain() == 3
+    assert notes.effects("handle") == ["1 good", "2 b"]
+    assert [(entry.id, entry.attempt) for entry in notes.entries()] == [(2, 1), (3, 0)]
 
 
 def test_an_event_that_waits_for_its_retry_holds_back_its_row_and_no_other(notes: Notes) -> None:

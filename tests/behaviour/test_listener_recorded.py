@@ -105,3 +105,25 @@ def test_an_error_is_recorded_where_the_database_lacks_its_characters(
     assert latin.drain() == 3
     assert latin.effects("handle") == ["a"]
     assert [letter.reason for letter in latin.dead()] == [r"ValueError: 5 \u20ac"]
+
+
+def test_a_failure_that_broke_the_connection_is_recorded_though_the_listener_is_stopped(notes: Notes) -> None:
+    broken: list[str] = []
+
+    @after_insert(notes.Note, retry=RetryPolicy(max_attempts=1))
+    def breaks(new: Any, session: Session) -> None:
+        broken.append(new.content)
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    @after_insert(notes.Note)
+    def stops(new: Any, session: Session) -> None:
+        session.add(notes.effect("stops", new.content))
+        if broken:
+            listener.stop()
+
+    notes.write("a")
+    listener = notes.listener()
+    listener.drain()
+    assert broken == ["a"]
+    assert notes.effects("stops") == ["a"]
+    assert [letter.listener for letter in notes.dead()] == ["breaks"]

@@ -50,6 +50,7 @@ def asleep(notes: Notes) -> int:
     return int(wait_until(lambda: notes.scalar(ASLEEP), DEADLINE, "a handler to be in its statement"))
 
 
+@pytest.mark.either_driver
 @pytest.mark.parametrize(
     ("mode", "kind"), [*product(["fast", "immediate"], KINDS), ("kill", "grouped"), ("kill", "outside")]
 )

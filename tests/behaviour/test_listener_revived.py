@@ -11,7 +11,7 @@ from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.run.work_connection import WorkConnection
 from sqla_pubsub.deliver.surroundings import Surroundings
-from sqla_pubsub.operate.maintenance import Letters, Maintenance
+from sqla_pubsub.operate.admin import Admin, Letters
 from sqla_pubsub.registry import registry_of
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
@@ -43,7 +43,7 @@ class Handler:
     def revive(self) -> None:
         """Put the dead letters back, which are good from now on."""
         self.failing = False
-        assert Maintenance(self.notes.engine, self.notes.metadata).revive(Letters()) > 0
+        assert Admin(self.notes.engine, self.notes.metadata).retry(Letters()) > 0
 
     def drain(self) -> int:
         """Work as another process would, with connections of its own."""

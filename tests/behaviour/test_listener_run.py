@@ -267,6 +267,7 @@ def test_writers_that_committed_late_are_not_forgotten(notes: Notes) -> None:
     assert sorted(map(str, notes.effects("record"))) == ["0", "1", "2", "late"]
 
 
+@pytest.mark.empty_database
 def test_draining_without_the_tables_is_an_error_and_not_an_empty_outbox(notes: Notes) -> None:
     @after_insert(notes.Note)
     def handle() -> None: ...
@@ -275,6 +276,7 @@ def test_draining_without_the_tables_is_an_error_and_not_an_empty_outbox(notes: 
         Listener(notes.engine, notes.metadata).drain()
 
 
+@pytest.mark.empty_database
 def test_running_without_the_tables_is_refused_with_the_remedy(notes: Notes) -> None:
     @after_insert(notes.Note)
     def handle() -> None: ...

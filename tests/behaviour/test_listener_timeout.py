@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Insert, RetryPolicy, after_insert
@@ -59,6 +60,7 @@ HANGS = {
 }
 
 
+@pytest.mark.in_turn("transactional")
 @pytest.mark.parametrize("transactional", [True, False])
 @pytest.mark.parametrize("how", HANGS)
 def test_a_hanging_handler_is_ended_and_counted(notes: Notes, how: str, transactional: bool) -> None:
@@ -233,3 +235,37 @@ def test_an_alarm_that_comes_while_the_call_ends_leaves_no_timer_behind(engine: 
         assert signal.getsignal(signal.SIGALRM) is before
     # The last round wanted a tenth line: it met some, and there were not so many.
     assert 0 < len(list(lines)) < 10
+
+
+def test_a_cancellation_that_comes_while_the_call_ends_hits_no_statement_after_it(engine: Engine) -> None:
+    """On a busy machine the thread of the timer may be kept waiting just before it cancels."""
+    begun, ended, cancelled = threading.Event(), threading.Event(), list[BaseException]()
+
+    def keep_waiting(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_name == "cancel" and "deadline" in frame.f_code.co_filename:
+            begun.set()
+            # Longer than the call needs to end, and shorter than the statement after it.
+            ended.wait(0.3)
+
+    def wait_until_it_has_begun() -> None:
+        begun.wait(15)
+
+    def call() -> None:
+        with engine.connect() as connection:
+            call_within(timedelta(milliseconds=50), connection, "slow", wait_until_it_has_begun)
+            try:
+                connection.execute(text("SELECT pg_sleep(1)"))
+            except DBAPIError as error:
+                cancelled.append(error)
+
+    # No alarm is raised outside of the main thread: the call ends by itself.
+    threading.settrace(keep_waiting)
+    try:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+    finally:
+        threading.settrace(None)
+        ended.set()
+    assert begun.is_set()
+    assert not cancelled

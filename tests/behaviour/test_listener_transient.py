@@ -15,7 +15,7 @@ from tests.deliver.notes import DEADLINE, Notes, running
 from tests.servers import Server
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.four_drivers
+pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 SHORTLY_IDLE = (

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from sqla_pubsub import Insert, Listener, Reject, Update, after_insert, after_update
 from sqla_pubsub.errors import ConfigurationError, NotSettled
-from sqla_pubsub.operate.maintenance import Letters, Maintenance
+from sqla_pubsub.operate.admin import Admin, Letters
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.either_driver
 LONG = timedelta(hours=1)
 
 
-def look_after(notes: Notes, engine: Engine | None = None) -> Maintenance:
-    return Maintenance(engine or notes.engine, notes.metadata)
+def look_after(notes: Notes, engine: Engine | None = None) -> Admin:
+    return Admin(engine or notes.engine, notes.metadata)
 
 
 @pytest.mark.parametrize("transactional", [True, False])
@@ -40,7 +40,7 @@ def test_a_sleeping_worker_handles_a_letter_that_is_put_back_at_once_as_the_same
         wait_until(notes.dead, DEADLINE, "the letter to be dead")
         asleep = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
         wait_until(lambda: notes.scalar(asleep), DEADLINE, "the worker to sleep")
-        assert look_after(notes).revive(Letters()) == 1
+        assert look_after(notes).retry(Letters()) == 1
         wait_until(lambda: not notes.left(), DEADLINE, "it to be handled")
     assert seen[0] == seen[1]
 
@@ -64,7 +64,7 @@ def test_letters_of_one_row_that_are_put_back_keep_their_order_in_one_drain(
     assert notes.drain() == 10
     failing[0] = False
     notes.execute("UPDATE note SET content = 'last'")
-    assert look_after(notes).revive(Letters()) == 10
+    assert look_after(notes).retry(Letters()) == 10
     assert notes.drain() == 12
     assert seen == {row: ["1", "2", "3", "4", "5", "last"] for row in (1, 2)}
     assert notes.left() == 0
@@ -134,12 +134,12 @@ def test_letters_that_cannot_be_put_back_stay_what_they_are(notes: Notes, swallo
         "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
     )
     notes.execute(f"CREATE TRIGGER swallow BEFORE {swallowed} FOR EACH ROW EXECUTE FUNCTION swallow()")
-    maintenance = look_after(notes)
+    admin = look_after(notes)
     if swallowed.startswith("INSERT"):
         with pytest.raises(NotSettled):
-            maintenance.revive(Letters())
+            admin.retry(Letters())
     else:
-        assert maintenance.revive(Letters()) == 0
+        assert admin.retry(Letters()) == 0
     assert len(notes.dead()) == 2
     assert not notes.entries()
 
@@ -175,15 +175,15 @@ def test_the_outbox_that_was_found_first_stays_the_one(notes: Notes) -> None:
     notes.execute("CREATE SCHEMA other")
     for table in ("pubsub_outbox", "pubsub_dead_letter"):
         notes.execute(f"CREATE TABLE other.{table} (LIKE {table} INCLUDING ALL)")
-    maintenance = look_after(notes)
-    assert maintenance.count_dead(Letters()) == 2
+    admin = look_after(notes)
+    assert admin.count_dead(Letters()) == 2
     with notes.engine.connect() as connection:
         connection.exec_driver_sql("SET search_path TO other")
         connection.commit()
-    assert maintenance.count_dead(Letters()) == 2
-    assert maintenance.revive(Letters(), limit=1) == 1
-    assert maintenance.discard(Letters()) == 1
-    assert [status.ready for status in maintenance.status()] == [1]
+    assert admin.count_dead(Letters()) == 2
+    assert admin.retry(Letters(), limit=1) == 1
+    assert admin.discard(Letters()) == 1
+    assert [status.ready for status in admin.status()] == [1]
     with notes.engine.connect() as connection:
         connection.exec_driver_sql("RESET search_path")
         connection.commit()

@@ -127,9 +127,9 @@ def test_the_columns_of_a_subclass_are_those_of_the_event(engine: Engine, base: 
         seen.append((event.changed, *(row and (type(row), row.amount, row.note) for row in sides)))
 
     for model, name in ((discount, "of the base"), (fixed, "of the subclass")):
-        after_insert(model, name=name)(
-            after_update(model, name=name)(after_delete(model, name=name)(collect))
-        )
+        after_insert(model, name=name)(collect)
+        after_update(model, name=name)(collect)
+        after_delete(model, name=name)(collect)
     base.metadata.create_all(engine)
     run(engine, ROW, """UPDATE discount SET "the amount" = 11""", "DELETE FROM discount")
     Listener(engine, base.metadata).drain()

@@ -6,12 +6,14 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy import text
+from sqlalchemy.orm import Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from sqla_pubsub import (
     ConfigurationError,
     CurrentEvent,
     Listener,
+    PubSub,
     RetryPolicy,
     after_insert,
     current_event,
@@ -175,6 +177,100 @@ def test_a_context_gives_the_handler_the_tenant_of_the_event(notes: Notes, trans
     assert listener(notes, around=of_tenant).drain() == 2
     assert seen == [None, "acme"]
     assert tenant.get() is None
+
+
+def add(session: Session, copy: Any) -> None:
+    session.add(copy())
+
+
+def flush(session: Session, copy: Any) -> None:
+    session.add(copy())
+    session.flush()
+
+
+def execute(session: Session, _: Any) -> None:
+    session.execute(text("INSERT INTO copy_of_note DEFAULT VALUES"))
+
+
+def copied(notes: Notes) -> list[Any]:
+    """Declare a table that publishes too; return the contexts that its listener sees."""
+    seen = list[Any]()
+
+    class Copy(PubSub, notes.Base):  # type: ignore[name-defined, misc]
+        __tablename__ = "copy_of_note"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    after_insert(Copy, name="last")(lambda context: seen.append(dict(context)))
+    notes.Copy = Copy  # type: ignore[attr-defined]
+    return seen
+
+
+@pytest.mark.parametrize("options", [{}, {"transactional": False}, {"batch": 1}, {"effects": "database"}])
+@pytest.mark.parametrize("write", [add, flush, execute])
+def test_a_context_passes_on_to_what_the_handler_writes_what_the_event_was_written_in(
+    notes: Notes, write: Any, options: Any
+) -> None:
+    seen = copied(notes)
+
+    @contextmanager
+    def of_tenant(event: CurrentEvent) -> Iterator[None]:
+        if event.listener == "handle" and "tenant" in event.context:
+            event.passed_on["tenant"] = event.context["tenant"]
+        yield
+
+    def handle(session: Session) -> None:
+        write(session, notes.Copy)  # type: ignore[attr-defined]
+
+    if "batch" in options:
+
+        @after_insert(notes.Note, name="handle", **options)
+        def handle_all(events: list[Any], session: Session) -> None:
+            handle(session)
+    else:
+        after_insert(notes.Note, **options)(handle)
+    notes.install()
+    for tenant in ("acme", None, "other"):
+        with Session(notes.engine) as session, session.begin():
+            if tenant is not None:
+                set_context(session, tenant=tenant)
+            session.add(notes.Note(content="x"))
+    assert listener(notes, around=of_tenant).drain() == 6
+    assert seen == [{"tenant": "acme"}, {}, {"tenant": "other"}]
+
+
+def test_what_is_passed_on_and_is_no_json_fails_the_event(notes: Notes) -> None:
+    copied(notes)
+
+    @contextmanager
+    def around(event: CurrentEvent) -> Iterator[None]:
+        event.passed_on["tenant"] = {1, 2}
+        yield
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(session: Session) -> None:
+        session.add(notes.Copy())  # type: ignore[attr-defined]
+
+    notes.write("a")
+    assert listener(notes, around=around).drain() == 1
+    assert "passed_on of the current event has a value that is no JSON" in (notes.dead()[0].reason or "")
+
+
+def test_the_chain_of_handlers_is_not_to_be_passed_on_otherwise(notes: Notes) -> None:
+    copied(notes)
+
+    @contextmanager
+    def around(event: CurrentEvent) -> Iterator[None]:
+        event.passed_on.update({"sqla_pubsub.chain": [0], "tenant": "acme"})
+        yield
+
+    @after_insert(notes.Note)
+    def handle(session: Session) -> None:
+        session.add(notes.Copy())  # type: ignore[attr-defined]
+
+    notes.write("a")
+    assert listener(notes, listeners=["handle"], around=around).drain() == 1
+    [entry] = notes.entries()
+    assert entry.context == {"sqla_pubsub.chain": [1, "handle"], "tenant": "acme"}
 
 
 def test_an_error_passes_through_the_contexts_and_is_the_events(notes: Notes) -> None:

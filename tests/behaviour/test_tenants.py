@@ -30,7 +30,7 @@ from sqla_pubsub import (
     publish,
     set_context,
 )
-from sqla_pubsub.operate.maintenance import Letters, Maintenance
+from sqla_pubsub.operate.admin import Admin, Letters
 from tests.deliver.notes import DEADLINE, running
 from tests.waiting import wait_until
 
@@ -260,10 +260,10 @@ def test_status_and_dead_letters_are_those_of_the_tenant(shop: Shop) -> None:
     for tenant in TENANTS:
         shop.comment(tenant)
     shop.listener(A).drain()
-    a, b = (Maintenance(shop.engines[tenant], shop.metadata) for tenant in TENANTS)
+    a, b = (Admin(shop.engines[tenant], shop.metadata) for tenant in TENANTS)
     assert [(row.ready, row.dead) for row in a.status() + b.status()] == [(0, 1), (1, 0)]
-    assert [letter["reason"] for letter in a.dead_letters(Letters())] == ["not this one"]
-    assert (b.dead_letters(Letters()), b.revive(Letters()), a.revive(Letters())) == ([], 0, 1)
+    assert [letter.reason for letter in a.dead_letters(Letters())] == ["not this one"]
+    assert (b.dead_letters(Letters()), b.retry(Letters()), a.retry(Letters())) == ([], 0, 1)
     assert shop.waiting(A) == ["note"]
 
 

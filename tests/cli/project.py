@@ -144,10 +144,15 @@ class Shop:
     def listening(self, *arguments: str, workers: int = 1, group: bool = False) -> Running:
         """Start ``listen`` and wait until its workers work."""
         process = self.start("listen", "shop.listeners", *arguments, group=group)
-        wait_until(
-            lambda: self.log.count("listener.started") == workers or process.poll() is not None,
-            DEADLINE, f"{workers} workers to start",
-        )  # fmt: skip
+        try:
+            # One that died has a successor, which starts too.
+            wait_until(
+                lambda: self.log.count("listener.started") >= workers or process.poll() is not None,
+                DEADLINE, f"{workers} workers to start",
+            )  # fmt: skip
+        except AssertionError as error:
+            error.add_note(self.log)
+            raise
         assert process.poll() is None, self.log
         return process
 

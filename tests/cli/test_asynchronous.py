@@ -10,7 +10,7 @@ from tests.cli.project import DEADLINE, Shop
 from tests.cli.test_listen import children
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.one_driver("psycopg")
+pytestmark = [pytest.mark.one_driver("psycopg"), pytest.mark.in_turn("loop_shop")]
 
 LISTENERS = """
     import asyncio
@@ -129,6 +129,7 @@ def test_what_is_in_hand_when_a_worker_is_told_to_stop_is_finished(loop_shop: Sh
     assert loop_shop.scalar(f"SELECT count(*) FROM pubsub_outbox WHERE listener = '{name}'") == 0
 
 
+@pytest.mark.in_turn("name", "loop_shop")
 @pytest.mark.parametrize("name", ["inside", "outside"])
 def test_what_was_in_hand_of_a_worker_that_was_killed_is_handled_by_the_next(
     loop_shop: Shop, name: str
@@ -148,6 +149,7 @@ def test_what_was_in_hand_of_a_worker_that_was_killed_is_handled_by_the_next(
     assert loop_shop.scalar("SELECT count(*) FROM pubsub_dead_letter") == 0
 
 
+@pytest.mark.in_turn("query")
 @pytest.mark.parametrize("query", ["", "?ssl=disable", "?prepared_statement_cache_size=0&timeout=9"])
 def test_each_kind_of_handler_has_the_driver_that_serves_it(bare_shop: Shop, query: str) -> None:
     """Those of a loop that of the application, and the others one of libpq."""

@@ -68,6 +68,7 @@ class Writers:
 _EARLY = "SELECT count(*) = 0 FROM pg_trigger WHERE tgname LIKE '%backfill%'"
 
 
+@pytest.mark.in_turn("include")
 @pytest.mark.parametrize("include", ["--include-changed", "--skip-changed"])
 def test_every_row_is_reported_once_beside_writers_workers_and_kills(bare_shop: Shop, include: str) -> None:
     shop = prepare(bare_shop)

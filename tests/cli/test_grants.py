@@ -8,12 +8,15 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub import Admin, configure
+from sqla_pubsub.registry import registry_of
 from tests.cli.project import DEADLINE, Shop
 from tests.waiting import wait_until
 
@@ -82,6 +85,8 @@ LISTENERS = """
         note("viewed", new.item, session)
 """
 _numbers = itertools.count(1)
+HOUR = timedelta(hours=1)
+OF_OPERATORS = tuple(f"TABLE pubsub.pubsub_{name}" for name in ("listener", "worker", "history"))
 
 
 class Roles:
@@ -241,7 +246,7 @@ def test_a_running_listener_is_woken_and_stopped_with_what_is_printed(roles: Rol
 def test_a_running_worker_says_which_right_it_lost_and_goes_on_when_it_is_given_back(roles: Roles) -> None:
     """And no right is printed that it would not miss."""
     roles.grant("listener", "writer")
-    rights = roles.rights("listener")
+    rights = [right for right in roles.rights("listener") if right[1] not in OF_OPERATORS]
     # The comparison of triggers at the start looks there.
     rights.remove(APP)
     assert len(rights) == 12
@@ -304,21 +309,67 @@ def test_no_right_is_printed_for_an_operator_that_it_does_not_need(roles: Roles)
     retry = ("dead", "retry", "--all", "--yes", "--module", "shop.listeners")
     for right in roles.rights("operator"):
         with roles.without("operator", right):
-            refused(roles.run("operator", *retry), right)
+            if right == ("SELECT", OF_OPERATORS[0]):
+                code, said = roles.run("operator", "pause", "batch", "shop.listeners")
+                assert (code, "this role may not read it" in said) == (2, True)
+            elif right[1] in OF_OPERATORS:
+                act = "pause" if right[0] == "INSERT" else "resume"
+                refused(roles.run("operator", act, "batch", "shop.listeners"), right)
+            else:
+                refused(roles.run("operator", *retry), right)
+    for act in ("pause", "resume"):
+        assert roles.run("operator", act, "batch", "shop.listeners")[0] == 0
     assert roles.run("operator", *retry) == (0, "1 dead letter back in the outbox.\n")
 
 
 def test_no_right_is_printed_for_a_monitor_that_it_does_not_need(roles: Roles) -> None:
     roles.grant("monitor")
+    roles.execute(
+        "INSERT INTO pubsub.pubsub_outbox (listener, operation, source, attempt, due_at)"
+        " VALUES ('batch', 'INSERT', 'app.order', 1, now())",
+        "INSERT INTO pubsub.pubsub_dead_letter (id, listener, operation, source, reason)"
+        " VALUES (2, 'batch', 'INSERT', 'app.order', 'x')",
+    )
     for right in roles.rights("monitor"):
         with roles.without("monitor", right):
-            if right == APP:
+            if right not in COUNTED:
+                assert not sees_all(roles), right
+            elif right == APP:
                 # Only the comparison of triggers looks there, and asks for its rights before it does.
                 roles.denied("monitor", "SELECT to_regclass('app.order')")
                 assert roles.run("monitor", "status", "shop.listeners")[0] == 0
                 refused(roles.run("monitor", "check", "shop.listeners"), right)
             else:
-                refused(roles.run("monitor", "status", "shop.listeners"), right)
+                refused(roles.run("monitor", "status", "--exact", "shop.listeners"), right)
+    assert sees_all(roles)
+
+
+COUNTED = [
+    ("USAGE", "SCHEMA app"), ("USAGE", "SCHEMA pubsub"), ("SELECT (listener)", "TABLE pubsub.pubsub_dead_letter"),
+    *((f"SELECT ({column})", "TABLE pubsub.pubsub_outbox") for column in ("listener", "operation", "occurred_at", "due_at")),
+]  # fmt: skip
+"""What a monitor needs; of the rest he only sees less without it."""
+
+
+def sees_all(roles: Roles) -> bool:
+    """Whether a monitor reads all that is no payload; it says so or fails where it may not."""
+    engine = create_engine(roles.url("monitor"))
+    metadata = MetaData()
+    configure(metadata, schema="pubsub")
+    assert registry_of(metadata).outbox.history is not None
+    admin = Admin(engine, metadata)
+    try:
+        seen = (
+            admin.status(), admin.workers(), admin.rates(HOUR), admin.entries(), admin.errors("batch"),
+            admin.dead_letters(), admin.dead_groups(), admin.why(1), admin.why(2), admin.paused(),
+        )  # fmt: skip
+        return bool(seen) and admin.system().missing == ()
+    except DBAPIError as error:
+        if "permission denied" not in str(error):
+            raise
+        return False
+    finally:
+        engine.dispose()
 
 
 def test_no_right_is_printed_for_a_writer_that_it_does_not_need(roles: Roles) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
+from sqla_pubsub.process.slot import STEADY
 from tests.cli.project import DEADLINE, Shop
 from tests.cli.test_listen import children
 from tests.servers import Server
@@ -100,14 +101,19 @@ def test_a_listener_that_waits_for_its_first_connection_is_not_ready_and_alive(s
     assert process.wait(DEADLINE) == 0
 
 
-def test_a_listener_whose_workers_die_one_after_the_other_is_not_ready(shop: Shop, port: int) -> None:
+@pytest.mark.parametrize("seconds", [0, pytest.param(STEADY + 0.5, marks=pytest.mark.slow)])
+def test_a_listener_whose_workers_die_one_after_the_other_is_not_ready(
+    shop: Shop, port: int, seconds: float
+) -> None:
+    """However long it took each of them to get that far."""
     shop.write(
         "fragile.py",
-        """
-        import multiprocessing, os
+        f"""
+        import multiprocessing, os, threading
         from shop.listeners import *
 
         if multiprocessing.parent_process() is not None:
+            threading.Event().wait({seconds})
             os._exit(3)
         """,
     )

@@ -25,7 +25,7 @@ SLOWLY = """
     import sys
     from datetime import timedelta
     import sqlalchemy
-    from sqla_pubsub.operate.maintenance import Maintenance
+    from sqla_pubsub.operate.admin import Admin
     from sqla_pubsub.process.report import Report
     from sqla_pubsub.process.supervisor import Supervisor
     from sqla_pubsub.process.logs import LogSettings
@@ -37,7 +37,7 @@ SLOWLY = """
         import shop.listeners
         LogSettings().apply()
         url = os.environ["SQLA_PUBSUB_URL"]
-        count_crash = Maintenance(sqlalchemy.create_engine(url), Base.metadata).count_crash
+        count_crash = Admin(sqlalchemy.create_engine(url), Base.metadata).count_crash
         plan = Plan(modules=("shop.listeners",), url=url, listeners=("ship",))
         sys.exit(Supervisor(plan, 1, count_crash=count_crash, report=Report(timedelta(milliseconds=300))).run())
 """

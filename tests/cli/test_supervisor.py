@@ -34,7 +34,7 @@ RUN = """
     from datetime import timedelta
     import sqlalchemy
     from sqla_pubsub import ListenerConfig
-    from sqla_pubsub.operate.maintenance import Maintenance
+    from sqla_pubsub.operate.admin import Admin
     from sqla_pubsub.process.supervisor import Supervisor
     from sqla_pubsub.process.worker import Plan
 
@@ -45,7 +45,7 @@ RUN = """
         url = os.environ["SQLA_PUBSUB_URL"]
         Base.metadata.create_all(engine := sqlalchemy.create_engine(url))
         plan = Plan(modules=("hanging",), url=url, config=ListenerConfig(grace=timedelta(milliseconds=500)))
-        count_crash = Maintenance(engine, Base.metadata).count_crash
+        count_crash = Admin(engine, Base.metadata).count_crash
         sys.exit(Supervisor(plan, 1, count_crash=count_crash).run())
 """
 

@@ -1,9 +1,10 @@
 """Where the database is: --url, then SQLA_PUBSUB_URL, then pyproject.toml, then alembic.ini."""
 
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine, make_url, text
 
 from sqla_pubsub.cli.project import with_driver
+from sqla_pubsub.deliver.io.reconnect import make_engine
 from tests.cli.project import Shop
 
 pytestmark = pytest.mark.one_driver
@@ -159,3 +160,12 @@ def test_a_url_of_asyncpg_serves_every_command(shop: Shop, query: str) -> None:
         done = shop.run(*arguments, url=url)
         assert done.returncode == 0, done.stderr
     assert shop.effects("ship") == ["a"]
+
+
+def test_a_name_that_the_url_gives_to_connections_is_kept(url: str) -> None:
+    """Of libpq, a fallback goes before what stands in its options."""
+    named = make_url(url).update_query_dict({"options": "-c application_name=shop"})
+    for place, name in ((named, "shop"), (make_url(url), "sqla-pubsub status")):
+        engine = make_engine(place.render_as_string(hide_password=False), "sqla-pubsub status")
+        with engine.connect() as connection:
+            assert connection.scalar(text("SHOW application_name")) == name

@@ -153,7 +153,6 @@ def test_impossible_options_are_refused(models: Models, options: Any, words: str
     ("options", "words"),
     [
         ({"batch": 0}, "Give 1 to"),
-        ({"batch": 5, "ordered": True}, "exclude each other"),
         ({"batch": 5, "transactional": False}, "Leave out transactional=False"),
     ],
 )

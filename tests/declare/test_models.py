@@ -295,7 +295,8 @@ def test_a_subclass_declared_after_the_listener_is_heard_too(engine: Engine) -> 
 def test_one_listener_may_hear_two_classes_of_one_table(engine: Engine) -> None:
     """It is called once for a row, also where both of its subscriptions hold."""
     animal, dog, puppy, cat = single_table()
-    after_insert(cat, name="some")(after_insert(puppy, name="some")(after_insert(dog, name="some")(nothing)))
+    for model in (cat, puppy, dog):
+        after_insert(model, name="some")(nothing)
     animal.metadata.create_all(engine)
     with Session(engine) as session:
         session.add_all([model(name=model.__name__) for model in (animal, dog, puppy, cat)])

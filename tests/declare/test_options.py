@@ -81,6 +81,10 @@ WRONG: dict[str, list[tuple[object, str]]] = {
         (value, r"previous_names=.*. Give a list of names, such as \['old_name'\].")
         for value in (5, None, b"old", [5], ["old", ""], "")
     ],
+    "to": [
+        ("kafka", "to='kafka' is no outlet. Give one of sqla_pubsub.outlets"),
+        (5, "to=5 is no outlet"),
+    ],
 }
 
 

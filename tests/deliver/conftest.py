@@ -8,7 +8,16 @@ from sqlalchemy import Engine, MetaData
 from sqla_pubsub import Listener
 from sqla_pubsub.registry import ListenerSpec, registry_of
 from tests.deliver.awaited import AwaitedListener
-from tests.deliver.notes import Notes
+from tests.deliver.notes import Notes, create_tables
+from tests.servers import Furnish
+
+
+@pytest.fixture
+def furnish(request: pytest.FixtureRequest) -> Furnish | None:
+    """The tables of `notes` for a test that asks for it: to make them takes longer than most of these tests."""
+    if request.node.get_closest_marker("empty_database") is not None:
+        return None
+    return create_tables if "notes" in request.fixturenames else None
 
 
 @pytest.fixture

@@ -20,6 +20,11 @@ DEADLINE = 15.0
 """Seconds that anything awaited may take on a busy machine."""
 
 
+def create_tables(engine: Engine) -> None:
+    """Create the tables of `Notes`, and nothing that a listener needs."""
+    Notes(engine).metadata.create_all(engine)
+
+
 class Notes:
     """A metadata of its own with ``Note``, which publishes, and ``Effect``, which handlers write.
 

@@ -18,14 +18,14 @@ class Programs:
 
     def __init__(self, example: str, url: str) -> None:
         self.folder: Path = ROOT / "examples" / example
-        self._environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
-        self._environment.pop("SQLA_PUBSUB_URL", None)
+        self.environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
+        self.environment.pop("SQLA_PUBSUB_URL", None)
 
     def run(self, program: str, *arguments: str, folder: Path | None = None) -> str:
         """Run a module, and return what it said on both ways."""
         done = subprocess.run(
             [sys.executable, "-m", program, *arguments],
-            cwd=folder or self.folder, env=self._environment, text=True, check=False,
+            cwd=folder or self.folder, env=self.environment, text=True, check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout

@@ -129,6 +129,7 @@ def deployment(
         shop.close()
 
 
+@pytest.mark.in_turn("first")
 @pytest.mark.parametrize("first", ["triggers", "workers"])
 def test_a_rolling_deploy_under_load_loses_and_doubles_nothing(deployment: Deployment, first: str) -> None:
     old, new = deployment.old, deployment.new

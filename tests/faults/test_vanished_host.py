@@ -127,6 +127,7 @@ def reachable(network: Network) -> Iterator[Server]:
     server.close()
 
 
+@pytest.mark.in_turn("listener")
 @pytest.mark.parametrize("listener", ["inside", "outside"])
 def test_another_worker_has_the_events_of_a_host_that_vanished(
     network: Network, reachable: Server, tmp_path: Path, listener: str

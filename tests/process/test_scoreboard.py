@@ -28,9 +28,9 @@ def test_all_ends_are_counted(settled: list[tuple[int, Callable[[int], Outcome]]
 
 def test_all_that_is_in_hand_is_shown() -> None:
     scoreboard = Scoreboard()
-    scoreboard.take([7, 8, 9])
+    scoreboard.take("record", [7, 8, 9])
     assert scoreboard.in_hand == [7, 8, 9]
-    scoreboard.take([10])
+    scoreboard.take("record", [10])
     assert scoreboard.in_hand == [10]
     scoreboard.put_down()
     assert scoreboard.in_hand == []

@@ -8,7 +8,10 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from tests.deliver.conftest import furnish
 from tests.deliver.notes import Notes
+
+__all__ = ["furnish", "notes", "session"]
 
 
 @pytest.fixture

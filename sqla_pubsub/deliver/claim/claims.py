@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection
+from msgspec.structs import replace
+from sqlalchemy import Connection, select
 
 from sqla_pubsub.contract.envelope import Entry, EntryKind
 from sqla_pubsub.contract.tables import Outbox
@@ -38,6 +38,7 @@ class Claims:
         place: Where they are.
         instrument: Is told of claims that are ignored.
         known: Statements of this place that were made before, kept for others.
+        put_off: Ids of retries that are left alone although their time has come.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Claims:
         place: Place,
         instrument: Instrument,
         known: Known | None = None,
+        put_off: Collection[int] = (),
     ) -> None:
+        self._put_off = put_off
         self._instrument = instrument
         self._connection = connection
         self._outbox = outbox
-        self._place = place
+        self.place = place
         self.payloads = Payloads(connection, place)
         """Reads what does not travel with a claim."""
         self._statements: Known = {} if known is None else known
@@ -97,16 +100,19 @@ class Claims:
         """Claim up to *size* retries whose time has come, and none of the kinds in *left*."""
         parameters = {"listener": spec.name, "size": size, "inline": inline, **_left(left)}
         statements = self._of(spec, left)
-        return self._without_rivals(statements, self._entries(statements.claim_due, parameters))
+        found = self._without_rivals(statements, self._entries(statements.claim_due, parameters))
+        return [entry for entry in found if entry.id not in self._put_off] if self._put_off else found
 
-    def one(self, spec: ListenerSpec, entry_id: int) -> Entry | None:
+    def one(self, spec: ListenerSpec, entry_id: int, *, known: bool = False) -> Entry | None:
         """Claim one entry, or None when it is settled, in other hands, or not to be handled now.
 
-        No payload is read with it: it may be what undid the group of the entry.
+        No payload is read with it: it may be what undid the group of the entry. Where its outcome is *known*, no
+        pause keeps that from being written down.
         """
         parameters = {"listener": spec.name, "ids": [entry_id], "inline": -1}
         statements = self._of(spec)
-        found = self._without_rivals(statements, self._entries(statements.claim_some, parameters))
+        claim = statements.claim_known if known else statements.claim_some
+        found = self._without_rivals(statements, self._entries(claim, parameters))
         return found[0] if found else None
 
     def look(self, spec: ListenerSpec, *, start: int, bind: bool) -> Look:
@@ -141,6 +147,14 @@ class Claims:
                 )
             yield found
 
+    def paused(self, names: Sequence[str]) -> Sequence[str]:
+        """Return which of these listeners are paused."""
+        table = self.place.listeners
+        if table is None:
+            return ()
+        found = select(table.c.name).where(table.c.name.in_(names)).order_by(table.c.name)
+        return self._connection.scalars(found).all()
+
     def holds(self, spec: ListenerSpec) -> Holds:
         """Return the claims of a listener that outlive transactions."""
         return Holds(self._connection, self._of(spec), self._instrument)
@@ -149,9 +163,9 @@ class Claims:
         key = spec.ordered, spec.previous_names if spec.ordered else (), bool(left)
         if key not in self._statements:
             self._statements[key] = (
-                OrderedStatements(self._outbox, key[1], self._place, leaving=key[2])
+                OrderedStatements(self._outbox, key[1], self.place, leaving=key[2])
                 if spec.ordered
-                else Statements(self._outbox, self._place, leaving=key[2])
+                else Statements(self._outbox, self.place, leaving=key[2])
             )
         return self._statements[key]
 
@@ -228,7 +242,7 @@ class Claims:
         return [entry for entry in claimed if entry.id not in beside]
 
     def _entries(self, statement: Any, parameters: dict[str, Any]) -> list[Entry]:
-        return [Entry(*row) for row in self._connection.execute(statement, parameters)]
+        return [Entry(*row) for row in self._connection.execute(statement, parameters).all()]
 
 
 def _left(kinds: Sequence[EntryKind]) -> dict[str, Any]:

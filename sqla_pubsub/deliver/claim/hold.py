@@ -107,13 +107,13 @@ class Holds:
         # Locked as it is read, so that it is still as free when the claim is written.
         c = statements.entry.c
         returned = and_(c.due_at.is_not(None), c.attempt == 0).label("returned")
-        self._find = statements.claiming(statements.some.where(~_held(c.last_error)).add_columns(returned))
+        self._find = statements.claiming(statements.some.where(~held(c.last_error)).add_columns(returned))
         self._claim = _claim(statements)
         self._release = _release(statements)
         self._mark: str | None = None
         self._clock = clock
         some = c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
-        self._in_hand: Select[Any] = select(literal_column("true")).where(some, _held(c.last_error)).limit(1)
+        self._in_hand: Select[Any] = select(literal_column("true")).where(some, held(c.last_error)).limit(1)
         self._locked = set[int]()
         self._left = list[int]()
         """What is locked and need not be any more."""
@@ -271,8 +271,8 @@ def _unmarked(error: ColumnElement[Any]) -> ColumnElement[Any]:
     return case((_marked(error), without), else_=error)
 
 
-def _held(error: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Whether another process that is there has the entry in hand."""
+def held(error: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether another process that is there has in hand what is marked by `MARK` in this column."""
     session: ColumnElement[str] = literal_column(_OF_SESSION, Text)
     started: ColumnElement[str] = literal_column(_STARTED, Text)
     newline: ColumnElement[str] = literal_column("E'\\n'", Text)

@@ -135,7 +135,11 @@ class OrderedStatements(Statements):
         c = self.entry.c
         kind = (c.operation, c.source, c.format) if self._leaving else ()
         near = (
-            self._in_turn(select(c.id, c.listener, c.key, c.old_key, *kind)).limit(_WINDOW).subquery("near").c
+            self._in_turn(select(c.id, c.listener, c.key, c.old_key, *kind))
+            .where(*self._running())
+            .limit(_WINDOW)
+            .subquery("near")
+            .c
         )
         # Entries from before the promise have no key, and each of them is alone.
         alone = case((near.key.is_(None), near.id))
@@ -190,7 +194,8 @@ class OrderedStatements(Statements):
         Parameters: listener, start, window, low-water mark.
         """
         c = self.entry.c
-        last = self._in_turn(select(c.id, c.listener)).offset(_WINDOW - 1).limit(1).subquery("last").c
+        window = self._in_turn(select(c.id, c.listener)).where(*self._running())
+        last = window.offset(_WINDOW - 1).limit(1).subquery("last").c
         names = (last.listener, *map(literal, self._previous))
         return select(last.id).where(*(self._none_before(last, name, "key", ALL_ROWS) for name in names))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -37,12 +36,11 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.contract.envelope import CLAIMED_COLUMNS
 from sqla_pubsub.contract.tables import STORED_COLUMNS, Outbox
 from sqla_pubsub.deliver.claim.payloads import BOUND, with_small_payloads
 from sqla_pubsub.deliver.io.place import Place, declared_place
 
-_FIELDS = tuple(field.name for field in fields(Entry) if field.name not in ("large", "row"))
 SIZE: BindParameter[int] = bindparam("size", type_=Integer)
 LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
 HIGHEST: ColumnElement[int] = literal_column(str(2**63 - 1), BigInteger)
@@ -66,6 +64,7 @@ class Statements:
         place = place or declared_place(outbox)
         self.entry = place.entry
         self.letter = place.letter
+        self._pauses = place.listeners
         self._leaving = leaving
 
     def _not_left(self, c: Any) -> list[ColumnElement[bool]]:
@@ -74,24 +73,37 @@ class Statements:
             return []
         return [tuple_(c.operation, c.source, c.format).not_in(bindparam("left", expanding=True))]
 
+    def _running(self) -> list[ColumnElement[bool]]:
+        """Return what must hold for anything to be claimed: the listener is not paused.
+
+        It names no entry, so the server finds it out once for each claim, and reads no entry where it does not hold.
+        """
+        if self._pauses is None:
+            return []
+        paused: Select[Any] = (
+            select(literal_column("1")).select_from(self._pauses).where(self._pauses.c.name == LISTENER)
+        )
+        return [~paused.exists()]
+
     def _free(self) -> list[ColumnElement[bool]]:
         """Return what must hold of an entry for it to be handled now, besides its time."""
         return []
 
     def _columns(self) -> Select[Any]:
         c = self.entry.c
-        return select(*(c[name] for name in _FIELDS), BOUND.label("large"))
+        return select(*(c[name] for name in CLAIMED_COLUMNS), BOUND.label("large"))
 
     def claiming(self, found: Select[Any]) -> Select[Any]:
         """Claim what is *found*, and return small payloads with it."""
-        return with_small_payloads(found.with_for_update(skip_locked=True, of=self.entry), _FIELDS)
+        return with_small_payloads(found.with_for_update(skip_locked=True, of=self.entry), CLAIMED_COLUMNS)
 
     def _claim(self) -> Select[Any]:
         return self._columns().where(self.entry.c.listener == LISTENER, *self._free())
 
     def _ready_ids(self) -> Select[Any]:
         """Find ready entries, lowest id first. Parameters: listener, start, size."""
-        return self._in_turn(select(self.entry.c.id)).where(*self._not_left(self.entry.c))
+        found = self._in_turn(select(self.entry.c.id))
+        return found.where(*self._running(), *self._not_left(self.entry.c))
 
     def _in_turn(self, statement: Select[Any]) -> Select[Any]:
         """Let *statement* read ready entries from *start* on, lowest id first.
@@ -114,19 +126,24 @@ class Statements:
     @cached_property
     def claim_ready(self) -> Select[Any]:
         """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size, inline."""
-        found = self._in_turn(self._columns()).where(*self._not_left(self.entry.c)).limit(SIZE)
-        return self.claiming(found)
+        found = self._in_turn(self._columns()).where(*self._running(), *self._not_left(self.entry.c))
+        return self.claiming(found.limit(SIZE))
 
     @cached_property
     def claim_due(self) -> Select[Any]:
         """Claim retries whose time has come. Parameters: listener, size, inline."""
-        due = self._claim().where(self._due(), *self._not_left(self.entry.c))
+        due = self._claim().where(*self._running(), self._due(), *self._not_left(self.entry.c))
         return self.claiming(due.order_by(self.entry.c.due_at).limit(SIZE))
 
     @cached_property
     def claim_some(self) -> Select[Any]:
         """Claim those of some entries that are still there, due, and nobody's. Parameters: listener, ids, inline."""
         return self.claiming(self.some)
+
+    @cached_property
+    def claim_known(self) -> Select[Any]:
+        """Do the same for a listener that may be paused, to write down what is in hand. Parameters: the same."""
+        return self.claiming(self._some())
 
     @cached_property
     def look(self) -> Select[Any]:
@@ -158,7 +175,12 @@ class Statements:
         due = (
             self._claim()
             .with_only_columns(c.id)
-            .where(self._due(), c.id >= bindparam("passed_to", type_=BigInteger), *self._not_left(c))
+            .where(
+                *self._running(),
+                self._due(),
+                c.id >= bindparam("passed_to", type_=BigInteger),
+                *self._not_left(c),
+            )
             .order_by(c.due_at)
             .limit(SIZE)
         )
@@ -167,6 +189,9 @@ class Statements:
     @cached_property
     def some(self) -> Select[Any]:
         """Find those of some entries that are to be handled now. Parameters: listener, ids."""
+        return self._some().where(*self._running())
+
+    def _some(self) -> Select[Any]:
         c = self.entry.c
         return self._claim().where(
             c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))),

@@ -12,13 +12,14 @@ The number is how many handlers there were; the names, which, the first ones of 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, text
 
+from sqla_pubsub.context import encoded_context
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.contract.names import CONTEXT_SETTING
 
@@ -52,6 +53,18 @@ def _setting(depth: int, names: tuple[str, ...]) -> str:
     return json.dumps({KEY: [depth, *names]})
 
 
+def extended(setting: str, passed_on: Mapping[str, Any]) -> str:
+    """Return the context of a chain with what a function around the handler passes on.
+
+    Raises:
+        ConfigurationError: That is no JSON.
+    """
+    added = {name: value for name, value in passed_on.items() if name != KEY}
+    if not added:
+        return setting
+    return f"{setting[:-1]}, {encoded_context(added, 'passed_on of the current event has a value')[1:]}"
+
+
 def chain_of(entry: Entry) -> Chain:
     """Return the chain of an entry; any writer may have put anything there."""
     if entry.context is None or KEY not in entry.context:
@@ -72,9 +85,17 @@ def deepest(entries: Sequence[Entry]) -> Chain:
 
 def context_of(entry: Entry) -> dict[str, Any] | None:
     """Return what `set_context` left in the transaction, None where nothing was."""
-    if entry.context is None:
-        return None
-    return {name: value for name, value in _loaded(entry.context).items() if name != KEY}
+    return None if entry.context is None else _without_chain(entry.context)
+
+
+def contexts_of(entries: Sequence[Entry]) -> tuple[dict[str, Any], ...]:
+    """Return the different contexts of events that are handled together, without empty ones."""
+    written = dict.fromkeys(entry.context for entry in entries if entry.context is not None)
+    return tuple(context for context in map(_without_chain, written) if context)
+
+
+def _without_chain(context: str) -> dict[str, Any]:
+    return {name: value for name, value in _loaded(context).items() if name != KEY}
 
 
 def _loaded(context: str) -> dict[str, Any]:

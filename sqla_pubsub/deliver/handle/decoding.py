@@ -23,6 +23,7 @@ from sqlalchemy.orm import Mapper, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.deliver.claim.payloads import Payloads
+from sqla_pubsub.deliver.handle.hydrating import Maker, is_heard, maker_of
 from sqla_pubsub.deliver.handle.mapped import MappedRows, Shape
 from sqla_pubsub.deliver.handle.reading import Kind, Processor, processor
 from sqla_pubsub.deliver.handle.row_statements import Reading, Source, reading_of
@@ -44,6 +45,7 @@ class RowDecoder:
         self._readings: dict[Source, Reading] = {}
         self._shapes: dict[Mapper[Any], Shape] = {}
         self._processors: dict[int, dict[int, Processor]] = {}
+        self._makers: dict[tuple[Mapper[Any], int, tuple[int, ...]], Maker | None] = {}
 
     def decode(
         self, connection: Connection, payloads: Sequence[str], *, plain: bool = False
@@ -86,6 +88,7 @@ class RowDecoder:
             if source not in self._readings:
                 self._readings[source] = reading_of(self._rows, connection, source)
                 self._shapes = self._readings[source].shapes
+                self._makers.clear()
             reading = self._readings[source]
             statement = reading.plain if plain else reading.statement
             result: Any = connection.execute(statement, parameters)
@@ -137,44 +140,67 @@ class RowDecoder:
         Raises:
             UnreadablePayload: A type of the model refuses what PostgreSQL accepts.
         """
+        row = self._processed(values)
+        told = self._rows.switch_index
+        mapper = self._top if told is None else self._class(row[told])
+        # A NULL may also be a column that is not there; only then the keys are worth parsing. Of the types,
+        # because what a driver makes may compare as arrays do.
+        absent = self._absent(values, payload) if NoneType in map(type, values) else ()
+        if not is_heard(mapper) and (make := self._maker(mapper, len(row), absent)) is not None:
+            return make(row)
+        return self._made(mapper, row, absent)
+
+    def _processed(self, values: Values) -> Values:
+        processors = self._processors[len(values)]
+        if not processors:
+            return values
         row = list(values)
         try:
-            for index, process in self._processors[len(row)].items():
+            for index, process in processors.items():
                 row[index] = process(row[index])
         except MemoryError:
             raise
         except Exception as error:
             # An unknown member of an Enum, say, or what a TypeDecorator was never written for.
             raise UnreadablePayload(f"{type(error).__name__}: {error}") from error
-        told = self._rows.switch_index
-        mapper = self._top if told is None else self._class(row[told])
+        return row
+
+    def _absent(self, values: Values, payload: str) -> tuple[int, ...]:
+        """Return the indexes of columns that were not stored."""
+        stored = json.loads(payload)
+        return tuple(
+            index for index, name in enumerate(self._names) if values[index] is None and name not in stored
+        )
+
+    def _maker(self, mapper: Mapper[Any], width: int, absent: tuple[int, ...]) -> Maker | None:
+        """Return what makes an instance, None where the model has to be asked for its defaults."""
+        kind = (mapper, width, absent)
+        if kind not in self._makers:
+            left_out = all(self._names[index] in self._rows.left_out for index in absent)
+            self._makers[kind] = maker_of(mapper, self._shapes[mapper], width, absent) if left_out else None
+        return self._makers[kind]
+
+    def _made(self, mapper: Mapper[Any], row: Values, absent: tuple[int, ...]) -> Any:
         shape = self._shapes[mapper]
         instance = mapper.class_manager.new_instance()
         state = instance_state(instance)
         loaded = state.dict
-        for attribute, index in shape.columns:
-            loaded[attribute] = row[index]
-        for attribute, index in shape.expressions:
+        for attribute, index in (*shape.columns, *shape.expressions):
             if index < len(row):
                 loaded[attribute] = row[index]
-        # A NULL may also be a column that is not there; only then the keys are worth parsing. Of the types,
-        # because what a driver makes may compare as arrays do.
-        if NoneType in map(type, values):
-            self._fill(loaded, shape, values, payload)
+        self._fill(loaded, shape, absent)
         make_transient_to_detached(instance)
         # The event that MutableDict and @reconstructor rely on.
         mapper.class_manager.dispatch.load(state, None)
         return instance
 
-    def _fill(self, loaded: dict[str, Any], shape: Shape, values: Values, payload: str) -> None:
+    def _fill(self, loaded: dict[str, Any], shape: Shape, absent: tuple[int, ...]) -> None:
         """Put defaults in the place of columns that were not stored, or nothing."""
-        stored = json.loads(payload)
         for attribute, index in shape.columns:
-            name = self._names[index]
-            if values[index] is not None or name in stored:
+            if index not in absent:
                 continue
             del loaded[attribute]
-            if name in self._rows.left_out:
+            if self._names[index] in self._rows.left_out:
                 continue
             known, value = _default(self._rows.columns[index])
             if known:

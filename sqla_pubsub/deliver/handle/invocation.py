@@ -7,7 +7,6 @@ savepoint when it is first used, so that a handler which never touches the datab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import Token
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from sqlalchemy import Connection
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.current import NO_CONTEXT, CurrentEvent, current_event
 from sqla_pubsub.deliver.colour import Colour
-from sqla_pubsub.deliver.handle.chain import Chain, context_of, deepest
+from sqla_pubsub.deliver.handle.chain import Chain, context_of, contexts_of, deepest, extended
 from sqla_pubsub.deliver.handle.decoding import RowDecoder
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded, EntryDecoder
 from sqla_pubsub.deliver.handle.related import Related
@@ -66,8 +65,11 @@ class Dispatcher:
         self.entries = EntryDecoder(spec, self.routes)
         """Turns payloads into values."""
 
-    def handle(self, entries: Sequence[Entry], decoded: Decoded, store: EventTransaction) -> None:
-        """Call the handler for one event, or for a whole batch; what it raises comes out, its work undone."""
+    def handle(self, entries: Sequence[Entry], decoded: Decoded, store: EventTransaction) -> Any:
+        """Call the handler for one event, or for a whole batch, and return what it returned.
+
+        What it raises comes out, its work undone.
+        """
         context, guard = self._context_after(entries), store.guard
         known: HandlerSession | None = None
 
@@ -75,23 +77,25 @@ class Dispatcher:
             nonlocal known
             if known is None:
                 known = store.session()
-                known.chain = context
+                known.chain, known.passed_on = context, shown.passed_on
             return known
 
         call = _Call(self, entries, decoded, session)
-        related, token = decoded.related, self._show(entries)
+        related, shown = decoded.related, self._shown(entries)
+        token = current_event.set(shown)
         try:
             if related is not None:
                 _watch(related, entries[0], store)
             arguments = call.arguments(self._spec.parameters)
             guard.on = True
             try:
-                self.colour.call(self._spec, arguments)
+                returned = self.colour.call(self._spec, arguments)
             finally:
                 guard.on = False
             if related is not None:
                 related.left(store.session())
             store.finish_event(entries[0].id)
+            return returned
         except BaseException as error:
             if not self.colour.is_stuck(error):
                 store.undo_event()
@@ -116,9 +120,13 @@ class Dispatcher:
             lent: Whether that is a borrowed one.
         """
         surroundings = self.colour.surroundings
-        connected = partial(connect, self._context_after([entry]))
+        context, shown = self._context_after([entry]), self._shown([entry])
+
+        def connected() -> Connection:
+            return connect(extended(context, shown.passed_on))
+
         session = surroundings.outside(connected, lent=lent, **surroundings.options)
-        token = self._show([entry])
+        token = current_event.set(shown)
         try:
             arguments = _Call(self, [entry], decoded, lambda: session).arguments(self._spec.parameters)
             self.colour.call(self._spec, arguments)
@@ -130,16 +138,16 @@ class Dispatcher:
         finally:
             current_event.reset(token)
 
-    def _show(self, entries: Sequence[Entry]) -> Token[CurrentEvent | None]:
-        """Say which event is being handled from now on."""
+    def _shown(self, entries: Sequence[Entry]) -> CurrentEvent:
+        """Return what is to be known of these events while they are handled."""
         first = entries[0]
         ids = (first.id,) if len(entries) == 1 else tuple(entry.id for entry in entries)
         context = NO_CONTEXT if first.context is None else context_of(first) or NO_CONTEXT
-        return current_event.set(
-            CurrentEvent(
-                self._spec.name, first.id, first.attempt + 1, first.operation, first.source, ids, context
-            )
-        )
+        contexts = contexts_of(entries) if len(entries) > 1 else (context,) if context else ()
+        return CurrentEvent(
+            self._spec.name, first.id, first.attempt + 1, first.operation, first.source, ids, context,
+            contexts, first.occurred_at, {},
+        )  # fmt: skip
 
     def _context_after(self, entries: Sequence[Entry]) -> str:
         """Return the context of what the handler will write: the chain of handlers with this one.
@@ -206,48 +214,47 @@ class _Call:
         """Fill the handler's parameters by name."""
         filled: dict[str, Any] = {}
         entry = self._entries[0]
-        load = self._loader(entry)
         if "event" in parameters or "context" in parameters:
-            event = self._dispatcher.event(entry, load)
-            load = event.__getattribute__
+            event = self._event(entry)
+            load: Callable[[str], Any] = event.__getattribute__
+        else:
+            load = partial(self._load, entry)
         for name in parameters:
             match name:
                 case "event":
                     filled[name] = event
                 case "events":
-                    filled[name] = [
-                        self._dispatcher.event(each, self._loader(each)) for each in self._entries
-                    ]
+                    filled[name] = list(map(self._event, self._entries))
                 case "session":
                     filled[name] = self._dispatcher.colour.session(self._session())
                 case _:
                     filled[name] = load(name)
         return filled
 
-    def _loader(self, entry: Entry) -> Callable[[str], Any]:
-        def load(name: str) -> Any:
-            rows = self._dispatcher.routes.of(entry)[1]
-            if name == "changed":
-                return self._changed(entry, rows)
-            payload: str | None = getattr(entry, name)
-            if payload is None:
-                return None
-            if rows is None:
-                return self._dispatcher.message(entry)
-            values = self._decoded[entry.id, name]
-            if isinstance(values, UnreadableEntry):
-                raise values
-            try:
-                instance = rows.hydrate(values, payload)
-            except UnreadableEntry as error:
-                raise self._dispatcher.entries.unreadable(entry, error) from error
-            if name == "new" or entry.operation == "DELETE":
-                instance = self._session().show(instance)
-            if self._decoded.related is not None:
-                self._decoded.related.attach(instance, (entry.id, name), self._session())
-            return instance
+    def _event(self, entry: Entry) -> Event[Any]:
+        return self._dispatcher.event(entry, partial(self._load, entry))
 
-        return load
+    def _load(self, entry: Entry, name: str) -> Any:
+        rows = self._dispatcher.routes.of(entry)[1]
+        if name == "changed":
+            return self._changed(entry, rows)
+        payload: str | None = getattr(entry, name)
+        if payload is None:
+            return None
+        if rows is None:
+            return self._dispatcher.message(entry)
+        values = self._decoded[entry.id, name]
+        if isinstance(values, UnreadableEntry):
+            raise values
+        try:
+            instance = rows.hydrate(values, payload)
+        except UnreadableEntry as error:
+            raise self._dispatcher.entries.unreadable(entry, error) from error
+        if name == "new" or entry.operation == "DELETE":
+            instance = self._session().show(instance)
+        if self._decoded.related is not None:
+            self._decoded.related.attach(instance, (entry.id, name), self._session())
+        return instance
 
     def _changed(self, entry: Entry, rows: RowDecoder | None) -> tuple[str, ...]:
         if rows is None or entry.old is None or entry.new is None:

@@ -15,6 +15,8 @@ from typing import Any
 from sqlalchemy.orm import MANYTOONE, Session
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
+from sqla_pubsub.deliver.handle.hydrating import is_heard
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Displaced:
@@ -39,6 +41,8 @@ class RowSession(Session):
         self._rows: list[object] = []
         """Objects given to the handler as the row of an event."""
         self._displaced: list[_Displaced] = []
+        self._adds_as_sqlalchemy = _is_own(super().add, "add") and _is_own(super().expunge_all, "expunge_all")
+        """Whether the application's class has no say in what is added and taken out."""
 
     def show(self, instance: Any) -> Any:
         """Take over the row of an event; return the object that stands for it, which may be another one."""
@@ -47,7 +51,7 @@ class RowSession(Session):
         if known is None:
             if self._displaced:
                 self._take_back([instance])
-            super().add(instance)
+            self._attach(instance)
         elif type(known) is type(instance) and not _is_among(known, self._rows):
             self._overlay(known, instance)
             instance = known
@@ -92,6 +96,31 @@ class RowSession(Session):
                     self._displace(present.row)
                     self._put_back(present)
         self._displaced.clear()
+
+    def _attach(self, instance: Any) -> None:
+        """Add a row: of one that was made for nobody to hear of, all that there is to it."""
+        state, heard = instance_state(instance), self.dispatch
+        if (
+            self._adds_as_sqlalchemy
+            and not (heard.before_attach or heard.after_attach or heard.detached_to_persistent)
+            and not is_heard(state.mapper)
+        ):
+            if not self.in_transaction():
+                self._autobegin_t()
+            self.identity_map.add(state)
+            state.session_id = self.hash_key
+        else:
+            super().add(instance)
+
+    def _detach_rows(self) -> None:
+        """Take everything out of a session that holds nothing that was changed."""
+        if self._adds_as_sqlalchemy and not self.dispatch.persistent_to_detached:
+            for state in map(instance_state, self._rows):
+                if state.session_id == self.hash_key:
+                    self.identity_map.safe_discard(state)
+                    state.session_id = None
+        if self.identity_map:
+            self.expunge_all()
 
     def _forget_rows(self) -> None:
         self._rows.clear()
@@ -157,6 +186,11 @@ class RowSession(Session):
             self.expire(known, stale)
         # The event that MutableDict and composites rely on.
         state.mapper.class_manager.dispatch.refresh(state, None, taken)
+
+
+def _is_own(method: Any, name: str) -> bool:
+    """Whether a method is SQLAlchemy's, and no application's."""
+    return getattr(method, "__func__", None) is getattr(Session, name)
 
 
 def _is_among(instance: object, others: Iterable[object]) -> bool:

@@ -1,30 +1,27 @@
 """The sessions that handlers work in.
 
 One session serves all events of a group, emptied between them: making one costs more than many a
-handler. Its savepoint is the event's: opened when the handler first uses the session, moved on to the
-next event in one round trip. A handler that never touches the database opens none, nor does one that only
-adds objects: they are `DeferredInserts` until somebody looks.
+handler. Its savepoint is the event's: opened when a handler first uses the session, moved on to the
+next event with the first statement that is sent there. A handler that never touches the database opens none, nor
+does one that only adds objects: they are `DeferredInserts` until somebody looks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, NestedTransaction, literal_column, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection, NestedTransaction
 from sqlalchemy.orm import SessionTransaction
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
-from sqla_pubsub.deliver.handle.chain import ContextSetting
+from sqla_pubsub.current import NO_CONTEXT
+from sqla_pubsub.deliver.handle.chain import ContextSetting, extended
 from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts, may_wait
 from sqla_pubsub.deliver.handle.rows import RowSession
+from sqla_pubsub.deliver.handle.savepoint import EventSavepoint
 from sqla_pubsub.deliver.io.own_settings import OwnSettings
-from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded, sqlstate
-from sqla_pubsub.sqlstates import ABORTED
-
-_NO_SAVEPOINT = ("3B001", "25P01")
+from sqla_pubsub.errors import SessionOwnershipError
 
 
 class HandlerSession(RowSession):
@@ -52,11 +49,13 @@ class HandlerSession(RowSession):
         super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False, **options)
         self._connection = connection
         self._connection_info = connection.info
-        self._savepoints = savepoints
+        self._savepoint = EventSavepoint(connection, own) if savepoints else None
         self._deferred = deferred
         self._context = context
         self.chain = ""
         """The context in which the handler of the event in hand writes."""
+        self.passed_on: Mapping[str, Any] = NO_CONTEXT
+        """What is added to it, filled before the handler is called."""
         self._own = own
         self._touched = False
         """Whether an event has used the connection since its settings were put back."""
@@ -64,20 +63,39 @@ class HandlerSession(RowSession):
         """Whether one may have changed settings, as far as its statements show."""
         self._outer = connection.get_nested_transaction()
         """The group itself, where it is a savepoint in somebody else's transaction."""
-        self._nested: NestedTransaction | None = None
-        self._savepoint = ""
         self._entered = False
         self._violated: SessionOwnershipError | None = None
-        self.spoilt = False
-        """Whether an event has ended the transaction, and a later one found out."""
-        self.opened = 0
-        """Savepoints opened so far: each is a subtransaction of the server."""
 
-    def get_bind(self, *_: Any, **__: Any) -> Connection:
+    @property
+    def spoilt(self) -> bool:
+        """Whether an event has ended the transaction, and a later one found out."""
+        return self._savepoint is not None and self._savepoint.spoilt
+
+    @property
+    def undone(self) -> bool:
+        """Whether an event could not be undone by itself."""
+        return self._savepoint is not None and self._savepoint.missing
+
+    @property
+    def opened(self) -> int:
+        """Savepoints opened so far: each is a subtransaction of the server."""
+        return 0 if self._savepoint is None else self._savepoint.opened
+
+    def get_bind(self, *asked: Any, **options: Any) -> Connection:
         """Return the work connection, at the savepoint of the event in hand."""
         if not self._entered:
             self._enter()
+        if self._savepoint is not None and not asked and not options:
+            # SQLAlchemy says what for, and sends a statement next. Nobody knows what else becomes of a connection:
+            # a cursor of the driver may be of another class, ahead of whose statements nothing is sent.
+            self._own.move_now()
         return self._connection
+
+    def connection(self, *arguments: Any, **options: Any) -> Connection:
+        """Return the work connection, at the savepoint of the event in hand."""
+        found = super().connection(*arguments, **options)
+        self.get_bind()
+        return found
 
     @property
     def bind(self) -> Connection:
@@ -120,10 +138,16 @@ class HandlerSession(RowSession):
             nested.commit()
         if self._displaced:
             self._write_displaced()
+        if not self._entered and self._is_clean():
+            self._detach_rows()
+            self._forget_rows()
+            return
         if not self._entered and self._deferred is not None and not self.info and may_wait(self):
-            self._deferred.keep(entry_id, self.new, self.chain)
+            self._deferred.keep(entry_id, self.new, extended(self.chain, self.passed_on))
         else:
             self.flush()
+        if self._savepoint is not None:
+            self._savepoint.stay()
         if self._entered:
             self._leave()
         else:
@@ -146,17 +170,20 @@ class HandlerSession(RowSession):
         self._violated = None
         self._forget_rows()
         self._forget_context()
-        if self._savepoints and not self._entered:
+        savepoint = self._savepoint
+        if savepoint is not None and (savepoint.stay() or not self._entered):
             # It wrote nothing, and the savepoint is still that of an earlier event, whose work stays.
+            self._entered = False
             super().close()
             return
         while (inner := self._left_open()) is not None:
             inner.rollback()
-        nested, self._nested, self._entered = self._nested, None, False
+        self._entered = False
         try:
-            super().rollback()
-            if nested is not None and nested.is_active:
-                nested.rollback()
+            if savepoint is None:
+                super().rollback()
+            else:
+                savepoint.undo(super().rollback)
         finally:
             super().close()
 
@@ -175,10 +202,8 @@ class HandlerSession(RowSession):
 
     def release(self) -> None:
         """End the group: what its events did belongs to the outer transaction now."""
-        if self._nested is not None:
-            self._own.join_release()
-            with self._showing_end(*_NO_SAVEPOINT):
-                self._nested.commit()
+        if self._savepoint is not None and self._savepoint.nested is not None:
+            self._savepoint.release()
         elif self._touched:
             self._put_settings_back()
         self._touched = False
@@ -187,7 +212,8 @@ class HandlerSession(RowSession):
     def _left_open(self) -> NestedTransaction | None:
         """Return the innermost savepoint inside that of the event, which has to be ended."""
         inner = self._connection.get_nested_transaction()
-        return None if inner is (self._nested or self._outer) else inner
+        nested = None if self._savepoint is None else self._savepoint.nested
+        return None if inner is (nested or self._outer) else inner
 
     def _forget_context(self) -> bool:
         """Forget that a handler has called `set_context`; return whether one has."""
@@ -198,32 +224,12 @@ class HandlerSession(RowSession):
         self._entered = True
         self.write_deferred()
         # Before its savepoint, so that it is still there when the event is undone.
-        self._context.be(self.chain)
-        if not self._savepoints and self.settings_changed:
+        self._context.be(extended(self.chain, self.passed_on))
+        if self._savepoint is None and self.settings_changed:
             self._put_settings_back()
         self._touched = True
-        if not self._savepoints:
-            return
-        self.opened += 1
-        if self._nested is None:
-            self._nested = self._connection.begin_nested()
-            # The session keeps rolling back to this name.
-            self._savepoint = _name(self._nested)
-        else:
-            # Where the driver does not tell, it may also be aborted.
-            with self._showing_end(*_NO_SAVEPOINT, ABORTED):
-                self._own.move_on(self._savepoint)
-
-    @contextmanager
-    def _showing_end(self, *states: str) -> Iterator[None]:
-        """A savepoint that is gone tells of an event that ended or spoilt the transaction, in hand or before."""
-        try:
-            yield
-        except DBAPIError as error:
-            if sqlstate(error) not in states:
-                raise
-            self.spoilt = True
-            raise TransactionEnded(ENDED) from error
+        if self._savepoint is not None:
+            self._savepoint.move()
 
     def _put_settings_back(self) -> None:
         self._own.put_back()
@@ -235,56 +241,3 @@ class HandlerSession(RowSession):
             f"leave {what}() out; raise to undo."
         )
         return self._violated
-
-
-class OutsideSession(RowSession):
-    """The session of a ``transactional=False`` handler: it commits by itself, statement by statement.
-
-    Args:
-        connected: Returns its connection, at the latest when it is used.
-        lent: Whether that is a borrowed one, in whose transaction a commit ends a savepoint.
-        options: Those of the application's sessions.
-    """
-
-    def __init__(self, connected: Callable[[], Connection], *, lent: bool = False, **options: Any) -> None:
-        super().__init__(expire_on_commit=False, **options)
-        self._connected = connected
-        self._lent = lent
-
-    def get_bind(self, *_: Any, **__: Any) -> Connection:
-        """Return the connection."""
-        return self._connected()
-
-    @property
-    def bind(self) -> Connection:
-        """The connection, for who does not ask `get_bind`."""
-        return self._connected()
-
-    @bind.setter
-    def bind(self, _: object) -> None: ...
-
-    def finish(self) -> None:
-        """Write what the handler left."""
-        self._write_displaced()
-        self.commit()
-        self.close()
-
-    def undo(self) -> None:
-        """Forget what is pending; what was written stays, on a borrowed connection as far as no statement failed."""
-        if self._lent:
-            self.expunge_all()
-            self._keep()
-        self.close()
-
-    def _keep(self) -> None:
-        try:
-            if self.in_transaction():
-                self.execute(select(literal_column("1")))
-        except SQLAlchemyError:
-            self.rollback()
-        else:
-            self.commit()
-
-
-def _name(nested: NestedTransaction) -> str:
-    return nested.connection.dialect.identifier_preparer.quote(nested._savepoint)

@@ -125,6 +125,9 @@ class AsyncpgDriver:
             self._connection.exec_driver_sql("SELECT 1")
         self._await(sql, lambda own: own.execute(sql))
 
+    def preceding(self) -> None:
+        """It prepares each statement, and a text of several cannot be prepared."""
+
     def rollback(self) -> None:
         """Roll back below SQLAlchemy."""
         self._adapted.rollback()

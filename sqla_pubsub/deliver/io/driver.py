@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from sqla_pubsub.deliver.io.asyncpg_driver import AsyncpgDriver
 from sqla_pubsub.deliver.io.libpq_driver import LibpqDriver
+from sqla_pubsub.deliver.io.preceding import Preceding
 
 
 class Driver(Protocol):
@@ -64,6 +65,9 @@ class Driver(Protocol):
         Raises:
             DBAPIError: One of them failed.
         """
+
+    def preceding(self) -> Preceding | None:
+        """Return what sends SQL ahead of a statement in one round trip, None for a driver that cannot."""
 
     def rollback(self) -> None:
         """End the driver's transaction, whatever SQLAlchemy takes it for."""

@@ -6,18 +6,21 @@ coroutine that would silently never run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
+from sqla_pubsub.deliver.io.preceding import IN_TRANSACTION, Preceding
 from sqla_pubsub.sqlstates import CRASH_SHUTDOWN
 
 CRASHED = "crash of another server process"
 """In what psycopg2 has of the server's 57P02: no code, only words, and those in the server's language."""
 
-IDLE, ACTIVE, IN_TRANSACTION, IN_ERROR = 0, 1, 2, 3
-"""libpq's PQTRANS_IDLE, PQTRANS_ACTIVE, PQTRANS_INTRANS and PQTRANS_INERROR, which both drivers use.
+IDLE, ACTIVE, IN_ERROR = 0, 1, 3
+"""libpq's PQTRANS_IDLE, PQTRANS_ACTIVE and PQTRANS_INERROR, which both drivers use.
 
 Source: https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS
 """
@@ -41,6 +44,11 @@ class LibpqDriver:
         self._notified: list[int] = []
         self._hears = self._crashed = False
         self._has_queue = hasattr(self._own, "pgconn")
+        # Asked for at every statement: of psycopg not as a member of an enumeration, of psycopg2 not by an object.
+        own: Any = self._own
+        self._status: Callable[[], int] = (
+            (lambda: own.pgconn.transaction_status) if self._has_queue else own.get_transaction_status
+        )
 
     @property
     def closed(self) -> bool:
@@ -50,12 +58,12 @@ class LibpqDriver:
     @property
     def idle(self) -> bool:
         """As libpq says."""
-        return bool(self._own.info.transaction_status == IDLE)
+        return self._status() == IDLE
 
     @property
     def active(self) -> bool:
         """As libpq says."""
-        return bool(self._own.info.transaction_status == ACTIVE)
+        return self._status() == ACTIVE
 
     @property
     def autocommit(self) -> bool:
@@ -65,12 +73,12 @@ class LibpqDriver:
     @property
     def in_error(self) -> bool:
         """As libpq says."""
-        return bool(self._own.info.transaction_status == IN_ERROR)
+        return self._status() == IN_ERROR
 
     @property
     def goes_on(self) -> bool:
         """As libpq and the driver say."""
-        return bool(self._own.info.transaction_status == IN_TRANSACTION and not self._own.autocommit)
+        return self._status() == IN_TRANSACTION and not self._own.autocommit
 
     @property
     def backend_pid(self) -> int:
@@ -92,7 +100,38 @@ class LibpqDriver:
 
     def script(self, sql: str, /) -> None:
         """As one statement: without parameters, libpq takes several."""
-        self._connection.exec_driver_sql(sql)
+        if not self._connection.in_transaction():
+            self._connection.exec_driver_sql(sql)
+            return
+        # By the driver, because SQLAlchemy would take longer for it than the server does.
+        cursor = self._adapted.cursor()
+        try:
+            cursor.execute(sql, ())
+        except BaseException as error:
+            raised = self._raised(error, sql, cursor)
+            if raised is error:
+                raise
+            raise raised from error
+        finally:
+            cursor.close()
+
+    def _raised(self, error: BaseException, sql: str, cursor: Any) -> BaseException:
+        """Return an error of the driver as SQLAlchemy raises it, and give up the connection where that is gone."""
+        dialect, ours = self._connection.dialect, isinstance(error, self.error)
+        gone = ours and dialect.is_disconnect(cast("Any", error), self._adapted, cursor)
+        if (gone or not isinstance(error, Exception)) and not self._connection.invalidated:
+            self._connection.invalidate(error)
+        if not ours:
+            return error
+        instance: Any = DBAPIError.instance
+        raised: BaseException = instance(
+            sql, (), error, self.error, connection_invalidated=gone, dialect=dialect
+        )
+        return raised
+
+    def preceding(self) -> Preceding | None:
+        """Only psycopg2 puts the parameters into the text, which may hold several statements then."""
+        return None if self._has_queue else Preceding(self._own)
 
     def rollback(self) -> None:
         """Roll back below SQLAlchemy."""

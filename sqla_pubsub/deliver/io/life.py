@@ -9,14 +9,36 @@ that did not crash.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
 STARTED = text(
-    "SELECT CAST(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) AS pg_catalog.text)"
+    "SELECT CAST(pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) AS pg_catalog.text) AS started,"
+    " pg_catalog.clock_timestamp() AS now"
 )
-"""When the server was started; not what a crash of one of its processes makes it do."""
+"""When the server was started, which is not what a crash of one of its processes makes it do; and its time."""
+
+
+class ServerClock:
+    """The time by the server's clock, without asking it each time.
+
+    Args:
+        now: What it said.
+        clock: Seconds.
+    """
+
+    def __init__(self, now: datetime, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._now = now
+        self._at = clock()
+
+    def now(self) -> datetime:
+        """Return the time there."""
+        return self._now + timedelta(seconds=self._clock() - self._at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

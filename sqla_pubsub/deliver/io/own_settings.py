@@ -16,8 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.deliver.io.driver import driver_of
+from sqla_pubsub.deliver.io.preceding import Failed, Preceding
+from sqla_pubsub.errors import sqlstate
 
 _NAMES = (
     "search_path",
@@ -59,6 +62,14 @@ WATCHED = text(
     " ('client_connection_check_interval', '5000')) AS v (name, value) WHERE pg_backend_pid() = :pid"
 )
 """Let the server notice within 15 s that this client went away without a word. Parameter: pid, as the driver knows it."""
+PROGRAM = "sqla-pubsub"
+"""What the server calls our connections, where neither the application nor the URL has a name for them."""
+NAMED = text(
+    "SELECT set_config('application_name', :purpose, false)"
+    f" WHERE current_setting('application_name') IN ('', '{PROGRAM}')"
+    f" OR starts_with(current_setting('application_name'), '{PROGRAM} ')"
+)
+"""Let the server say what a connection is for, where nobody has named it. Parameter: purpose."""
 _RELEASE = "RELEASE SAVEPOINT"
 _PLAIN = re.compile(
     r'\s*(?:INSERT\s+INTO\s+[\w".]+\s*\([^()]*\)|(?:SELECT|INSERT|UPDATE|DELETE)\b)', re.IGNORECASE
@@ -83,14 +94,48 @@ class OwnSettings:
         self.restore = "; ".join(self._statements(connection))
         """SQL that puts them back, as `Driver.script` takes it."""
         self._joins = self._listens = False
+        self._preceding: Preceding | None = None
+        self._failed: Failed
 
     def put_back(self) -> None:
         """Put the settings back now."""
         self._driver.script(self.restore)
 
-    def move_on(self, savepoint: str) -> None:
-        """Put the settings back, and move a savepoint to the present; it keeps its name, quoted where that needs it."""
-        self._driver.script(f"RELEASE SAVEPOINT {savepoint}; {self.restore}; SAVEPOINT {savepoint}")
+    def move_on(self, present: str, following: str, failed: Failed) -> None:
+        """Put the settings back, and move a savepoint to the present: ahead of the next statement, or at once.
+
+        Args:
+            present: Its name, quoted where that needs it.
+            following: What it is called then.
+            failed: Called with the SQLSTATE, if that or the statement behind it fails; what it returns is raised.
+        """
+        sql = f"RELEASE SAVEPOINT {present}; {self.restore}; SAVEPOINT {following}"
+        self._failed = failed
+        if self._preceding is not None:
+            self._preceding.hold(sql, failed)
+        else:
+            self._move(sql)
+
+    def move_now(self) -> None:
+        """Move the savepoint that was to move ahead of the next statement."""
+        if self._preceding is not None and (sql := self._preceding.take()):
+            self._move(sql)
+
+    def _move(self, sql: str) -> None:
+        try:
+            self._driver.script(sql)
+        except DBAPIError as error:
+            if (raised := self._failed(sqlstate(error))) is None:
+                raise
+            raise raised from error
+
+    def stay(self) -> bool:
+        """Send nothing ahead of the next statement; return whether that was to be."""
+        return self._preceding is not None and bool(self._preceding.take())
+
+    def travel(self) -> None:
+        """Let savepoints move together with statements, where the driver can do that."""
+        self._preceding = self._driver.preceding()
 
     def join_release(self) -> None:
         """Put the settings back together with the next savepoint that is released."""

@@ -18,6 +18,6 @@ def refuse_pooler(connection: Connection, name: str) -> None:
         pooled = is_pooled(connection)
     if pooled:
         raise ConfigurationError(
-            f"listener {name!r} is transactional=False, which needs its own server connection, but a connection "
-            "pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."
+            f"listener {name!r} needs its own server connection (it has an outlet, or is transactional=False), but a "
+            "connection pooler stands before the server. Give ListenerConfig(direct_url=...) a URL past the pooler."
         )

@@ -9,16 +9,17 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, MetaData, create_engine, text
+from sqlalchemy import Engine, MetaData, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from sqla_pubsub.contract.tables import absence
-from sqla_pubsub.deliver.happenings import Lost, Restored, RightMissing, Waiting
+from sqla_pubsub.deliver.happenings import LossRole, Lost, Restored, RightMissing, Waiting
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.connecting import connect, is_of_driver
+from sqla_pubsub.deliver.io.own_settings import PROGRAM
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, HandlerTimeout, OutboxMissing, TransactionEnded, sqlstate
@@ -56,9 +57,28 @@ def connect_args(driver: str | None) -> dict[str, Any]:
     return dict(_KEEPALIVE_OF_ASYNCPG if driver == "asyncpg" else KEEPALIVE)
 
 
-def make_engine(url: str) -> Engine:
-    """Return an engine for *url* whose connections notice a server that went away."""
-    return create_engine(url, poolclass=NullPool, connect_args=dict(KEEPALIVE))
+def fallback_name(name: str, options: object) -> dict[str, Any]:
+    """Return what lets the server call a connection *name*, where the *options* of libpq do not name it.
+
+    >>> fallback_name("sqla-pubsub", "-c application_name=shop")
+    {}
+    """
+    # A fallback goes before them: they are read first.
+    return {} if "application_name" in str(options or "") else {"fallback_application_name": name}
+
+
+def make_engine(url: str, name: str = PROGRAM) -> Engine:
+    """Return an engine for *url* whose connections notice a server that went away.
+
+    Args:
+        url: Where the database is.
+        name: What the server calls the connections, where neither the URL nor PGAPPNAME says otherwise.
+    """
+    return create_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={**KEEPALIVE, **fallback_name(name, make_url(url).query.get("options"))},
+    )
 
 
 def denial(engine: Engine, metadata: MetaData, duty: Duty, error: BaseException) -> ConfigurationError | None:
@@ -162,12 +182,12 @@ class Outage:
         if refused is not None and not (self.worked and isinstance(refused, OutboxMissing)):
             raise refused from error
 
-    def lost(self, error: BaseException) -> None:
+    def lost(self, error: BaseException, role: LossRole) -> None:
         """Tell that the work was interrupted, unless the listener gave the connection up for what a handler did."""
         if isinstance(error.__cause__, HandlerTimeout | TransactionEnded):
             return
         if not self._denied(error):
-            self._instrument(Lost(error=error))
+            self._instrument(Lost(error=error, role=role))
 
     def waiting(self, state: RetryCallState) -> None:
         """Tell of an attempt to connect that failed."""

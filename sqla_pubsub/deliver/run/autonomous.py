@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
@@ -16,7 +17,7 @@ from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
-from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.event import EventRunner, acknowledged
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.outside import decode_outside, leave_outside, settle_outside, take_outside
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
@@ -182,13 +183,14 @@ class Autonomous:
         # Outside of the try: a server that has no connection left is not the event's fault.
         own = self._own.connected()
         self._events.take([entry.id])
+        began = perf_counter()
         try:
             handle = partial(self._events.dispatcher.handle_outside, entry, decoded, self._own.in_context)
             self._events.dispatcher.colour.within(self._spec, own, handle)
         except BaseException as error:
             # Interrupted anywhere, or broken: not for another event.
             self._own.let_go(broken=isinstance(error, HandlerTimeout) or is_stale(error))
-            return self._events.failed(entry, error)
+            return self._events.failed(entry, error, perf_counter() - began)
         finally:
             self._events.put_down()
-        return Acknowledge(id=entry.id)
+        return acknowledged(entry, began)

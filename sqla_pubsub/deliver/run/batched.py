@@ -6,15 +6,15 @@ What undoes a batch sends its events into isolation, each as a batch of one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.run.claiming import Claimer
-from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.event import EventRunner, acknowledged
 from sqla_pubsub.deliver.run.result import Result, ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.run.transaction import Undone, Worked, one_transaction
-from sqla_pubsub.deliver.settle.outcome import Acknowledge
 from sqla_pubsub.errors import TransactionEnded
 
 
@@ -56,6 +56,7 @@ class Batched:
         """Nothing is kept between groups."""
 
     def _hand_over(self, store: Store, entries: Sequence[Entry], decoded: Decoded) -> Worked | Undone:
+        began = perf_counter()
         try:
             self._events.hand_over(store, entries, decoded)
         except TransactionEnded as error:
@@ -69,4 +70,8 @@ class Batched:
             if self._events.dispatcher.colour.is_stop(error):
                 raise
             return Undone(cause=error, isolate=ids(entries))
-        return Worked(outcomes=tuple(Acknowledge(id=entry.id) for entry in entries))
+        return Worked(
+            outcomes=tuple(
+                acknowledged(entry, None if place else began) for place, entry in enumerate(entries)
+            )
+        )

@@ -6,7 +6,7 @@ or leaves a setting behind. What is claimed is the caller's own, or locked for n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from sqlalchemy import Connection, NestedTransaction, RootTransaction, text
@@ -37,6 +37,7 @@ class BorrowedConnection:
         instrument: Is told of claims that are ignored.
         known: Statements that were made before.
         before_commit: Called when all of a group is written; what it raises is as if the commit had failed.
+        put_off: Ids of retries that are left alone although their time has come.
     """
 
     borrowed = True
@@ -49,6 +50,7 @@ class BorrowedConnection:
         instrument: Instrument,
         known: Known,
         before_commit: Callable[[Connection], None],
+        put_off: Collection[int],
     ) -> None:
         self.connection = connection
         self.driver = driver_of(connection)
@@ -56,7 +58,7 @@ class BorrowedConnection:
         # As behind a pooler: nothing is set that outlives the transaction.
         self.own = OwnSettings(connection, pooled=True)
         self.statements = Statements(outbox, place)
-        self.claims = Claims(connection, outbox, place, instrument, known)
+        self.claims = Claims(connection, outbox, place, instrument, known, put_off)
         self._before_commit = before_commit
         self._context = str(connection.scalar(_CONTEXT))
         self._known = connection.info.get(CONTEXT_SETTING)
@@ -73,6 +75,9 @@ class BorrowedConnection:
     def life(self) -> Life:
         """Always the same: there is no other connection to go on with."""
         return Life(started="")
+
+    def now(self) -> None:
+        """The caller's test may have set its clock to anything."""
 
     @property
     def works(self) -> bool:

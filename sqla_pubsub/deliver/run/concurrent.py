@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from time import perf_counter
 from typing import Protocol
 
 from sqla_pubsub.contract.envelope import Entry
@@ -19,7 +20,7 @@ from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
-from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.event import EventRunner, acknowledged
 from sqla_pubsub.deliver.run.outside import (
     decode_all_outside,
     leave_outside,
@@ -263,17 +264,17 @@ class Concurrent:
 
     def _handle(self, entry: Entry, decoded: Decoded) -> Ended:
         dispatcher = self._events.dispatcher
-        own, broken = self._connect(), False
+        own, broken, began = self._connect(), False, perf_counter()
         try:
             dispatcher.handle_outside(entry, decoded, own.in_context)
         except BaseException as error:
             broken = isinstance(error, HandlerTimeout) or is_stale(error) or dispatcher.colour.is_stop(error)
             if dispatcher.colour.is_stop(error):
                 raise
-            return self._events.failed(entry, error)
+            return self._events.failed(entry, error, perf_counter() - began)
         finally:
             own.let_go(broken=broken)
-        return Acknowledge(id=entry.id)
+        return acknowledged(entry, began)
 
     def _give_back(self, store: Store, ids: list[int]) -> None:
         holds = self._holds_of(store)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from time import perf_counter
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
@@ -60,6 +63,7 @@ class EventRunner:
         Raises:
             TransactionEnded: An earlier event of the group ended the transaction.
         """
+        began = perf_counter()
         try:
             self.hand_over(store, [entry], decoded)
         except BaseException as error:
@@ -72,13 +76,16 @@ class EventRunner:
                 store.close()
                 return interrupted(store, entry, error)
             if not self.savepoints or not store.intact:
-                return ThrownBack(error)
-            return self.failed(entry, error)
-        return Acknowledge(id=entry.id)
+                return ThrownBack(error, perf_counter() - began)
+            return self.failed(entry, error, perf_counter() - began)
+        return acknowledged(entry, began)
 
-    def failed(self, entry: Entry, error: BaseException) -> Outcome | Again:
-        """Return what an error means that undid nothing but the event."""
-        return Again() if self.policy.uncounted(entry, error) else self.policy.failed(entry, error)
+    def failed(self, entry: Entry, error: BaseException, seconds: float | None = None) -> Outcome | Again:
+        """Return what an error means that undid nothing but the event, whose handler ran for *seconds*."""
+        if self.policy.uncounted(entry, error):
+            return Again()
+        outcome = self.policy.failed(entry, error)
+        return outcome if seconds is None else replace(outcome, seconds=seconds)
 
     def decode_one(self, store: Store, entry: Entry) -> tuple[Entry, Decoded] | Outcome | Broken:
         """Read and decode one entry inside the open transaction, which goes on also where that fails.
@@ -101,16 +108,18 @@ class EventRunner:
         finally:
             self.put_down()
 
-    def hand_over(self, store: Store, entries: Sequence[Entry], decoded: Decoded) -> None:
-        """Call the handler within its time; what it raises comes out.
+    def hand_over(self, store: Store, entries: Sequence[Entry], decoded: Decoded) -> Any:
+        """Call the handler within its time, and return what it returned; what it raises comes out.
 
         A handler that ran out of its time may have been interrupted anywhere, also between the driver and the
         server, so its connection is closed. So it is where statements are older than the schema.
         """
         self.take([entries[0].id] if len(entries) == 1 else ids(entries))
         try:
-            handle = partial(self.dispatcher.handle, entries, decoded, store)
+            returned = list[Any]()
+            handle = partial(self._handle, entries, decoded, store, returned)
             self.dispatcher.colour.within(self.spec, store.connection, handle)
+            return returned[0]
         except BaseException as error:
             if isinstance(error, HandlerTimeout) or is_stale(error):
                 store.close()
@@ -118,13 +127,23 @@ class EventRunner:
         finally:
             self.put_down()
 
+    def _handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store, returned: list[Any]) -> None:
+        returned.append(self.dispatcher.handle(entries, decoded, store))
+
     def take(self, entries: Sequence[int]) -> None:
         """Show the supervisor what is in hand: should the process die of it, it dies of one of these entries."""
-        self._scoreboard.take(entries, self._limit)
+        self._scoreboard.take(self.spec.name, entries, self._limit)
 
     def put_down(self) -> None:
         """Show that nothing is in hand."""
         self._scoreboard.put_down()
+
+
+def acknowledged(entry: Entry, began: float | None) -> Acknowledge:
+    """Return the outcome of a call of the handler at *began*, None for all but the first event of a batch."""
+    first = entry.occurred_at if entry.attempt == 0 else None
+    seconds = None if began is None else perf_counter() - began
+    return Acknowledge(id=entry.id, occurred_at=first, seconds=seconds)
 
 
 def interrupted(store: Store, entry: Entry, error: BaseException) -> Broken:

@@ -114,10 +114,10 @@ class Isolated:
                 return Result(isolate=(entry_id,), conflict=True)
             case Broken(failure=failure, cause=cause):
                 return Result(unrecorded=(failure,), error=cause)
-            case ThrownBack(cause=cause):
+            case ThrownBack(cause=cause, seconds=seconds):
                 assert entry is not None
                 store.abandon()
-                return self._record_failure(store, entry, cause)
+                return self._record_failure(store, entry, cause, seconds)
             case Acknowledge() | Retry() | DeadLetter():
                 return Result(outcomes=(handled,))
 
@@ -149,7 +149,7 @@ class Isolated:
 
     def _write(self, store: Store, outcome: Outcome) -> Outcome | None:
         with store.begin():
-            if store.claims.one(self._spec, outcome.id) is None:
+            if store.claims.one(self._spec, outcome.id, known=True) is None:
                 return None
             store.settle([outcome])
         return outcome
@@ -160,9 +160,11 @@ class Isolated:
             return self._events.handle(store, *decoded)
         return decoded
 
-    def _record_failure(self, store: Store, entry: Entry, error: BaseException) -> Result:
+    def _record_failure(
+        self, store: Store, entry: Entry, error: BaseException, seconds: float | None
+    ) -> Result:
         """Record a failure for which the transaction had to be given up."""
-        match outcome := self._events.failed(entry, error):
+        match outcome := self._events.failed(entry, error, seconds):
             case Again():
                 return Result(isolate=(entry.id,))
             case _:

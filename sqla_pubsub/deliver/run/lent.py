@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.run.claiming import Claimer
-from sqla_pubsub.deliver.run.event import EventRunner
+from sqla_pubsub.deliver.run.event import EventRunner, acknowledged
 from sqla_pubsub.deliver.run.outside import decode_outside, settle_outside
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
@@ -88,7 +89,7 @@ class Lent:
         """Call the handler in a savepoint, which is kept whatever becomes of the event."""
         events, dispatcher = self._events, self._events.dispatcher
         transaction = store.begin()
-        error = None
+        error, began = None, perf_counter()
         try:
             handle = partial(dispatcher.handle_outside, entry, decoded, store.in_context, lent=True)
             store.guard.on = True
@@ -104,4 +105,8 @@ class Lent:
             store.abandon()
         else:
             transaction.commit()
-        return Acknowledge(id=entry.id) if error is None else events.failed(entry, error)
+        return (
+            acknowledged(entry, began)
+            if error is None
+            else events.failed(entry, error, perf_counter() - began)
+        )

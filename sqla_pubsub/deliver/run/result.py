@@ -29,9 +29,10 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class ThrownBack:
-    """The event cannot be undone by itself, so all of its transaction is undone."""
+    """The event cannot be undone by itself, so all of its transaction is undone; its handler ran for *seconds*."""
 
     cause: BaseException
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,22 +6,21 @@ The connection is the listener's own, or *borrowed*: then a group is a savepoint
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from sqlalchemy import Connection, NestedTransaction, RootTransaction
 from sqlalchemy.exc import SQLAlchemyError
 
-from sqla_pubsub.deliver.claim.claims import Claims
-from sqla_pubsub.deliver.claim.statements import Statements
 from sqla_pubsub.deliver.handle.chain import ContextSetting
 from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
 from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.io.driver import Driver
 from sqla_pubsub.deliver.io.guard import TransactionGuard
 from sqla_pubsub.deliver.io.life import Life
-from sqla_pubsub.deliver.io.own_settings import OwnSettings, may_set
+from sqla_pubsub.deliver.io.own_settings import may_set
+from sqla_pubsub.deliver.run.work import Work
 from sqla_pubsub.deliver.settle.outcome import Outcome, describe
 from sqla_pubsub.deliver.settle.writer import Settling
 from sqla_pubsub.deliver.surroundings import Surroundings
@@ -38,41 +37,6 @@ _GONE = "the connection ended while a handler ran, which caught the error and we
 
 class ConnectionLost(Exception):
     """The work connection is gone; whatever was claimed on it is free again."""
-
-
-class Work(Protocol):
-    """What a store works on: a connection, and what a transaction of a group is there."""
-
-    connection: Connection
-    driver: Driver
-    own: OwnSettings
-    statements: Statements
-    claims: Claims
-    borrowed: bool
-    """Whether the connection is somebody else's, whose transaction goes on."""
-
-    @property
-    def lost(self) -> bool:
-        """Whether nothing more can be done on it."""
-
-    @property
-    def life(self) -> Life:
-        """The server behind it."""
-
-    def begin(self) -> RootTransaction | NestedTransaction:
-        """Begin what a group is undone by, and committed by."""
-
-    def undo(self, transaction: RootTransaction | NestedTransaction | None, /) -> None:
-        """Undo a group, whatever state a handler left its transaction in."""
-
-    def before_commit(self) -> None:
-        """Called when all of a group is written."""
-
-    def adopt(self, spec: ListenerSpec, /) -> None:
-        """Take over what was written for earlier names of a listener."""
-
-    def close(self) -> None:
-        """Give it up, and all that is not committed."""
 
 
 class Store:
@@ -121,6 +85,10 @@ class Store:
     def life(self) -> Life:
         """The server behind the connection, also after it is gone."""
         return self._work.life
+
+    def now(self) -> datetime | None:
+        """Return the time by the server's clock, None where it tells nothing."""
+        return self._work.now()
 
     def begin(
         self, *, savepoints: bool = True, together: bool = False
@@ -223,6 +191,7 @@ class Store:
         transaction = self._transaction
         return (
             transaction is not None
+            and not (self._session is not None and self._session.undone)
             and transaction.is_active
             and self.connection.get_transaction() is self._root
         )
@@ -280,7 +249,7 @@ class Store:
         """
         transaction = self.connection.begin()
         try:
-            if self.claims.one(spec, entry_id) is not None:
+            if self.claims.one(spec, entry_id, known=True) is not None:
                 Settling(self.connection, self.statements, self._instrument, held=True).acknowledge(
                     [entry_id]
                 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import Connection, Engine, NestedTransaction, RootTransaction, text
 
 from sqla_pubsub.contract.tables import Outbox
@@ -11,8 +13,16 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.connecting import connect
 from sqla_pubsub.deliver.io.driver import driver_of
-from sqla_pubsub.deliver.io.life import STARTED, Life
-from sqla_pubsub.deliver.io.own_settings import LIMITS, UNLIMITED, WATCHED, OwnSettings, is_pooled
+from sqla_pubsub.deliver.io.life import STARTED, Life, ServerClock
+from sqla_pubsub.deliver.io.own_settings import (
+    LIMITS,
+    NAMED,
+    PROGRAM,
+    UNLIMITED,
+    WATCHED,
+    OwnSettings,
+    is_pooled,
+)
 from sqla_pubsub.deliver.io.place import find_place
 from sqla_pubsub.registry import ListenerSpec
 
@@ -38,9 +48,11 @@ class WorkConnection:
             with self.connection.begin():
                 self._set_up(config)
                 self.driver.attend()
-                self._started = str(self.connection.scalar(STARTED))
-                place = find_place(self.connection, outbox)
+                self._started, now = self.connection.execute(STARTED).one()
+                self._clock = ServerClock(now)
+                place = find_place(self.connection, outbox, pauses=True)
                 self.own = OwnSettings(self.connection, pooled=self.pooled)
+                self.own.travel()
         except BaseException:
             self.close()
             raise
@@ -61,6 +73,7 @@ class WorkConnection:
                 connection.execute(
                     text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
                 )
+            connection.execute(NAMED, {"purpose": f"{PROGRAM} work"})
             connection.execute(UNLIMITED)
             connection.execute(WATCHED, {"pid": self.driver.backend_pid})
         self._local = "; ".join(f"SET LOCAL {name} TO {value}" for name, value in wanted.items())
@@ -74,6 +87,10 @@ class WorkConnection:
     def life(self) -> Life:
         """The server behind the connection, also after it is gone."""
         return Life(started=self._started, crashed=self.driver.told_of_crash)
+
+    def now(self) -> datetime:
+        """Return the time by the server's clock."""
+        return self._clock.now()
 
     def begin(self) -> RootTransaction:
         """Open a transaction, and set in it what may not outlive it behind a pooler."""

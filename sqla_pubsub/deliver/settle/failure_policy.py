@@ -117,6 +117,7 @@ class FailurePolicy:
             error=f"{summary}\n\n{letter.traceback or ''}",
             summary=summary,
             counted=False,
+            error_type=type(error).__qualname__,
         )
 
     def put_off(self, entry: Entry, error: BaseException) -> Retry:
@@ -129,6 +130,7 @@ class FailurePolicy:
             counted=False,
             error=written(error, self._limits),
             summary=describe(error, self._limits),
+            error_type=type(error).__qualname__,
         )
 
     def unreadable(self, entry: Entry, error: BaseException) -> Retry | DeadLetter:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+import msgspec
 
 from sqla_pubsub.errors import Reject, RetryLater, TransactionEnded, UnreadableEntry, is_stale, sqlstate
 from sqla_pubsub.frames import rendered
@@ -46,16 +48,26 @@ class Trace:
     every: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acknowledge:
-    """The event was handled."""
+class Acknowledge(msgspec.Struct, frozen=True, kw_only=True):
+    """The event was handled. A struct, because there is one for each event.
+
+    Attributes:
+        id: Its entry.
+        occurred_at: When it occurred, None where an earlier try had failed.
+        seconds: How long the call of the handler took, None for the others of a batch and where none was called.
+    """
 
     id: int
+    occurred_at: datetime | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """The event is tried again after *delay*; *attempt* tries have failed, this one among them where *counted*."""
+    """The event is tried again after *delay*; *attempt* tries have failed, this one among them where *counted*.
+
+    *error_type* is the name of the class of what was raised, *seconds* as of `Acknowledge`.
+    """
 
     id: int
     attempt: int
@@ -65,11 +77,13 @@ class Retry:
     """The error in one line."""
     counted: bool = True
     trace: Trace | None = None
+    error_type: str = ""
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """The event is given up; *attempt* tries have failed."""
+    """The event is given up; *attempt* tries have failed. *error_type* and *seconds* are as of `Retry`."""
 
     id: int
     attempt: int
@@ -78,6 +92,8 @@ class DeadLetter:
     summary: str = ""
     """The error in one line, where the reason is another one."""
     trace: Trace | None = None
+    error_type: str = ""
+    seconds: float | None = None
 
 
 Outcome = Acknowledge | Retry | DeadLetter
@@ -106,11 +122,22 @@ def judge(
             reason = summary
         case _:
             reason, delay = summary, policy.delay(attempt, rng)
+    kind = type(error).__qualname__
     if delay is None:
-        return DeadLetter(id=id, attempt=attempt, reason=reason, traceback=text, summary=summary, trace=trace)
+        return DeadLetter(
+            id=id,
+            attempt=attempt,
+            reason=reason,
+            traceback=text,
+            summary=summary,
+            trace=trace,
+            error_type=kind,
+        )
     if isinstance(error, RetryLater) and error.after is not None:
         delay = min(error.after, timedelta(days=36_500))
-    return Retry(id=id, attempt=attempt, delay=delay, error=text, summary=summary, trace=trace)
+    return Retry(
+        id=id, attempt=attempt, delay=delay, error=text, summary=summary, trace=trace, error_type=kind
+    )
 
 
 def written(error: BaseException, limits: FailureLimits = _DEFAULTS) -> str:

@@ -24,7 +24,7 @@ from sqla_pubsub.deliver.happenings import Deaf, Polling
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.connecting import connect
 from sqla_pubsub.deliver.io.driver import driver_of
-from sqla_pubsub.deliver.io.own_settings import UNLIMITED, WATCHED
+from sqla_pubsub.deliver.io.own_settings import NAMED, PROGRAM, UNLIMITED, WATCHED
 from sqla_pubsub.deliver.io.place import find_place
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.wake.idle_policy import Guard, Seen
@@ -58,7 +58,7 @@ class ListeningConnection:
         """Whether no notification can be received."""
         try:
             self._key, self._channel, self._pid = self._identify(outbox)
-            self._peek = peek(find_place(self._connection, outbox).entry)
+            self._peek = peek(find_place(self._connection, outbox, pauses=True))
             self._set_up(silent=silent)
             if not self.blind:
                 self._listen()
@@ -132,6 +132,7 @@ class ListeningConnection:
         self._driver.keep_alive()
         # A pooler between us and the server hands out a process id of its own.
         if self._driver.backend_pid == self._pid:
+            self._connection.execute(NAMED, {"purpose": f"{PROGRAM} listen"})
             self._connection.execute(UNLIMITED)
             self._connection.execute(WATCHED, {"pid": self._pid})
             return

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import ARRAY, BigInteger, Executable, Text, bindparam, func, literal, select, tuple_
 
 from sqla_pubsub.deliver.claim.statements import HIGHEST
+from sqla_pubsub.deliver.io.place import Place
 
 
-def peek(entry: Any) -> Executable:
-    """Is anything ready, and in how many seconds is the next retry due?
+def peek(place: Place) -> Executable:
+    """Is anything ready, and in how many seconds is the next retry due? What is paused has nothing.
 
     Parameters: listeners, low-water marks (of each the lowest id to look at), channel.
     """
-    c = entry.c
+    c = place.entry.c
     arrays = bindparam("listeners", type_=ARRAY(Text)), bindparam("low_waters", type_=ARRAY(BigInteger))
     name = func.unnest(*arrays).table_valued("name", "low_water").render_derived("l")
     pair = tuple_(c.listener, c.id)
@@ -38,7 +37,7 @@ def peek(entry: Any) -> Executable:
         .scalar_subquery()
     )
     channel = func.pg_listening_channels().table_valued("channel").render_derived("c")
-    return select(
+    looked = select(
         (func.count(first) > 0).label("ready"),
         func.extract("epoch", func.min(due) - func.clock_timestamp()).label("due_in"),
         select(literal(1))
@@ -47,3 +46,7 @@ def peek(entry: Any) -> Executable:
         .exists()
         .label("listening"),
     ).select_from(name)
+    if place.listeners is None:
+        return looked
+    paused = select(literal(1)).select_from(place.listeners).where(place.listeners.c.name == name.c.name)
+    return looked.where(~paused.correlate(name).exists())

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from sqla_pubsub.contract.tables import Outbox
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.happenings import Woken
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, PollLimits, Relisten, Return, Wait
@@ -44,6 +45,7 @@ class Sleeper:
         gives_up_lock: Whether the sleep lock is given up while there is work.
         answered: Called when the server has answered.
         clock: Seconds.
+        instrument: Is told what ends a sleep.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class Sleeper:
         gives_up_lock: bool,
         answered: Callable[[], None],
         clock: Callable[[], float],
+        instrument: Instrument,
     ) -> None:
+        self._instrument = instrument
         self._listening = listening
         self._policy = policy
         self._low_waters = low_waters
@@ -80,6 +84,7 @@ class Sleeper:
         Returns:
             Seconds until the next retry is due, zero or less if one is, None if none waits.
         """
+        slept = False
         while not self._stop():
             # The lock before the look: who probes it from now on notifies.
             guard = self._listening.guard()
@@ -89,14 +94,19 @@ class Sleeper:
             self._answered()
             match self._policy.decide(guard, seen, self._clock()):
                 case Return():
+                    if slept:
+                        self._instrument(Woken(reason="poll" if seen.ready else "retry"))
                     return seen.due_in
                 case Relisten():
                     self._listening.listen_again()
                 case Wait(seconds=seconds, works=works):
                     if self._listening.wait(seconds, self._stop):
                         self._policy.woken()
+                        self._instrument(Woken(reason="notification"))
                         return seen.due_in
+                    slept = True
                     if works:
+                        self._instrument(Woken(reason="time"))
                         return None if seen.due_in is None else seen.due_in - seconds
         return None
 
@@ -124,7 +134,7 @@ def open_sleeper(
         outbox: Whose entries are waited for.
         config: Settings.
         limits: How long it sleeps without a look.
-        instrument: Is told what happens to the registration.
+        instrument: Is told what happens to the registration, and what ends a sleep.
         low_waters: As for `Sleeper`.
         stop: Ends a sleep.
         answered: Called when the server has answered.
@@ -142,4 +152,5 @@ def open_sleeper(
         gives_up_lock=config.notify != "always",
         answered=answered,
         clock=clock,
+        instrument=instrument,
     )

@@ -47,6 +47,37 @@ def upgrade():
     with op.batch_alter_table('pubsub_dead_letter', schema=None) as batch_op:
         batch_op.create_index('pubsub_dead_letter_listener', ['listener', 'id'], unique=False)
 
+    op.create_table('pubsub_history',
+    sa.Column('listener', sa.Text(), nullable=False),
+    sa.Column('minute', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('handled', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('retried', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('dead', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('first_attempts', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('handler_seconds', sa.Double(), server_default=sa.text('0'), nullable=False),
+    sa.Column('latency_seconds', sa.Double(), server_default=sa.text('0'), nullable=False),
+    sa.PrimaryKeyConstraint('listener', 'minute')
+    )
+    op.create_table('pubsub_lane',
+    sa.Column('listener', sa.Text(), nullable=False),
+    sa.Column('lane', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('lanes', sa.Integer(), nullable=False),
+    sa.Column('holder', sa.Text(), nullable=True),
+    sa.Column('next_number', sa.BigInteger(), server_default=sa.text('1'), nullable=False),
+    sa.Column('first', sa.BigInteger(), nullable=True),
+    sa.Column('ids', sa.JSON(none_as_null=True), nullable=True),
+    sa.Column('intended_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('trouble', sa.Text(), nullable=True),
+    sa.Column('trouble_at', sa.DateTime(timezone=True), nullable=True),
+    sa.PrimaryKeyConstraint('listener', 'lane')
+    )
+    op.create_table('pubsub_listener',
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('paused_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
+    sa.Column('note', sa.Text(), nullable=True),
+    sa.Column('paused_by', sa.Text(), nullable=True),
+    sa.PrimaryKeyConstraint('name')
+    )
     op.create_table('pubsub_outbox',
     sa.Column('id', sa.BigInteger(), sa.Identity(always=False, cache=1), nullable=False),
     sa.Column('due_at', sa.DateTime(timezone=True), nullable=True),
@@ -72,6 +103,19 @@ def upgrade():
         batch_op.create_index('pubsub_outbox_old_key', ['listener', 'old_key', 'id'], unique=False, postgresql_where=sa.text('old_key IS NOT NULL'))
         batch_op.create_index('pubsub_outbox_ready', ['listener', 'id'], unique=False, postgresql_where=sa.text('due_at IS NULL'))
 
+    op.create_table('pubsub_worker',
+    sa.Column('id', sa.Text(), nullable=False),
+    sa.Column('host', sa.Text(), nullable=False),
+    sa.Column('pid', sa.Integer(), nullable=False),
+    sa.Column('version', sa.Text(), nullable=False),
+    sa.Column('listeners', sa.JSON(none_as_null=True), nullable=False),
+    sa.Column('processes', sa.Integer(), nullable=False),
+    sa.Column('slots', sa.Integer(), nullable=False),
+    sa.Column('started_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
+    sa.Column('seen_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
+    sa.Column('in_hand', sa.JSON(none_as_null=True), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
     op.create_table('supply_order',
     sa.Column('id', sa.Integer(), nullable=False),
     sa.Column('product_id', sa.Integer(), nullable=False),
@@ -101,6 +145,7 @@ def downgrade():
         format=2,
     )
     op.drop_table('supply_order')
+    op.drop_table('pubsub_worker')
     with op.batch_alter_table('pubsub_outbox', schema=None) as batch_op:
         batch_op.drop_index('pubsub_outbox_ready', postgresql_where=sa.text('due_at IS NULL'))
         batch_op.drop_index('pubsub_outbox_old_key', postgresql_where=sa.text('old_key IS NOT NULL'))
@@ -108,6 +153,9 @@ def downgrade():
         batch_op.drop_index('pubsub_outbox_due', postgresql_where=sa.text('due_at IS NOT NULL'))
 
     op.drop_table('pubsub_outbox')
+    op.drop_table('pubsub_listener')
+    op.drop_table('pubsub_lane')
+    op.drop_table('pubsub_history')
     with op.batch_alter_table('pubsub_dead_letter', schema=None) as batch_op:
         batch_op.drop_index('pubsub_dead_letter_listener')
 

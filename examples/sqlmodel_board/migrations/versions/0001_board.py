@@ -42,6 +42,37 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id')
     )
     op.create_index('pubsub_dead_letter_listener', 'pubsub_dead_letter', ['listener', 'id'], unique=False)
+    op.create_table('pubsub_history',
+    sa.Column('listener', sa.Text(), nullable=False),
+    sa.Column('minute', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('handled', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('retried', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('dead', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('first_attempts', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('handler_seconds', sa.Double(), server_default=sa.text('0'), nullable=False),
+    sa.Column('latency_seconds', sa.Double(), server_default=sa.text('0'), nullable=False),
+    sa.PrimaryKeyConstraint('listener', 'minute')
+    )
+    op.create_table('pubsub_lane',
+    sa.Column('listener', sa.Text(), nullable=False),
+    sa.Column('lane', sa.Integer(), autoincrement=False, nullable=False),
+    sa.Column('lanes', sa.Integer(), nullable=False),
+    sa.Column('holder', sa.Text(), nullable=True),
+    sa.Column('next_number', sa.BigInteger(), server_default=sa.text('1'), nullable=False),
+    sa.Column('first', sa.BigInteger(), nullable=True),
+    sa.Column('ids', sa.JSON(none_as_null=True), nullable=True),
+    sa.Column('intended_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('trouble', sa.Text(), nullable=True),
+    sa.Column('trouble_at', sa.DateTime(timezone=True), nullable=True),
+    sa.PrimaryKeyConstraint('listener', 'lane')
+    )
+    op.create_table('pubsub_listener',
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('paused_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
+    sa.Column('note', sa.Text(), nullable=True),
+    sa.Column('paused_by', sa.Text(), nullable=True),
+    sa.PrimaryKeyConstraint('name')
+    )
     op.create_table('pubsub_outbox',
     sa.Column('id', sa.BigInteger(), sa.Identity(always=False, cache=1), nullable=False),
     sa.Column('due_at', sa.DateTime(timezone=True), nullable=True),
@@ -65,6 +96,19 @@ def upgrade() -> None:
     op.create_index('pubsub_outbox_key', 'pubsub_outbox', ['listener', 'key', 'id'], unique=False, postgresql_where=sa.text('key IS NOT NULL'))
     op.create_index('pubsub_outbox_old_key', 'pubsub_outbox', ['listener', 'old_key', 'id'], unique=False, postgresql_where=sa.text('old_key IS NOT NULL'))
     op.create_index('pubsub_outbox_ready', 'pubsub_outbox', ['listener', 'id'], unique=False, postgresql_where=sa.text('due_at IS NULL'))
+    op.create_table('pubsub_worker',
+    sa.Column('id', sa.Text(), nullable=False),
+    sa.Column('host', sa.Text(), nullable=False),
+    sa.Column('pid', sa.Integer(), nullable=False),
+    sa.Column('version', sa.Text(), nullable=False),
+    sa.Column('listeners', sa.JSON(none_as_null=True), nullable=False),
+    sa.Column('processes', sa.Integer(), nullable=False),
+    sa.Column('slots', sa.Integer(), nullable=False),
+    sa.Column('started_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
+    sa.Column('seen_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
+    sa.Column('in_hand', sa.JSON(none_as_null=True), nullable=False),
+    sa.PrimaryKeyConstraint('id')
+    )
     op.create_table('question',
     sa.Column('id', sa.Integer(), nullable=False),
     sa.Column('text', sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -110,11 +154,15 @@ def downgrade() -> None:
     )
     op.drop_table('answer')
     op.drop_table('question')
+    op.drop_table('pubsub_worker')
     op.drop_index('pubsub_outbox_ready', table_name='pubsub_outbox', postgresql_where=sa.text('due_at IS NULL'))
     op.drop_index('pubsub_outbox_old_key', table_name='pubsub_outbox', postgresql_where=sa.text('old_key IS NOT NULL'))
     op.drop_index('pubsub_outbox_key', table_name='pubsub_outbox', postgresql_where=sa.text('key IS NOT NULL'))
     op.drop_index('pubsub_outbox_due', table_name='pubsub_outbox', postgresql_where=sa.text('due_at IS NOT NULL'))
     op.drop_table('pubsub_outbox')
+    op.drop_table('pubsub_listener')
+    op.drop_table('pubsub_lane')
+    op.drop_table('pubsub_history')
     op.drop_index('pubsub_dead_letter_listener', table_name='pubsub_dead_letter')
     op.drop_table('pubsub_dead_letter')
     # ### end Alembic commands ###
