@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -151,9 +151,12 @@ class Broker:
     def close(self) -> None:
         """Give the connection up."""
         # One that was lost cannot be ended in an orderly way.
-        with suppress(Exception):
+        with suppress(Exception), ExitStack() as stack:
             if self.kind == AMQP and self._connection.connected:
-                self._connection.connection.sock.settimeout(_CLOSING)
+                link = self._connection.connection
+                # A task that comes back meanwhile ends the parting, and leaves the socket open.
+                stack.callback(link.collect)
+                link.sock.settimeout(_CLOSING)
             self._connection.release()
 
     def _send(self, task: Task) -> None:

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,16 @@ def remove(engine: RabbitQueueEngine) -> None:
     engine.on_channel(delete)
 
 
+def sockets() -> set[str]:
+    """What this process has open."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        # One that was open for the listing is gone.
+        with suppress(FileNotFoundError):
+            found.add(str(descriptor.readlink()))
+    return {each for each in found if each.startswith("socket:")}
+
+
 def ids(engine: RabbitQueueEngine) -> list[str]:
     return [str(message.headers["id"]) for message in engine.messages()]
 
@@ -81,6 +93,21 @@ def test_a_queue_that_is_removed_gives_its_tasks_back(rabbit: RabbitQueueEngine,
     rabbit.prepare()
     sender.open()
     assert sender.send([outgoing(1), outgoing(2)]) == [CONFIRMED] * 2
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 20, 50, 100])
+def test_a_connection_on_which_tasks_come_back_is_closed_all_the_same(
+    rabbit: RabbitQueueEngine, sender: Sender, number: int
+) -> None:
+    rabbit.prepare()
+    sender.open()
+    remove(rabbit)
+    # The broker gives back each, and some are on their way still when the connection is given up.
+    with pytest.raises(OutletUnavailable, match="no such queue any more"):
+        sender.send([outgoing(each, key=f"[{each}]") for each in range(number)])
+    before = sockets()
+    sender.close()
+    assert len(before - sockets()) == 1
 
 
 def test_a_queue_that_is_full_keeps_later_tasks_of_a_row_waiting(
