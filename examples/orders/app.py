@@ -58,7 +58,8 @@ async def session_of(request: Request) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-Db = Annotated[AsyncSession, Depends(session_of)]
+# Committed before the answer leaves: who is told of an order finds it.
+Db = Annotated[AsyncSession, Depends(session_of, scope="function")]
 
 
 @router.get("/", response_class=HTMLResponse)

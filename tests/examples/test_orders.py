@@ -127,7 +127,7 @@ def test_a_page_of_another_web_process_is_told_too(orders: str) -> None:
         pages = [Page(one), Page(other), Page(other)]
         one.post("/orders", json=ORDER)
         for page in pages:
-            page.until(id=1)
+            page.until(id=1, invoice="Ada: a <b>lamp</b>, 19.99")
         with_two = [client.get("/orders").json() for client in (one, other)]
         assert with_two[0] == with_two[1]
 

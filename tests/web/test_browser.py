@@ -176,6 +176,8 @@ class Hands:
     def _tab_to(self, wanted: Locator) -> None:
         """Press Tab, or Shift and Tab, until the focus is there; how often is known by counting what takes it."""
         expect(wanted).to_be_visible()
+        # What takes the focus is counted when all of it is there.
+        self.page.wait_for_load_state()
         forwards, backwards = wanted.evaluate(_DISTANCE)
         key, times = ("Tab", forwards) if forwards <= backwards else ("Shift+Tab", backwards)
         for _ in range(times):
@@ -245,8 +247,12 @@ def test_letters_are_filtered_retried_and_discarded_one_by_one_and_by_the_page(
     expect(page.get_by_text("1 dead letter retried")).to_be_visible()
     hands.write("Listener", "a_page")
     hands.press("Apply")
+    expect(page.locator("#list")).to_have_text("52 letters that match")
     hands.press("Older")
+    # The page before has a link to discard it too.
+    expect(page.locator("tr .row-actions")).to_have_count(2)
     hands.press("Discard this page")
+    expect(page.get_by_role("heading", name="Discard 2 dead letters?")).to_be_visible()
     hands.press("Discard them")
     expect(page.get_by_text("2 dead letters discarded")).to_be_visible()
     hands.press("Retry this page")
@@ -314,7 +320,7 @@ def test_the_theme_is_switched_and_kept(hands: Hands) -> None:
     page = hands.page
     for theme in ("dark", "light", "auto"):
         hands.press(theme)
-        assert page.locator("html").get_attribute("data-theme") == theme
+        expect(page.locator("html")).to_have_attribute("data-theme", theme)
         expect(page.get_by_role("button", name=theme)).to_have_attribute("aria-pressed", "true")
         page.goto(page.url)
         assert page.locator("html").get_attribute("data-theme") == theme
