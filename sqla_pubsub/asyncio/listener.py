@@ -23,13 +23,13 @@ from sqla_pubsub.asyncio.slots import refuse_small_pool, slots_of
 from sqla_pubsub.asyncio.watchdog import watched_by_a_thread
 from sqla_pubsub.deliver.arguments import chosen, of_colour
 from sqla_pubsub.deliver.config import ListenerConfig
-from sqla_pubsub.deliver.happenings import Happening, Settled
 from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
 from sqla_pubsub.deliver.surroundings import Around, contexts
+from sqla_pubsub.deliver.wake.leadership import Leadership
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
@@ -141,23 +141,16 @@ class AsyncListener:
     def _listeners(self, specs: Sequence[ListenerSpec]) -> Iterable[Listener]:
         inside = [spec for spec in specs if spec.transactional]
         outside = [spec.name for spec in specs if not spec.transactional]
-        followers = [self._colour() for _ in range(self._slots.transactional - 1)]
-
-        def wake(happening: Happening) -> None:
-            if isinstance(happening, Settled):
-                for follower in followers:
-                    follower.nudge()
-
-        if inside:
-            yield self._listener([spec.name for spec in inside], self._colour(), self._gate(1), [wake])
-        for place, follower in enumerate(followers, 2):
+        leadership = Leadership()
+        for place in range(1, self._slots.transactional + 1):
             names = [spec.name for spec in inside if spec.concurrency is None or spec.concurrency >= place]
-            sleeper = partial(_Following, self._config)
-            yield self._listener(names, follower, self._gate(place), [], sleeper=sleeper)
+            yield self._listener(names, self._colour(), self._gate(place), leadership, follower=place > 1)
         if outside:
             colour = self._colour()
             self._room.tell(colour.nudge)
-            yield self._listener(outside, colour, self._room, [], crew=partial(_crew, colour, self._room))
+            yield self._listener(
+                outside, colour, self._room, leadership, crew=partial(_crew, colour, self._room)
+            )
 
     def _colour(self) -> Asynchronous:
         return Asynchronous(self._surroundings)
@@ -170,16 +163,16 @@ class AsyncListener:
         names: list[str],
         colour: Asynchronous,
         gate: Gate,
-        observers: list[Observer],
+        leadership: Leadership,
         *,
         crew: Callable[[ListenerSpec], TaskCrew | None] = lambda _: None,
-        sleeper: Callable[[StopSignal], _Following] | None = None,
+        follower: bool = False,
     ) -> Listener:
         self._colours.append(colour)
         return Listener(
             self._engine.sync_engine, self._metadata, self._config, listeners=names,
-            observers=[*self._observers, *observers], scoreboard=next(self._scoreboards),
-            gate=gate, colour=colour, crew=crew, sleeper=sleeper,
+            observers=self._observers, scoreboard=next(self._scoreboards),
+            gate=gate, colour=colour, crew=crew, leadership=leadership, follower=follower,
         )  # fmt: skip
 
     async def _watched(self, works: Sequence[Callable[[], T]]) -> list[T]:
@@ -241,28 +234,6 @@ class AsyncListener:
 
 def _crew(colour: Asynchronous, room: Room, spec: ListenerSpec) -> TaskCrew:
     return TaskCrew(colour, room, spec.concurrency)
-
-
-class _Following:
-    """Sleeps until another listener of the process has work, or for some seconds."""
-
-    def __init__(self, config: ListenerConfig, stop: StopSignal) -> None:
-        self._stop = stop
-        self._seconds = config.poll_interval.total_seconds()
-
-    def progress(self) -> None:
-        """Another one guards the sleep lock."""
-
-    def busy(self) -> None:
-        """Another one guards the sleep lock."""
-
-    def sleep(self) -> float | None:
-        """Return when woken; retries may be due then."""
-        self._stop.wait(self._seconds)
-        return 0.0
-
-    def close(self) -> None:
-        """It has no connection."""
 
 
 def _refuse_wrong_kinds(engine: object, listeners: object, concurrency: object) -> None:

@@ -20,8 +20,8 @@ def slots_of(engine: AsyncEngine, specs: Sequence[ListenerSpec], concurrency: in
     """Return how many handlers of *specs* run at once: the rest of the pool listens, claims, and is free."""
     inside = [min(concurrency, spec.concurrency or concurrency) for spec in specs if spec.transactional]
     outside = [min(concurrency, spec.concurrency or concurrency) for spec in specs if not spec.transactional]
-    # One listens for each of the two kinds, and one claims for all that are outside.
-    reserved = bool(inside) + 2 * bool(outside)
+    # One listens for all, and one claims for all that are outside.
+    reserved = bool(specs) + bool(outside)
     pool = _most(engine)
     room = MOST_SLOTS if pool is None else max(1, min(MOST_SLOTS, pool - reserved - LEFT_FREE))
     return Slots(

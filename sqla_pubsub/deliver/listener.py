@@ -18,7 +18,7 @@ from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connections import Connections
 from sqla_pubsub.deliver.happenings import LossRole, Paused, Refused, Started, Stopped
 from sqla_pubsub.deliver.instrument import Instrument, Observer
-from sqla_pubsub.deliver.io.reconnect import Outage, is_loss
+from sqla_pubsub.deliver.io.reconnect import Outage
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.lanes import Lanes
@@ -29,7 +29,8 @@ from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
 from sqla_pubsub.deliver.surroundings import Around, SessionClass, Surroundings, contexts, observers_of
-from sqla_pubsub.deliver.wake.sleeper import Sleeps, open_sleeper
+from sqla_pubsub.deliver.wake.leadership import Leadership
+from sqla_pubsub.deliver.wake.sleeper import Sleeper
 from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec, registry_of
 
@@ -57,7 +58,9 @@ class Listener:
         limits: Timings and bounds that are no settings; given by tests.
         colour: How handlers are called; given by `AsyncListener`, as are the rest.
         crew: Makes what runs the outside handlers of a lane at once, None for one after the other.
-        sleeper: Makes what sleeps; None listens on a connection of its own.
+        leadership: Of listeners of this process that share one listening connection, and of which only the first tells
+            that it begins and ends; None has one of its own.
+        follower: Whether it is none of the first.
 
     Raises:
         ConfigurationError: No listener is declared, a name is unknown, or the database is another one.
@@ -79,7 +82,8 @@ class Listener:
         limits: Limits = DEFAULTS,
         colour: Colour | None = None,
         crew: Callable[[ListenerSpec], Crew | None] = lambda _: None,
-        sleeper: Callable[[StopSignal], Sleeps] | None = None,
+        leadership: Leadership | None = None,
+        follower: bool = False,
     ) -> None:
         self._colour = colour or Synchronous(Surroundings(session_class, contexts(around)))
         refuse_wrong_kinds(engine, config, listeners, asynchronous=self._colour.asynchronous)
@@ -98,11 +102,12 @@ class Listener:
         self._limits = limits
         self._stop = StopSignal(self._colour.wait)
         self._crew = crew
-        self._make_sleeper = sleeper
+        self._leadership = leadership or Leadership()
+        self._follower = follower
         self._connections = Connections(
             engine, self._specs, self._registry.outbox, self._config, self._instrument, self._colour
         )
-        self._sleeper: Sleeps | None = None
+        self._sleeper: Sleeper | None = None
         self._lanes = Lanes()
         self._settled = 0
         self._more = False
@@ -144,7 +149,7 @@ class Listener:
                     break
             self._finish()
             # One that follows another listener of its process has no news.
-            if self._make_sleeper is None and (paused := self._connections.paused()):
+            if not self._follower and (paused := self._connections.paused()):
                 self._instrument(Paused(listeners=paused))
         finally:
             self._close()
@@ -158,14 +163,14 @@ class Listener:
         """
         try:
             self._open_lanes()
-            if self._make_sleeper is None:  # One that follows another listener of its process is no news.
+            if not self._follower:
                 self._instrument(Started(listeners=tuple(spec.name for spec in self._specs)))
             while not self._stop() and self._outage.until_open(self._open, self._stop):
                 try:
                     self._work_until_idle_or_lost()
                 except ConnectionLost:
                     self._stop.wait(self._outage.pause())
-            if self._make_sleeper is None:
+            if not self._follower:
                 self._instrument(Stopped())
         finally:
             self._close()
@@ -187,7 +192,7 @@ class Listener:
                 self._lanes.rewind(due=due_in is not None and due_in <= 0)
             self._finish()
         except Exception as error:
-            if not isinstance(error, ConnectionLost) and not is_loss(error):
+            if not isinstance(error, ConnectionLost) and not self._outage.may_pass(error):
                 raise
             role: LossRole = "listen" if self._connections.are_open else "work"
             self._disconnect()
@@ -274,14 +279,14 @@ class Listener:
             raise
         self._lanes.restart()
 
-    def _open_sleeper(self) -> Sleeps:
-        if self._make_sleeper is not None:
-            return self._make_sleeper(self._stop)
-        return open_sleeper(
-                self._connections.direct_engine, self._registry.outbox, self._config, self._limits.poll,
-                instrument=self._instrument, low_waters=self._lanes.low_waters, stop=self._stop,
+    def _open_sleeper(self) -> Sleeper:
+        sleeper = Sleeper(
+                self._leadership, self._connections.direct_engine, self._registry.outbox, self._config,
+                self._limits.poll, instrument=self._instrument, low_waters=self._lanes.low_waters, stop=self._stop,
                 answered=self._scoreboard.answered,
             )  # fmt: skip
+        sleeper.open()
+        return sleeper
 
     def _disconnect(self) -> None:
         self._scoreboard.disconnected()

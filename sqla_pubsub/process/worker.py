@@ -25,6 +25,7 @@ from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.settle.outcome import describe
+from sqla_pubsub.deliver.wake.leadership import Leadership
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.operate.tally import Tally
 from sqla_pubsub.process.application import application_async_engine, application_engine, async_engine
@@ -233,11 +234,14 @@ def _plain(
         ]
         groups = [names for names in (inside, *beside) if names]
     gate, surroundings, observers = ThreadGate(), plan.names.surroundings(), plan.names.found_observers()
+    leadership, told = Leadership(), set[str]()
     for names, scoreboard in zip(groups, shown_on, strict=False):
         yield Listener(
             _engine(plan), metadata, plan.config, listeners=names, scoreboard=scoreboard, gate=gate,
-            observers=[tally, *observers], outlets=plan.outlets, **surroundings,
+            observers=[tally, *observers], outlets=plan.outlets, leadership=leadership,
+            follower=told.issuperset(names), **surroundings,
         )  # fmt: skip
+        told.update(names)
 
 
 def _engine(plan: Plan) -> Engine:

@@ -109,15 +109,15 @@ def test_no_thread_is_left_when_a_listener_has_ended(notes: AsyncNotes) -> None:
 
 
 POOLS: list[tuple[dict[str, Any], int, Slots]] = [
-    ({}, 50, Slots(wanted=50, transactional=10, outside=53 - 3, reserved=3, pool=15)),
-    ({"pool_size": 30}, 20, Slots(wanted=20, transactional=20, outside=20, reserved=3, pool=40)),
+    ({}, 50, Slots(wanted=50, transactional=11, outside=53 - 3, reserved=2, pool=15)),
+    ({"pool_size": 30}, 20, Slots(wanted=20, transactional=20, outside=20, reserved=2, pool=40)),
     (
         {"pool_size": 4, "max_overflow": 0},
         20,
-        Slots(wanted=20, transactional=1, outside=20, reserved=3, pool=4),
+        Slots(wanted=20, transactional=1, outside=20, reserved=2, pool=4),
     ),
-    ({"max_overflow": -1}, 20, Slots(wanted=20, transactional=20, outside=20, reserved=3, pool=None)),
-    ({"poolclass": NullPool}, 100, Slots(wanted=100, transactional=64, outside=100, reserved=3, pool=None)),
+    ({"max_overflow": -1}, 20, Slots(wanted=20, transactional=20, outside=20, reserved=2, pool=None)),
+    ({"poolclass": NullPool}, 100, Slots(wanted=100, transactional=64, outside=100, reserved=2, pool=None)),
 ]
 
 
@@ -146,7 +146,7 @@ def test_what_runs_at_once_is_said_at_the_start(
     assert seen.all == [slots]
     [line] = [each.getMessage() for each in caplog.records if each.getMessage().startswith("listener.slots")]
     assert f"of concurrency {concurrency}, {slots.transactional} transactional handlers at once" in line
-    assert f"{slots.outside} others at once; 3 more connections listen and claim" in line
+    assert f"{slots.outside} others at once; 2 more connections listen and claim" in line
 
 
 def test_a_pool_without_room_for_what_a_listener_needs_is_refused(notes: AsyncNotes) -> None:

@@ -2,9 +2,15 @@
 
 import pytest
 
-from tests.cli.project import Shop
+from tests.cli.project import DEADLINE, Shop
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.one_driver
+
+LISTENS = (
+    "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sqla-pubsub listen'"
+)
+SLEEP_LOCK = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
 
 MAILING = """
     import threading
@@ -158,3 +164,47 @@ def test_a_listener_with_a_bound_of_its_own_has_no_more_threads_than_that(bare_s
     assert result.returncode == 0
     assert shop.effects("mail") == shop.effects("partner") == ["four", "one", "three", "two"]
     assert "0 failed and waiting for a retry, 0 dead letters" in result.stderr
+
+
+def test_the_threads_of_a_process_share_one_connection_that_listens(bare_shop: Shop) -> None:
+    """Whichever of them has no work waits at it, so that one with a slow handler keeps nothing from the others."""
+    shop = bare_shop
+    shop.write(
+        "mailing.py",
+        """
+        import threading
+        from datetime import timedelta
+        from sqla_pubsub import after_insert
+        from shop.models import Effect, Order
+
+        second = threading.Event()
+
+        @after_insert(Order, transactional=False)
+        def mail(new, session):
+            if new.item == "first":
+                second.wait(60)
+            second.set()
+            session.add(Effect(listener="mail", item=new.item, process=0))
+
+        @after_insert(Order)
+        def count(new, session):
+            session.add(Effect(listener="count", item=new.item, process=0))
+        """,
+    )
+    shop.install("mailing")
+    shop.write("pyproject.toml", "[tool.sqla-pubsub.listen]\npoll_interval = 3600\n")
+    process = shop.start("listen", "mailing", "--concurrency", "4")
+    wait_until(lambda: shop.scalar(SLEEP_LOCK) == 1, DEADLINE, "the worker to sleep")
+    assert shop.scalar(f"SELECT count(*) {LISTENS}") == 1
+    shop.order("first")
+    wait_until(lambda: shop.effects("count") == ["first"], DEADLINE, "the plain handler")
+    shop.order("second")
+    wait_until(lambda: shop.effects("mail") == ["first", "second"], DEADLINE, "both handlers")
+    # Who waits at it finds out at once that it is gone, and connects anew.
+    assert shop.scalar(f"SELECT count(pg_terminate_backend(pid)) {LISTENS}") == 1
+    shop.order("third")
+    wait_until(lambda: len(shop.effects("mail")) == 3, DEADLINE, "the third")
+    wait_until(lambda: shop.scalar(f"SELECT count(*) {LISTENS}") == 1, DEADLINE, "the connection")
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+    assert shop.log.count("connection.lost") == 1

@@ -212,7 +212,7 @@ class Outage:
     def until_open(self, opens: Callable[[], None], stop: StopSignal) -> bool:
         """Call *opens* until it succeeds; return False when stopped before that."""
         retrying = Retrying(
-            retry=retry_if_exception(self._may_pass),
+            retry=retry_if_exception(self.may_pass),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
             sleep=stop.wait,
             before_sleep=self.waiting,
@@ -222,12 +222,13 @@ class Outage:
         try:
             retrying(opens)
         except Exception as error:
-            if not (stop() and self._may_pass(error)):
+            if not (stop() and self.may_pass(error)):
                 raise
             return False
         return True
 
-    def _may_pass(self, error: BaseException) -> bool:
+    def may_pass(self, error: BaseException) -> bool:
+        """Whether what is wrong may be right when it is tried again."""
         missing = self.worked and isinstance(error, OutboxMissing)
         return missing or is_loss(error)
 

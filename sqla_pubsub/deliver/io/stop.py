@@ -44,9 +44,9 @@ class StopSignal:
         """Sleep unless and until it is raised."""
         self._wait(seconds, self._read)
 
-    def wait_for(self, descriptor: int, seconds: float) -> bool:
-        """Sleep until it is raised or *descriptor* can be read; return True where this process ended the sleep."""
-        return self._wait(seconds, self._read, descriptor)
+    def wait_for(self, seconds: float, *descriptors: int) -> bool:
+        """Sleep until it is raised or one of *descriptors* can be read; return True where the sleeper was nudged."""
+        return self._wait(seconds, self._read, *descriptors)
 
 
 def _close(*descriptors: int) -> None:

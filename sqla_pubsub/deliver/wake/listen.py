@@ -109,14 +109,14 @@ class ListeningConnection:
         self._instrument(Deaf())
         self._listen()
 
-    def wait(self, seconds: float, stop: StopSignal) -> bool:
-        """Return whether another session notified within *seconds*, or this process did; sooner when stopped."""
+    def wait(self, seconds: float, stop: StopSignal, bell: int) -> bool:
+        """Return whether another session notified within *seconds*; sooner when stopped, or *bell* can be read."""
         if self._notified():
             return True
         woken = False
         # A connection that ended here shows as SQLAlchemy's error at the next statement.
         with suppress(self._driver.error):
-            woken = stop.wait_for(self._driver.fileno(), seconds)
+            woken = stop.wait_for(seconds, self._driver.fileno(), bell)
             self._driver.read()
         return self._notified() or woken
 
