@@ -49,18 +49,16 @@ class Listener:
         listeners: Names of the listeners to run; None runs all.
         observers: Called with each happening (see `sqla_pubsub.deliver.instrument`); one that raises is logged.
         scoreboard: Where to show what is being done; given by the supervisor.
-        gate: Shared by the listeners of a process; given by the worker.
+        gate: Shared by the listeners of a process.
         session_class: The class of the sessions that handlers get: the application's own subclass of Session, or its
             sessionmaker.
         around: Called with the `CurrentEvent` of each call of a handler, it returns a context manager to enter about
             it; or a list of such functions, the outermost first.
         outlets: Settings of outlets by name, ``{"kafka": {"url": ...}}``; addresses may stand in the environment.
         limits: Timings and bounds that are no settings; given by tests.
-        colour: How handlers are called; given by `AsyncListener`, as are the rest.
-        crew: Makes what runs the outside handlers of a lane at once, None for one after the other.
-        leadership: Of listeners of this process that share one listening connection, and of which only the first tells
-            that it begins and ends; None has one of its own.
-        follower: Whether it is none of the first.
+        colour, crew: How handlers are called, and what runs those of a lane at once; given by `AsyncListener`.
+        leadership: Of listeners of this process that share a listening connection; None has one of its own.
+        follower: Whether another one of them tells that the same listeners begin and end.
 
     Raises:
         ConfigurationError: No listener is declared, a name is unknown, or the database is another one.
@@ -281,10 +279,10 @@ class Listener:
 
     def _open_sleeper(self) -> Sleeper:
         sleeper = Sleeper(
-                self._leadership, self._connections.direct_engine, self._registry.outbox, self._config,
-                self._limits.poll, instrument=self._instrument, low_waters=self._lanes.low_waters, stop=self._stop,
-                answered=self._scoreboard.answered,
-            )  # fmt: skip
+            self._leadership, self._connections.direct_engine, self._registry.outbox, self._config, self._limits.poll,
+            instrument=self._instrument, low_waters=self._lanes.low_waters, stop=self._stop,
+            answered=self._scoreboard.answered,
+        )  # fmt: skip
         sleeper.open()
         return sleeper
 
