@@ -7,11 +7,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from sqla_pubsub.deliver.wake.leadership import Leadership, Member
+from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, PollLimits
+from sqla_pubsub.deliver.wake.leadership import Call, Leadership, Member
 
 
-def member(*names: str) -> Member:
-    return Member(lambda: dict.fromkeys(names, 7))
+def member() -> Member:
+    return Member(policy=IdlePolicy(5.0, PollLimits(), 0.0), low_waters=lambda: {"mail": 7})
+
+
+def members(number: int) -> list[Member]:
+    return [member() for _ in range(number)]
 
 
 def rings(*members: Member) -> list[bool]:
@@ -24,49 +29,56 @@ def shared() -> Leadership:
 
 
 def test_the_first_leads_and_the_others_follow(shared: Leadership) -> None:
-    first, second = member("mail"), member("mail")
+    first, second = members(2)
     assert shared.lead(first)
     assert not shared.lead(second)
-    shared.resign(to_work=False)
-    assert shared.lead(second)
+    assert shared.idle() == [first, second]
 
 
-def test_who_finds_work_calls_all_to_it(shared: Leadership) -> None:
-    leader, *others = (member("mail") for _ in range(4))
+def test_who_comes_later_is_looked_for_at_once(shared: Leadership) -> None:
+    leader, other = members(2)
     shared.lead(leader)
-    for other in others:
-        shared.lead(other)
-    shared.resign(to_work=True, due_in=-0.5)
-    assert rings(*others) == [True] * 3
-    assert [(other.woken, other.due_in) for other in others] == [(True, -0.5)] * 3
+    assert rings(leader) == [False]
+    shared.lead(other)
+    assert rings(leader) == [True]
 
 
-def test_who_leaves_without_work_calls_one_to_lead(shared: Leadership) -> None:
-    leader, *others = (member("mail") for _ in range(4))
-    shared.lead(leader)
-    for other in others:
-        shared.lead(other)
-    shared.resign(to_work=False)
-    assert rings(*others) == [True, False, False]
-    assert not others[0].woken
+def test_who_is_called_to_work_follows_no_more(shared: Leadership) -> None:
+    leader, called, other = everybody = members(3)
+    for each in everybody:
+        shared.lead(each)
+    shared.call([called])
+    assert rings(called, other) == [True, False]
+    assert called.called is Call.WORK
+    assert shared.idle() == [leader, other]
+
+
+def test_who_resigns_calls_one_to_lead(shared: Leadership) -> None:
+    leader, *others = everybody = members(4)
+    for each in everybody:
+        shared.lead(each)
+    rings(leader)
+    shared.resign()
+    assert rings(*everybody) == [False, True, False, False]
+    assert others[0].called is Call.LEAD
     assert shared.lead(others[0])
+    assert shared.idle() == others
 
 
 def test_who_does_not_wait_is_not_called(shared: Leadership) -> None:
-    leader, gone, waiting = member("mail"), member("mail"), member("mail")
-    shared.lead(leader)
-    shared.lead(gone)
-    shared.lead(waiting)
+    leader, gone, waiting = members(3)
+    for each in (leader, gone, waiting):
+        shared.lead(each)
     shared.unfollow(gone)
-    shared.resign(to_work=False)
+    shared.resign()
     assert rings(gone, waiting) == [False, True]
 
 
 def test_who_was_called_to_lead_and_does_something_else_passes_it_on(shared: Leadership) -> None:
-    leader, called, other = member("mail"), member("mail"), member("mail")
+    leader, called, other = members(3)
     for each in (leader, called, other):
         shared.lead(each)
-    shared.resign(to_work=False)
+    shared.resign()
     assert rings(called, other) == [True, False]
     shared.unfollow(called)
     shared.pass_on()
@@ -74,7 +86,7 @@ def test_who_was_called_to_lead_and_does_something_else_passes_it_on(shared: Lea
 
 
 def test_nobody_is_called_while_one_leads(shared: Leadership) -> None:
-    leader, gone, other = member("mail"), member("mail"), member("mail")
+    leader, gone, other = members(3)
     for each in (leader, gone, other):
         shared.lead(each)
     shared.unfollow(gone)
@@ -82,38 +94,21 @@ def test_nobody_is_called_while_one_leads(shared: Leadership) -> None:
     assert rings(other) == [False]
 
 
-def test_the_leader_looks_for_all_that_wait_and_no_others(shared: Leadership) -> None:
-    leader, other, busy = member("mail"), member("index"), member("partner")
-    shared.lead(busy)
-    shared.resign(to_work=True)
-    shared.lead(leader)
-    shared.lead(other)
-    assert shared.low_waters() == {"mail": 7, "index": 7}
-
-
-def test_the_leader_looks_again_where_one_comes_for_whom_it_has_not_looked(shared: Leadership) -> None:
-    leader, same, another = member("mail", "index"), member("index"), member("partner")
-    shared.lead(leader)
-    shared.low_waters()
-    shared.lead(same)
-    assert rings(leader) == [False]
-    shared.lead(another)
-    assert rings(leader) == [True]
-
-
-def test_a_leader_that_has_not_looked_yet_is_told_too(shared: Leadership) -> None:
-    leader, same = member("mail"), member("mail")
-    shared.lead(leader)
-    shared.lead(same)
-    assert rings(leader) == [True]
-
-
 def test_what_is_only_done_at_the_connection_makes_nobody_a_follower(shared: Leadership) -> None:
-    leader, other = member("mail"), member("mail")
+    leader, other = members(2)
     shared.lead(leader)
     assert not shared.lead(other, or_follow=False)
-    shared.resign(to_work=True)
-    assert rings(other) == [False]
+    shared.call([other])
+    shared.resign()
+    assert rings(leader, other) == [False, False]
+
+
+def test_the_last_to_leave_is_told_so(shared: Leadership) -> None:
+    first, second = members(2)
+    shared.join(first)
+    shared.join(second)
+    assert not shared.leave(first)
+    assert shared.leave(second)
 
 
 def test_a_bell_that_is_full_rings_all_the_same(shared: Leadership) -> None:
@@ -127,23 +122,22 @@ def test_a_bell_that_is_full_rings_all_the_same(shared: Leadership) -> None:
 
 
 class Histories(RuleBasedStateMachine):
-    """Whatever listeners do, somebody waits at the connection, or is called and will."""
+    """Whatever listeners do, somebody leads, or is called to; and a leader is told of whom it has not looked for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.members = [member("mail"), member("mail", "index"), member("partner")]
+        self.members = members(3)
         self.shared = Leadership()
         self.leader: Member | None = None
         self.following: list[Member] = []
-        self.looked: set[str] | None = None
+        self.looked: list[Member] | None = None
         """For whom the leader has looked, None where it is about to."""
 
     @rule(number=st.integers(0, 2))
     def rest(self, number: int) -> None:
-        self.sleep(number)
+        self.sleep(self.members[number])
 
-    def sleep(self, number: int) -> None:
-        one = self.members[number]
+    def sleep(self, one: Member) -> None:
         if one is self.leader or one in self.following:
             return
         if self.shared.lead(one):
@@ -151,16 +145,22 @@ class Histories(RuleBasedStateMachine):
         else:
             self.following.append(one)
 
-    @rule()
-    def look(self) -> None:
-        if self.leader is not None:
-            self.leader.bell.silence()
-            self.looked = set(self.shared.low_waters())
+    @rule(ready=st.lists(st.integers(0, 2)))
+    def look(self, ready: list[int]) -> None:
+        if self.leader is None:
+            return
+        self.leader.bell.silence()
+        self.looked = self.shared.idle()
+        called = [self.members[number] for number in ready]
+        self.shared.call(called)
+        if self.leader in called:
+            self.shared.resign()
+            self.leader = None
 
-    @rule(to_work=st.booleans())
-    def leave(self, to_work: bool) -> None:
+    @rule()
+    def leave(self) -> None:
         if self.leader is not None:
-            self.shared.resign(to_work=to_work)
+            self.shared.resign()
             self.leader = None
 
     @rule(number=st.integers(0, 2))
@@ -178,17 +178,19 @@ class Histories(RuleBasedStateMachine):
         if one in self.following and rung(one):
             self.shared.unfollow(one)
             self.following.remove(one)
-            if not one.woken:
-                self.sleep(number)
+            if one.called is Call.LEAD:
+                self.sleep(one)
+            else:
+                self.shared.pass_on()
 
     @invariant()
     def somebody_watches(self) -> None:
         called = [one for one in self.following if rung(one)]
+        waiting = [one for one in self.following if one not in called]
         if self.leader is None:
-            assert called or not self.following
+            assert not waiting or any(one.called is Call.LEAD for one in called)
         elif self.looked is not None:
-            waiting = {name for one in self.following if one not in called for name in one.low_waters()}
-            assert rung(self.leader) or waiting <= self.looked
+            assert rung(self.leader) or all(one in self.looked for one in waiting)
 
 
 def rung(one: Member) -> bool:
@@ -199,5 +201,5 @@ def rung(one: Member) -> bool:
     return True
 
 
-Histories.TestCase.settings = settings(max_examples=1_000, stateful_step_count=20, deadline=None)
+Histories.TestCase.settings = settings(max_examples=400, stateful_step_count=20, deadline=None)
 TestHistories: Any = Histories.TestCase

@@ -22,7 +22,7 @@ SERVERS = (15, 16, 17, 18)
 PYTHONS = ("3.12", "3.13", "3.14")
 """Besides 3.11, with which the others are tried."""
 _EXTRAS = "alembic,psycopg2,psycopg,embedded"
-_FOLDERS = ("tests/declare", "tests/deliver", "tests/alembic_ext")
+_FOLDERS = ("tests/declare", "tests/deliver", "tests/behaviour", "tests/alembic_ext")
 _PLAIN = {"PUBSUB_TEST_DRIVERS": "psycopg2,psycopg"}
 
 

@@ -138,10 +138,7 @@ class AsyncpgDriver:
 
     def listen(self, channel: str, /) -> None:
         """Have asyncpg call `_heard`; it passes on nothing of a channel that it has not registered itself."""
-        if self._pipe is None:
-            self._pipe = _Pipe()
-            self._own.add_termination_listener(self._ended)
-        else:
+        if not self._opened():
             # It would take the registration for one that is there.
             self._await(f"UNLISTEN {channel}", lambda own: own.remove_listener(channel, self._heard))
         self._await(f"LISTEN {channel}", lambda own: own.add_listener(channel, self._heard))
@@ -157,8 +154,17 @@ class AsyncpgDriver:
 
     def fileno(self) -> int:
         """Return the end of the pipe into which callbacks write."""
+        self._opened()
         assert self._pipe is not None
         return self._pipe.read_end
+
+    def _opened(self) -> bool:
+        """Open the pipe; return False where it was open."""
+        if self._pipe is not None:
+            return False
+        self._pipe = _Pipe()
+        self._own.add_termination_listener(self._ended)
+        return True
 
     def read(self) -> None:
         """Empty the pipe; what came is kept already."""

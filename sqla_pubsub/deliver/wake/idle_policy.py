@@ -11,6 +11,7 @@ look is a multiple of what it took.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -58,6 +59,17 @@ class Seen:
     due_in: float | None
     listening: bool
     took: float = 0.0
+
+    @classmethod
+    def together(cls, parts: Iterable[Seen], took: float) -> Seen:
+        """Return what a look saw of several listeners."""
+        every = tuple(parts)
+        return cls(
+            ready=any(each.ready for each in every),
+            due_in=min((each.due_in for each in every if each.due_in is not None), default=None),
+            listening=all(each.listening for each in every),
+            took=took,
+        )
 
     @property
     def work(self) -> bool:

@@ -1,7 +1,8 @@
 """The listeners of a process share one listening connection: one of them waits at it, for all that have no work.
 
-Whoever leads and finds that there may be work wakes its followers, goes to work itself, and the first that finds none
-leads. A leader that does not go to work leaves the lead to one of them. Nobody blocks here: only `Bell` is waited for.
+Each has its own idle policy, and sleeps as if the connection were its own. Whoever leads looks when it is time for one of
+them, calls those that have to work, and goes on leading; if it has to work itself, another one is called to lead.
+Nothing is waited for here, and nothing is read or sent.
 
 Source: the pattern "Leader/Followers", D. Schmidt et al., Pattern-Oriented Software Architecture 2, 2000.
 """
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from threading import Lock
 
+from sqla_pubsub.deliver.happenings import WakeReason
 from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
 
@@ -44,21 +47,47 @@ class Bell:
             return False
 
 
-@dataclass(eq=False, slots=True)
+class Call(Enum):
+    """What a follower was called for."""
+
+    WORK = auto()
+    LEAD = auto()
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
 class Member:
-    """A listener that has no work.
+    """A listener, as who leads sees it while it has no work.
 
     Attributes:
+        policy: Decides after each look.
         low_waters: Gives the names of its listeners, and of each an id below which there is nothing ready.
         bell: By which it is called.
-        woken: Whether it was called to work.
-        due_in: Seconds until the next retry was due then, None without one.
+        until: When it is looked for, or goes to work, again; None: at once.
+        works: Whether it goes to work then.
+        slept: Whether it has waited since it had work.
+        due: When its next retry is due, None without one.
+        called: What for, None where it was not.
+        reason: Why it goes to work, None where nobody told it to.
     """
 
+    policy: IdlePolicy
     low_waters: Callable[[], Mapping[str, int]]
     bell: Bell = field(default_factory=Bell)
-    woken: bool = False
-    due_in: float | None = None
+    until: float | None = None
+    works: bool = False
+    slept: bool = False
+    due: float | None = None
+    called: Call | None = None
+    reason: WakeReason | None = None
+
+    def rest(self) -> None:
+        """Forget the last sleep."""
+        self.until = self.due = self.reason = None
+        self.works = self.slept = False
+
+    def wait(self, until: float, *, works: bool) -> None:
+        """Let it alone until then."""
+        self.until, self.works, self.slept = until, works, True
 
 
 class Leadership:
@@ -66,16 +95,25 @@ class Leadership:
 
     Attributes:
         listening: The connection, None where it is to be opened. Only the leader may touch it.
-        policy: Decides after each look. It is made together with the connection.
     """
 
     def __init__(self) -> None:
         self.listening: ListeningConnection | None = None
-        self.policy: IdlePolicy | None = None
         self._lock = Lock()
+        self._members: set[Member] = set()
         self._leader: Member | None = None
         self._followers: dict[Member, None] = {}
-        self._watched: Set[str] = frozenset()
+
+    def join(self, member: Member) -> None:
+        """Say that *member* will lead and follow."""
+        with self._lock:
+            self._members.add(member)
+
+    def leave(self, member: Member) -> bool:
+        """Say that it will not any more; return whether nobody else will."""
+        with self._lock:
+            self._members.discard(member)
+            return not self._members
 
     def lead(self, member: Member, *, or_follow: bool = True) -> bool:
         """Return whether *member* leads from now on, where nobody did; else it follows."""
@@ -84,12 +122,26 @@ class Leadership:
                 self._leader = member
                 return True
             if or_follow:
-                member.woken, member.due_in = False, None
+                member.called = None
                 self._followers[member] = None
-                if not self._watched >= member.low_waters().keys():
-                    # Something of its listeners may be ready that the leader has not looked for.
-                    self._leader.bell.ring()
+                # It has not been looked for since it had work.
+                self._leader.bell.ring()
             return False
+
+    def idle(self) -> list[Member]:
+        """Return all that have no work, the leader first."""
+        with self._lock:
+            return [*([self._leader] if self._leader is not None else ()), *self._followers]
+
+    def call(self, members: Iterable[Member]) -> None:
+        """Call the followers among *members* to work."""
+        with self._lock:
+            for member in members:
+                if member in self._followers:
+                    self._call(member, Call.WORK)
+                elif member is not self._leader:
+                    # It has gone by itself, perhaps before there was what is there now.
+                    member.policy.woken()
 
     def unfollow(self, member: Member) -> None:
         """Say that *member* does not wait any more."""
@@ -97,33 +149,26 @@ class Leadership:
             self._followers.pop(member, None)
             member.bell.silence()
 
+    def resign(self) -> None:
+        """Say that nobody leads any more: one of the followers is called to."""
+        with self._lock:
+            self._leader = None
+            self._call_one()
+
     def pass_on(self) -> None:
         """Say that who was perhaps called to lead does something else."""
         with self._lock:
             if self._leader is None:
-                self._call(list(self._followers)[:1], to_work=False, due_in=None)
+                self._call_one()
 
-    def resign(self, *, to_work: bool, due_in: float | None = None) -> None:
-        """Say that nobody leads any more: all followers go *to_work*, or one of them is to lead."""
-        with self._lock:
-            self._leader, self._watched = None, frozenset()
-            self._call(list(self._followers)[: None if to_work else 1], to_work=to_work, due_in=due_in)
+    def _call_one(self) -> None:
+        if self._followers:
+            self._call(next(iter(self._followers)), Call.LEAD)
 
-    def low_waters(self) -> dict[str, int]:
-        """Return those of all that have no work, which the leader is to look for."""
-        with self._lock:
-            assert self._leader is not None
-            found: dict[str, int] = {}
-            for member in (*self._followers, self._leader):
-                found |= member.low_waters()
-            self._watched = found.keys()
-            return found
-
-    def _call(self, followers: Iterable[Member], *, to_work: bool, due_in: float | None) -> None:
-        for follower in followers:
-            follower.woken, follower.due_in = to_work, due_in
-            del self._followers[follower]
-            follower.bell.ring()
+    def _call(self, member: Member, call: Call) -> None:
+        del self._followers[member]
+        member.called = call
+        member.bell.ring()
 
 
 def _close(*descriptors: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from enum import Enum, auto
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -30,6 +31,14 @@ from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.wake.idle_policy import Guard, Seen
 from sqla_pubsub.deliver.wake.peek import peek
 from sqla_pubsub.errors import OutboxMissing
+
+
+class Ended(Enum):
+    """What ended the waiting."""
+
+    NOTIFIED = auto()
+    NUDGED = auto()
+    OTHERWISE = auto()
 
 
 class ListeningConnection:
@@ -80,18 +89,23 @@ class ListeningConnection:
             Guard.WRITERS if self._connection.scalar(PROBE_SLEEP_LOCK, {"key": self._key}) else Guard.OTHERS
         )
 
-    def look(self, low_waters: Mapping[str, int]) -> Seen:
-        """Look for work of the listeners named in *low-water marks*, from the ids there on."""
+    def look(self, low_waters: Mapping[str, int]) -> dict[str, Seen]:
+        """Look for work of the listeners named in *low_waters*, from the ids there on, and return it by name."""
         places = {
             "listeners": list(low_waters),
             "low_waters": list(low_waters.values()),
             "channel": self._channel,
         }
-        row = self._connection.execute(self._peek, places).one()
-        due_in = None if row.due_in is None else float(row.due_in)
-        listening = bool(row.listening)
-        self._deaf = self._deaf and not listening
-        return Seen(ready=bool(row.ready), due_in=due_in, listening=listening)
+        rows = self._connection.execute(self._peek, places).all()
+        self._deaf = self._deaf and not all(row.listening for row in rows)
+        return {
+            row.name: Seen(
+                ready=row.ready,
+                due_in=None if row.due_in is None else float(row.due_in),
+                listening=row.listening,
+            )
+            for row in rows
+        }
 
     def hand_over(self) -> None:
         """Give up the sleep lock, and wake another worker to take it."""
@@ -109,16 +123,18 @@ class ListeningConnection:
         self._instrument(Deaf())
         self._listen()
 
-    def wait(self, seconds: float, stop: StopSignal, bell: int) -> bool:
-        """Return whether another session notified within *seconds*; sooner when stopped, or *bell* can be read."""
+    def wait(self, seconds: float, stop: StopSignal, bell: int) -> Ended:
+        """Return when another session notified, at the latest after *seconds*; when stopped, or *bell* can be read."""
         if self._notified():
-            return True
-        woken = False
+            return Ended.NOTIFIED
+        nudged = False
         # A connection that ended here shows as SQLAlchemy's error at the next statement.
         with suppress(self._driver.error):
-            woken = stop.wait_for(seconds, self._driver.fileno(), bell)
+            nudged = stop.wait_for(seconds, self._driver.fileno(), bell)
             self._driver.read()
-        return self._notified() or woken
+        if self._notified():
+            return Ended.NOTIFIED
+        return Ended.NUDGED if nudged else Ended.OTHERWISE
 
     def close(self) -> None:
         """Give up the connection, and with it the lock."""

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ARRAY, BigInteger, Executable, Text, bindparam, func, literal, select, tuple_
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Executable,
+    Text,
+    bindparam,
+    case,
+    false,
+    func,
+    literal,
+    null,
+    select,
+    tuple_,
+)
 
 from sqla_pubsub.deliver.claim.statements import HIGHEST
 from sqla_pubsub.deliver.io.place import Place
 
 
 def peek(place: Place) -> Executable:
-    """Is anything ready, and in how many seconds is the next retry due? What is paused has nothing.
+    """Of each listener: is anything ready, and in how many seconds is the next retry due? What is paused has nothing.
 
-    Parameters: listeners, low-water marks (of each the lowest id to look at), channel.
+    Parameters: listeners, low_waters (of each the lowest id to look at), channel. Columns: name, ready, due_in, listening.
     """
     c = place.entry.c
     arrays = bindparam("listeners", type_=ARRAY(Text)), bindparam("low_waters", type_=ARRAY(BigInteger))
@@ -37,16 +53,15 @@ def peek(place: Place) -> Executable:
         .scalar_subquery()
     )
     channel = func.pg_listening_channels().table_valued("channel").render_derived("c")
-    looked = select(
-        (func.count(first) > 0).label("ready"),
-        func.extract("epoch", func.min(due) - func.clock_timestamp()).label("due_in"),
-        select(literal(1))
-        .select_from(channel)
-        .where(channel.c.channel == bindparam("channel", type_=Text))
-        .exists()
-        .label("listening"),
+    ready: ColumnElement[bool] = first.is_not(None)
+    due_in: ColumnElement[Any] = func.extract("epoch", due - func.clock_timestamp())
+    if place.listeners is not None:
+        listeners = place.listeners.c
+        paused = select(literal(1)).where(listeners.name == name.c.name).correlate(name).exists()
+        ready, due_in = case((paused, false()), else_=ready), case((paused, null()), else_=due_in)
+    listening = (
+        select(literal(1)).select_from(channel).where(channel.c.channel == bindparam("channel", type_=Text))
+    )
+    return select(
+        name.c.name, ready.label("ready"), due_in.label("due_in"), listening.exists().label("listening")
     ).select_from(name)
-    if place.listeners is None:
-        return looked
-    paused = select(literal(1)).select_from(place.listeners).where(place.listeners.c.name == name.c.name)
-    return looked.where(~paused.correlate(name).exists())

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.contract.tables import Outbox
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.happenings import Woken
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.stop import StopSignal
-from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, PollLimits, Relisten, Return, Wait
-from sqla_pubsub.deliver.wake.leadership import Leadership, Member
-from sqla_pubsub.deliver.wake.listen import ListeningConnection
+from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy, PollLimits, Relisten, Return, Seen, Wait
+from sqla_pubsub.deliver.wake.leadership import Call, Leadership, Member
+from sqla_pubsub.deliver.wake.listen import Ended, ListeningConnection
 
 
 class Sleeper:
@@ -52,9 +53,10 @@ class Sleeper:
         self._engine = engine
         self._outbox = outbox
         self._config = config
-        self._limits = limits
+        self._blind_poll = limits.blind
         self._instrument = instrument
-        self._member = Member(low_waters)
+        self._longest = config.poll_interval.total_seconds()
+        self._member = Member(policy=IdlePolicy(self._longest, limits, clock()), low_waters=low_waters)
         self._stop = stop
         self._answered = answered
         self._clock = clock
@@ -65,25 +67,17 @@ class Sleeper:
         Raises:
             OutboxMissing: The outbox is not there.
         """
-        if self._leadership.lead(self._member, or_follow=False):
-            try:
-                self._listening()
-            finally:
-                self._leadership.resign(to_work=False)
+        self._leadership.join(self._member)
+        self._alone(self._listening)
 
     def progress(self) -> None:
         """Say that there was work: the next sleep begins with a fresh look."""
-        if self._leadership.policy is not None:
-            self._leadership.policy.worked(self._clock())
+        self._member.policy.worked(self._clock())
 
     def busy(self) -> None:
         """Say that there is more than a moment's work: who has none takes the sleep lock."""
-        if self._config.notify != "always" and self._leadership.lead(self._member, or_follow=False):
-            try:
-                if self._leadership.listening is not None:
-                    self._leadership.listening.hand_over()
-            finally:
-                self._leadership.resign(to_work=False)
+        if self._config.notify != "always":
+            self._alone(self._hand_over)
 
     def sleep(self) -> float | None:
         """Return when there may be work, or when stopped.
@@ -91,90 +85,137 @@ class Sleeper:
         Returns:
             Seconds until the next retry is due, zero or less if one is, None if none waits.
         """
+        member = self._member
+        member.rest()
         try:
             while not self._stop():
-                if self._leadership.lead(self._member):
-                    return self._lead()
+                if self._leadership.lead(member):
+                    self._lead()
+                    break
                 if self._follow():
-                    return self._member.due_in
-            return None
+                    break
         finally:
             self._leadership.pass_on()
+        if member.reason is not None:
+            self._instrument(Woken(reason=member.reason))
+        return None if member.due is None else member.due - self._clock()
 
     def close(self) -> None:
-        """Give up the connection, and with it the sleep lock, where no other listener of this process waits at it."""
-        if self._leadership.lead(self._member, or_follow=False):
-            try:
-                self._disconnect()
-            finally:
-                self._leadership.resign(to_work=False)
+        """Give up the connection, and with it the sleep lock, where no other listener of this process needs it."""
+        if self._leadership.leave(self._member):
+            self._alone(self._disconnect)
 
     def _follow(self) -> bool:
         """Return whether there may be work."""
         try:
             # In vain where the leader has died without a word.
-            nudged = self._stop.wait_for(
-                self._config.poll_interval.total_seconds(), self._member.bell.descriptor
-            )
+            nudged = self._stop.wait_for(self._longest, self._member.bell.descriptor)
         finally:
             self._leadership.unfollow(self._member)
-        return nudged or self._member.woken
+        return nudged or self._member.called is Call.WORK
 
-    def _lead(self) -> float | None:
-        due_in, to_work = None, True
+    def _lead(self) -> None:
         try:
-            due_in = self._watch()
-            to_work = not self._stop()
+            self._watch()
+        except BaseException:
+            # While it leads, so that nobody else meets a broken connection; the others look at their own.
+            self._disconnect()
+            self._leadership.call(self._leadership.idle())
+            raise
         finally:
-            self._leadership.resign(to_work=to_work, due_in=due_in)
-        return due_in
+            self._leadership.resign()
 
-    def _watch(self) -> float | None:
-        listening, policy = self._listening()
-        slept = False
+    def _alone(self, act: Callable[[], object]) -> None:
+        """Do something to the connection, unless another listener waits at it."""
+        if self._leadership.lead(self._member, or_follow=False):
+            try:
+                act()
+            except BaseException:
+                self._disconnect()
+                raise
+            finally:
+                self._leadership.resign()
+
+    def _watch(self) -> None:
+        """Look for all that have no work, and call those that have to, until it is this listener's turn."""
+        listening = self._listening()
         while not self._stop():
             self._member.bell.silence()
-            # The lock before the look: who probes it from now on notifies.
-            guard = listening.guard()
-            began = self._clock()
-            seen = listening.look(self._leadership.low_waters())
-            seen = replace(seen, took=self._clock() - began)
-            self._answered()
-            match policy.decide(guard, seen, self._clock()):
-                case Return():
-                    if slept:
-                        self._instrument(Woken(reason="poll" if seen.ready else "retry"))
-                    return seen.due_in
-                case Relisten():
-                    listening.listen_again()
-                case Wait(seconds=seconds, works=works):
-                    if listening.wait(seconds, self._stop, self._member.bell.descriptor):
-                        policy.woken()
-                        self._instrument(Woken(reason="notification"))
-                        return seen.due_in
-                    if self._member.bell.silence():
-                        continue
-                    slept = True
-                    if works:
-                        self._instrument(Woken(reason="time"))
-                        return None if seen.due_in is None else seen.due_in - seconds
-        return None
+            ready = self._look(listening, [each for each in self._leadership.idle() if self._is_time(each)])
+            self._leadership.call(ready)
+            if self._member in ready:
+                return
+            nearest = min(each.until or 0.0 for each in self._leadership.idle())
+            match listening.wait(nearest - self._clock(), self._stop, self._member.bell.descriptor):
+                case Ended.NOTIFIED:
+                    idle = self._leadership.idle()
+                    for each in idle:
+                        each.policy.woken()
+                        each.reason = "notification"
+                    self._leadership.call(idle)
+                    return
+                case Ended.NUDGED:
+                    return
+                case Ended.OTHERWISE:
+                    pass
 
-    def _listening(self) -> tuple[ListeningConnection, IdlePolicy]:
-        """Return the connection, opened where it is not; for the leader."""
-        shared = self._leadership
-        if shared.listening is None:
-            silent, blind_poll = self._config.notify == "off", self._limits.blind
-            shared.listening = ListeningConnection(
-                self._engine, self._outbox, silent=silent, instrument=self._instrument, blind_poll=blind_poll
-            )
-            shared.policy = None
-        if shared.policy is None:
-            longest = self._config.poll_interval.total_seconds()
-            shared.policy = IdlePolicy(longest, self._limits, self._clock())
-        return shared.listening, shared.policy
+    def _is_time(self, member: Member) -> bool:
+        return member.until is None or member.until <= self._clock()
+
+    def _look(self, listening: ListeningConnection, members: list[Member]) -> list[Member]:
+        """Look for those whose time it is, and return those that have to work."""
+        ready = [each for each in members if each.works]
+        for each in ready:
+            each.reason = "time"
+        if not (asked := [each for each in members if not each.works]):
+            return ready
+        # The lock before the look: who probes it from now on notifies.
+        guard = listening.guard()
+        began = self._clock()
+        names = {each: each.low_waters() for each in asked}
+        found = listening.look(_lowest(names.values()))
+        now = self._clock()
+        self._answered()
+        deaf = False
+        for each in asked:
+            seen = Seen.together((found[name] for name in names[each]), took=now - began)
+            each.due = None if seen.due_in is None else now + seen.due_in
+            match each.policy.decide(guard, seen, now):
+                case Return():
+                    if each.slept:
+                        each.reason = "poll" if seen.ready else "retry"
+                    ready.append(each)
+                case Relisten():
+                    each.until, deaf = None, True
+                case Wait(seconds=seconds, works=works):
+                    each.wait(now + seconds, works=works)
+        if deaf:
+            listening.listen_again()
+        return ready
+
+    def _listening(self) -> ListeningConnection:
+        """Return the connection, opened where it is not."""
+        if self._leadership.listening is None:
+            self._leadership.listening = ListeningConnection(
+                self._engine, self._outbox, silent=self._config.notify == "off", instrument=self._instrument,
+                blind_poll=self._blind_poll,
+            )  # fmt: skip
+        return self._leadership.listening
+
+    def _hand_over(self) -> None:
+        if self._leadership.listening is not None:
+            self._leadership.listening.hand_over()
 
     def _disconnect(self) -> None:
         listening, self._leadership.listening = self._leadership.listening, None
         if listening is not None:
-            listening.close()
+            with suppress(SQLAlchemyError):
+                listening.close()
+
+
+def _lowest(all_low_waters: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for low_waters in all_low_waters:
+        for name, low_water in low_waters.items():
+            found[name] = min(low_water, found.get(name, low_water))
+    return found
