@@ -62,6 +62,9 @@ class Comparison:
         if not self.against:
             return None
         workload = self.against_workload or self.workload
+        # What it was earlier is compared like with like: a variant that it had not has no row.
+        if self.against == EARLIER:
+            return results.value(EARLIER, workload, self.figure, self.option)
         # What ran in turns with the variant is the better comparison; ours is compared with its defaults.
         beside = (
             None if self.against == OURS else results.value(self.against, workload, self.figure, self.option)

@@ -34,8 +34,11 @@ _SETTINGS = "-F -c logging_collector=off -c max_connections=200 -c max_prepared_
 _TEMPLATE = "pubsub_template"
 _ROOM_NEEDED = 4 * 2**30
 _DEADLINE = 30.0
-# Below the ports that outgoing connections take, and never given twice: a stopped server finds its own free.
-_PORTS = iter(range(20_000 + os.getpid() * 17 % 10_000, 32_000))
+# Below the ports that outgoing connections take, and never given twice: a stopped server finds its own free. Each of the
+# processes that test together has every so many-th, so that none takes what another one's server has just left.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PORTS = iter(range(20_000 + os.getppid() * 17 % 6_000 + _WORKER, 32_000, _WORKERS))
 
 
 class Server:
@@ -170,7 +173,7 @@ class Server:
         try:
             return Postgresql(
                 base_dir=str(self._data),
-                port=_free_port(),
+                port=free_port(),
                 initdb=str(programs.initdb),
                 initdb_args=_INITDB,
                 postgres=str(programs.postgres),
@@ -244,7 +247,8 @@ def _quick_folder() -> str | None:
     return None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody else has, nor will."""
     for port in _PORTS:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:

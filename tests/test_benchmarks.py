@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from benchmarks.departures import ENGINES
-from benchmarks.goals import Comparison, comparisons, series
+from benchmarks.goals import EARLIER, Comparison, comparisons, series
 from benchmarks.harness import handled
 from benchmarks.harness.accounting import tally, wanted
 from benchmarks.harness.adapter import OURS, known_peers, load
@@ -268,6 +268,15 @@ def test_a_variant_is_compared_with_what_ran_beside_it(results: Results) -> None
     assert comparison.row(results) == [
         "`drain_db`: events/s", "pgqueuer", "600", "300", "0.50", ">= 0.6: missed"
     ]  # fmt: skip
+
+
+def test_a_variant_that_the_library_had_not_yet_is_not_compared_with_another_one(results: Results) -> None:
+    results.add([line(OURS, "drain_db", events_per_s=300.0)], "concurrency=10")
+    results.add([line(EARLIER, "drain_db", events_per_s=600.0)])
+    comparison = Comparison(
+        workload="drain_db", figure="events_per_s", title="events/s", against=EARLIER, option="concurrency=10"
+    )
+    assert comparison.row(results) is None
 
 
 def test_what_was_not_measured_has_no_row(results: Results) -> None:

@@ -72,6 +72,14 @@ def test_a_reader_who_does_what_the_readme_says_gets_what_it_promises(
     for block in blocks(README):
         reader.read(block)
     [listening] = reader.listening
+    started = "listener.started"
+    wait_until(
+        lambda: (
+            (reader.folder / "listen.log").read_text().count(started) >= 2 or listening.poll() is not None
+        ),
+        120,
+        "both workers to start",
+    )
     assert mailbox.wait_for(3, 20), (reader.folder / "listen.log").read_text()
     engine = create_engine(url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

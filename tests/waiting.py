@@ -6,6 +6,7 @@ looks below is the only one in the tests.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -30,3 +31,11 @@ def wait_until(predicate: Callable[[], T], deadline_seconds: float, what: str) -
             raise AssertionError(f"waited {deadline_seconds:g} s for {what}; last seen: {value!r}")
         time.sleep(_BETWEEN_LOOKS)  # noqa: TID251
     return value
+
+
+def wait_until_stopped(pid: int) -> None:
+    """Wait until a process that was sent SIGSTOP stands still with all its threads: the signal is only on its way."""
+    state = Path(f"/proc/{pid}/stat")
+    wait_until(
+        lambda: state.read_text().rpartition(")")[2].split()[0] == "T", 30, f"process {pid} to stand still"
+    )

@@ -186,8 +186,16 @@ class Connection:
 
     async def close(self) -> None:
         """Give up the connection."""
-        if self._client is not None:
+        if self._client is None:
+            return
+        transport = self._client._transport
+        try:
             await self._client.close()
+        finally:
+            # It waits for a server that takes nothing any more, and leaves the socket open when it is cancelled.
+            writer = getattr(transport, "_io_writer", None)
+            if writer is not None:
+                writer.transport.abort()
 
     async def _on_answer(self, answer: Any) -> None:
         place = int(answer.subject.rpartition(".")[2]) - self._sent

@@ -64,13 +64,14 @@ class RabbitLink(ABC):
                 await self._say_goodbye()
         except OutletUnavailable as error:
             logger.debug("outlet.close_unanswered", extra={"reason": str(error)})
-        self.fail("it was closed")
-        for task in self._tasks:
-            task.cancel()
+        finally:
+            self.fail("it was closed")
+            for task in self._tasks:
+                task.cancel()
+            if self._writer is not None:
+                # Not awaited: what the other side has not taken by now, it need not have.
+                self._writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._writer is not None:
-            # Not awaited: what the other side has not taken by now, it need not have.
-            self._writer.transport.abort()
 
     def fail(self, reason: str) -> None:
         """Give the connection up: who waits for something hears *reason*, and who comes later too."""

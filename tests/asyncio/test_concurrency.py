@@ -19,12 +19,12 @@ from tests.deliver.notes import DEADLINE
 pytestmark = [pytest.mark.one_driver, pytest.mark.either_driver]
 
 
-LISTENING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
-
-ENDED = (
-    "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+SLEEP_LOCK = (
+    "FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
     " WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.mode = 'ExclusiveLock'"
 )
+LISTENING = f"SELECT count(*) {SLEEP_LOCK}"
+ENDED = f"SELECT count(pg_terminate_backend(l.pid)) {SLEEP_LOCK}"
 
 
 class Inside:
@@ -124,16 +124,15 @@ def test_all_the_handlers_of_a_loop_share_one_connection_that_listens(notes: Asy
 
     notes.be_named("here")
 
-    async def program() -> int:
+    async def program() -> None:
         async with notes.listening(concurrency=5) as listener, listener.running():
             await until(lambda: notes.scalar(LISTENING) == 1, "its sleep")
             await asyncio.to_thread(notes.write, "a")
             await until(lambda: len(handled) == 2, "both handlers")
-            used: int = await asyncio.to_thread(notes.scalar, CONNECTIONS)
-            return used
+            # Five that work inside of transactions, one for all that is outside, and one that listens.
+            await until(lambda: notes.scalar(CONNECTIONS) == 7, "seven connections")
 
-    # Five that work inside of transactions, one for all that is outside, and one that listens.
-    assert asyncio.run(program()) == 7
+    asyncio.run(program())
     assert sorted(handled) == ["inside", "outside"]
 
 

@@ -41,7 +41,8 @@ async def until(condition: Callable[[], Any], what: str) -> Any:
     def asked() -> Any:
         try:
             return condition()
-        except DBAPIError:
+        except (DBAPIError, SystemError):
+            # The latter is psycopg2's, where the server ends in the middle of a statement.
             return False
 
     return await asyncio.to_thread(wait_until, asked, 2 * DEADLINE, what)

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.four_drivers, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
 AT_ONCE = RetryPolicy(initial=timedelta(0))
-OTHERS = "pid <> pg_backend_pid() AND datname = current_database()"
+OTHERS = "pid <> pg_backend_pid() AND datname = current_database() AND backend_type = 'client backend'"
 SLEEPING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
 CLAIM = "SELECT pg_try_advisory_lock(hashtextextended('pubsub_outbox'::regclass::oid || ':' || :id, 1))"
 

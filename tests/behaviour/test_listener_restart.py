@@ -41,7 +41,8 @@ def settled(notes: Notes) -> bool:
     """Whether nothing is left, as far as the server answers: pooled connections may be those of before."""
     try:
         return not notes.entries()
-    except DBAPIError:
+    except (DBAPIError, SystemError):
+        # The latter is psycopg2's, where the server ends in the middle of a statement.
         return False
 
 

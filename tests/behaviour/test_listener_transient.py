@@ -275,8 +275,9 @@ def test_an_exhausted_pool_is_waited_for(notes: Notes, caplog: pytest.LogCapture
 
     notes.write("a")
     engine = create_engine(notes.engine.url, pool_size=2, max_overflow=0, pool_timeout=0.05)
+    holding = engine.connect()
     with running(Listener(engine, notes.metadata)):
-        with engine.connect():
+        with holding:
             wait_until(lambda: "connection.waiting" in caplog.text, DEADLINE, "the listener to say so")
         wait_until(lambda: notes.effects("handle") == ["x"], DEADLINE, "the effect")
     engine.dispose()

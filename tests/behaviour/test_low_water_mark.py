@@ -189,7 +189,8 @@ def test_what_follows_in_a_row_and_was_claimed_later_proves_nothing_of_those_who
             late.execute(text("INSERT INTO note (content) VALUES ('late')"))
             notes.execute("UPDATE note SET content = 'follower' WHERE content = 'head'")
 
-    with late, running(notes.listener(limits=TRUSTING)):
+    # However slowly the first ones are handled, there is room for followers then.
+    with late, running(notes.listener(limits=TRUSTING, commit_every=timedelta(seconds=10))):
         # The first ones are claimed one by one, which leaves no room for followers.
         for content in ("first", "second", "third"):
             handled(notes, content)

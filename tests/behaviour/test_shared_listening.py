@@ -24,9 +24,12 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.one_driver]
 
 HOUR = timedelta(hours=1)
-NEVER = Limits(poll=PollLimits(first=3600.0, writers=3600.0, take_over=3600.0))
+NEVER = Limits(poll=PollLimits(first=3600.0))
 """Nothing is found but by a notification, the look before a sleep, or a retry that is due."""
-SLEEP_LOCK = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+SLEEP_LOCK = (
+    "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+    " WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.mode = 'ExclusiveLock'"
+)
 LISTENS = (
     "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sqla-pubsub listen'"
 )
@@ -49,7 +52,7 @@ class Said:
 
 
 @contextmanager
-def together(notes: Notes, *names: list[str], limits: Limits = DEFAULTS) -> Iterator[Said]:
+def together(notes: Notes, *names: list[str], limits: Limits = NEVER) -> Iterator[Said]:
     """Run a listener for each list of *names* until all sleep."""
     notes.install()
     said, leadership, gate = Said(), Leadership(), ThreadGate()
@@ -91,7 +94,7 @@ def test_a_slow_handler_keeps_nothing_from_the_others(notes: Notes) -> None:
             assert go.wait(DEADLINE)
         session.add(notes.effect("handle", new.content))
 
-    with together(notes, *[["handle"]] * 2, limits=NEVER):
+    with together(notes, *[["handle"]] * 2):
         notes.write("slow")
         assert begun.wait(DEADLINE)
         for number in range(3):
@@ -113,7 +116,7 @@ def test_what_one_has_in_hand_does_not_keep_the_others_busy(notes: Notes) -> Non
     @after_insert(notes.Note)
     def count(new: Any, session: Session) -> None: ...
 
-    with together(notes, ["count"], *[["mail"]] * 3) as said:
+    with together(notes, ["count"], *[["mail"]] * 3, limits=DEFAULTS) as said:
         notes.write("slow")
         assert begun.wait(DEADLINE)
         began, before = time.monotonic(), said.statements["look"]
@@ -121,7 +124,7 @@ def test_what_one_has_in_hand_does_not_keep_the_others_busy(notes: Notes) -> Non
         took = time.monotonic() - began
         go.set()
     # Each looks at once and then after 5, 10, 20 ... ms: so many come quicker only where they make each other look.
-    assert took > 0.5
+    assert took > 0.25
 
 
 @pytest.mark.parametrize("delay", [timedelta(0), timedelta(milliseconds=100)])
@@ -137,7 +140,7 @@ def test_a_retry_is_due_for_who_follows_too(notes: Notes, delay: timedelta) -> N
     @after_insert(notes.Note)
     def other(new: Any) -> None: ...
 
-    with together(notes, ["other"], ["handle"], ["handle"], limits=NEVER):
+    with together(notes, ["other"], ["handle"], ["handle"]):
         for what in ("a", "b", "c"):
             notes.write(what)
         wait_until(lambda: Counter(tried) == {"a": 3, "b": 3, "c": 3}, DEADLINE, "all retries")

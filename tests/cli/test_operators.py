@@ -39,6 +39,7 @@ def test_a_listener_is_paused_for_all_workers_and_stays_so_when_they_start_anew(
     wait_until(
         lambda: "listener.paused: listener 'ship' is paused since" in shop.log, DEADLINE, "it to say so"
     )
+    wait_until(lambda: shop.scalar(WORKERS) == 2, DEADLINE, "two supervisors again")
     shop.order("c")
     wait_until(lambda: shop.effects("count") == ["a", "b", "c"], DEADLINE, "the other listener")
     assert shop.effects("ship") == []

@@ -1,6 +1,5 @@
 """A small HTTP server in a thread."""
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +18,3 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
         server.shutdown()
         server.server_close()
         thread.join(15)
-
-
-@contextmanager
-def free_port() -> Iterator[int]:
-    """Yield a port that nobody has."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
-    yield port

@@ -103,6 +103,19 @@ def test_what_is_only_done_at_the_connection_makes_nobody_a_follower(shared: Lea
     assert rings(leader, other) == [False, False]
 
 
+def test_all_are_looked_for_anew_when_what_was_seen_does_not_count_any_more(shared: Leadership) -> None:
+    """Also who was called to lead, and is not among the followers at that moment."""
+    everybody = members(3)
+    for each in everybody:
+        shared.join(each)
+        shared.lead(each)
+        each.wait(9.0, works=False)
+    shared.resign()
+    assert everybody[1].called is Call.LEAD
+    shared.stir()
+    assert [each.until for each in everybody] == [None] * 3
+
+
 def test_the_last_to_leave_is_told_so(shared: Leadership) -> None:
     first, second = members(2)
     shared.join(first)
@@ -122,26 +135,32 @@ def test_a_bell_that_is_full_rings_all_the_same(shared: Leadership) -> None:
 
 
 class Histories(RuleBasedStateMachine):
-    """Whatever listeners do, somebody leads, or is called to; and a leader is told of whom it has not looked for."""
+    """Whatever listeners do, somebody leads or is called to, and who waits has been looked for since all was stirred."""
 
     def __init__(self) -> None:
         super().__init__()
         self.members = members(3)
         self.shared = Leadership()
+        for each in self.members:
+            self.shared.join(each)
         self.leader: Member | None = None
         self.following: list[Member] = []
-        self.looked: list[Member] | None = None
-        """For whom the leader has looked, None where it is about to."""
+        self.unseen: set[Member] = set()
+        """Whom nobody has looked for since it went to sleep, or since all was stirred."""
+        self.looked = False
+        """Whether the leader has, since it leads."""
 
     @rule(number=st.integers(0, 2))
     def rest(self, number: int) -> None:
-        self.sleep(self.members[number])
+        one = self.members[number]
+        if one is not self.leader and one not in self.following:
+            one.rest()
+            self.unseen.add(one)
+            self.sleep(one)
 
     def sleep(self, one: Member) -> None:
-        if one is self.leader or one in self.following:
-            return
         if self.shared.lead(one):
-            self.leader, self.looked = one, None
+            self.leader, self.looked = one, False
         else:
             self.following.append(one)
 
@@ -150,18 +169,43 @@ class Histories(RuleBasedStateMachine):
         if self.leader is None:
             return
         self.leader.bell.silence()
-        self.looked = self.shared.idle()
-        called = [self.members[number] for number in ready]
+        asked = [one for one in self.shared.idle() if one.until is None]
+        called = [self.members[number] for number in ready if self.members[number] in asked]
+        for one in asked:
+            one.wait(1.0, works=False)
+        self.unseen.difference_update(asked)
+        self.looked = True
         self.shared.call(called)
         if self.leader in called:
-            self.shared.resign()
-            self.leader = None
+            self.resign()
+
+    @rule()
+    def hear(self) -> None:
+        """A notification comes."""
+        if self.leader is not None and self.looked:
+            self.stir()
+            self.shared.call(self.shared.idle())
+            self.resign()
 
     @rule()
     def leave(self) -> None:
         if self.leader is not None:
+            self.resign()
+
+    def resign(self) -> None:
+        self.shared.resign()
+        self.leader = None
+
+    def stir(self) -> None:
+        self.shared.stir()
+        self.unseen.update(self.members)
+
+    @rule(number=st.integers(0, 2))
+    def hand_over(self, number: int) -> None:
+        one = self.members[number]
+        if one not in self.following and self.shared.lead(one, or_follow=False):
+            self.stir()
             self.shared.resign()
-            self.leader = None
 
     @rule(number=st.integers(0, 2))
     def wake(self, number: int) -> None:
@@ -186,11 +230,11 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def somebody_watches(self) -> None:
         called = [one for one in self.following if rung(one)]
-        waiting = [one for one in self.following if one not in called]
+        waiting = {one for one in self.following if one not in called}
         if self.leader is None:
             assert not waiting or any(one.called is Call.LEAD for one in called)
-        elif self.looked is not None:
-            assert rung(self.leader) or all(one in self.looked for one in waiting)
+        elif self.looked and not rung(self.leader):
+            assert not self.unseen & (waiting | {self.leader})
 
 
 def rung(one: Member) -> bool:
@@ -201,5 +245,5 @@ def rung(one: Member) -> bool:
     return True
 
 
-Histories.TestCase.settings = settings(max_examples=400, stateful_step_count=20, deadline=None)
+Histories.TestCase.settings = settings(max_examples=600, stateful_step_count=40, deadline=None)
 TestHistories: Any = Histories.TestCase

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine
 from sqla_pubsub.testing.binaries import Programs, found_servers, give_to_server, runnable_programs
 from tests.cli.project import LISTENERS, Shop
 from tests.faults.oracle import DEADLINE, check_exactly_once, doorman_asleep
-from tests.servers import Driver, _free_port
+from tests.servers import Driver, free_port
 from tests.waiting import wait_until
 
 
@@ -23,7 +23,7 @@ class Pair:
 
     def __init__(self, home: Path, programs: Programs, binaries: Path) -> None:
         self._home, self._programs, self._binaries = home, programs, binaries
-        self.ports = [_free_port(), _free_port()]
+        self.ports = [free_port(), free_port()]
         self._processes: list[subprocess.Popen[bytes]] = []
         made = (programs.initdb, "-D", home / "0", "-U", "postgres", "-A", "trust", "--no-sync")
         subprocess.run(made, check=True, capture_output=True)

@@ -1,5 +1,7 @@
 """What an operator reads of each listener: how much waits, who works on it, how fast, and what is wrong."""
 
+import re
+import time
 from datetime import timedelta
 
 import pytest
@@ -99,11 +101,10 @@ def test_what_is_wrong_is_said_in_words(notes: Notes, admin: Admin) -> None:
         "an earlier name: a worker of its listener takes these over when it starts",
     )
     assert problems["nobody"] == ("not declared: nobody takes its entries",)
-    assert problems["handle"] == (
-        "no worker runs it, and 2 wait",
-        "behind: 2 ready, the first for 1:00:00",
-        "dead letters: see sqla-pubsub dead list --listener handle",
-    )
+    unattended, behind, dead = problems["handle"]
+    assert unattended == "no worker runs it, and 2 wait"
+    assert re.fullmatch(r"behind: 2 ready, the first for 1:00:\d\d", behind)
+    assert dead == "dead letters: see sqla-pubsub dead list --listener handle"
     admin.pause("handle", "the mail server is down", by="me")
     paused = {row.listener: row.problems for row in admin.status()}["handle"]
     assert paused[0].startswith("paused since ")
@@ -140,13 +141,13 @@ def test_rates_are_those_of_the_last_minutes(notes: Notes, admin: Admin) -> None
     [row] = admin.status()
     assert row.rate_in is not None
     assert row.rate_out is not None
-    # Six minutes have begun in the five to six that are looked at.
-    assert 11.0 <= row.rate_out <= 13.2
-    assert 5.0 <= row.rate_in <= 6.0
+    # Six minutes have begun in the five to six that are looked at, or five where one begins just now.
+    assert 9.1 <= row.rate_out <= 13.2
+    assert 4.1 <= row.rate_in <= 6.0
     fill(notes, "handle", 300)
     [row] = admin.status()
     assert row.rate_in is not None
-    assert 5.8 <= row.rate_in <= 7.0
+    assert 5.1 <= row.rate_in <= 7.0
 
 
 def test_the_rate_of_what_comes_is_that_of_the_newest_where_a_listener_is_behind(
@@ -157,9 +158,11 @@ def test_the_rate_of_what_comes_is_that_of_the_newest_where_a_listener_is_behind
     fill(notes, "handle", 300, age="1 minute")
     [row] = admin.status()
     assert row.rate_in == pytest.approx(1.0, rel=0.1)
+    began = time.monotonic()
     fill(notes, "handle", 1000, age="10 seconds")
     [row] = admin.status()
-    assert row.rate_in == pytest.approx(100.0, rel=0.2)
+    assert row.rate_in is not None
+    assert 1000 / (10 + time.monotonic() - began) - 1 <= row.rate_in <= 101
 
 
 def test_all_results_become_json(notes: Notes, admin: Admin) -> None:

@@ -21,7 +21,7 @@ from sqla_pubsub.outlets.stable_id import stable_id
 from tests.outlets.engines.celery import PROGRAM, CeleryEngine
 from tests.outlets.messages import outgoing
 from tests.reader import ROOT
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_stopped
 
 pytestmark = [
     pytest.mark.one_driver,
@@ -255,9 +255,10 @@ def test_a_broker_that_nobody_listens_for_is_unavailable_at_once_and_its_passwor
 
 
 def test_a_broker_that_does_not_answer_is_unavailable_within_the_time(redis: CeleryEngine) -> None:
-    sender = made(url=redis.url, timeout=0.2)
+    sender = made(url=redis.url, timeout=2)
     sender.open()
     os.kill(redis.pid, signal.SIGSTOP)
+    wait_until_stopped(redis.pid)
     try:
         with pytest.raises(OutletUnavailable):
             sender.send([outgoing(1)])

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from sqla_pubsub.outlets import CeleryTask
 from sqla_pubsub.outlets.stable_id import stable_id
 from tests.outlets.engines.rabbitmq import Node, RabbitQueueEngine
 from tests.outlets.messages import outgoing
+from tests.outlets.open_sockets import sockets
 
 pytestmark = pytest.mark.one_driver
 
@@ -45,16 +44,6 @@ def remove(engine: RabbitQueueEngine) -> None:
         await channel.queue_delete(QUEUE)
 
     engine.on_channel(delete)
-
-
-def sockets() -> set[str]:
-    """What this process has open."""
-    found = set()
-    for descriptor in Path("/proc/self/fd").iterdir():
-        # One that was open for the listing is gone.
-        with suppress(FileNotFoundError):
-            found.add(str(descriptor.readlink()))
-    return {each for each in found if each.startswith("socket:")}
 
 
 def ids(engine: RabbitQueueEngine) -> list[str]:

@@ -18,7 +18,8 @@ from sqla_pubsub.outlet import CONFIRMED, OutletSettings, OutletUnavailable, Sen
 from sqla_pubsub.outlets import RedisStream
 from tests.outlets.engines.redis import PROGRAM, RedisEngine
 from tests.outlets.numbered import event, events
-from tests.waiting import wait_until
+from tests.servers import free_port
+from tests.waiting import wait_until, wait_until_stopped
 
 pytestmark = [
     pytest.mark.one_driver,
@@ -181,7 +182,7 @@ def test_the_last_of_a_lane_is_told_from_that_of_another_database(redis: RedisEn
 def test_a_server_that_does_not_answer_leaves_the_fate_open_and_nothing_is_doubled(
     redis: RedisEngine,
 ) -> None:
-    with opened(redis, timeout=0.2) as sender:
+    with opened(redis, timeout=2) as sender:
         sender.send(events([1, 2]))
         with paused(redis), pytest.raises(OutletUnavailable, match="Timeout"):
             sender.send(events([3, 4]))
@@ -196,6 +197,7 @@ def test_a_server_that_does_not_answer_leaves_the_fate_open_and_nothing_is_doubl
 def paused(server: RedisEngine) -> Iterator[None]:
     pid = server.client.info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
+    wait_until_stopped(pid)
     try:
         yield
     finally:
@@ -351,7 +353,7 @@ def test_what_redis_can_never_hold_is_refused_before_it_is_sent(redis: RedisEngi
 
 
 def test_a_server_of_a_cluster_is_known_by_itself() -> None:
-    server = RedisEngine("--cluster-enabled", "yes", lanes=4)
+    server = RedisEngine("--cluster-enabled", "yes", "--cluster-port", str(free_port()), lanes=4)
     server.start()
     try:
         server.client.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")

@@ -410,7 +410,7 @@ HANG = threading.Event()
 
 
 def hanging(request: Request) -> Reply:
-    HANG.wait(1.5)
+    HANG.wait(4.5)
     return Reply(None)
 
 
@@ -439,7 +439,7 @@ class TestWithoutAnAnswerOfItsOwn:
         self, endpoint: Endpoint, opened: Open, reply: Callable[[Request], Reply]
     ) -> None:
         endpoint.reply = lambda request: reply(request) if request.event == 2 else Reply()
-        sender = opened(timeout=0.4)
+        sender = opened(timeout=1.5)
         fates = sender.send([outgoing(number) for number in (1, 2, 3)])
         assert [type(fate) for fate in fates] == [Confirmed, Unsettled, Confirmed]
         fates = sender.send([outgoing(number) for number in (2, 4)])

@@ -493,12 +493,20 @@ def test_an_outside_handler_commits_what_it_writes_also_where_it_fails(
 def test_a_handler_that_takes_too_long_is_ended_and_the_transaction_goes_on(
     notes: Notes, session: Session, transactional: bool
 ) -> None:
-    @after_insert(notes.Note, timeout=timedelta(milliseconds=100), transactional=transactional)
+    @after_insert(
+        notes.Note,
+        when=lambda new: new.content != "quick",
+        timeout=timedelta(milliseconds=100),
+        transactional=transactional,
+    )
     def slow(new: Any, session: Session) -> None:
         if new.content == "query":
             session.execute(text("SELECT pg_sleep(30)"))
         elif new.content == "python":
             Signal().wait(30)
+
+    @after_insert(notes.Note, when=lambda new: new.content == "quick", transactional=transactional)
+    def quick(new: Any, session: Session) -> None: ...
 
     notes.install()
     write(session, notes, "query", "python", "quick")

@@ -9,7 +9,15 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -120,6 +128,7 @@ def opened(browser: Browser, origin: str, **options: object) -> Iterator[Page]:
     """Yield a page; at the end nothing must have gone wrong on it."""
     context = browser.new_context(**options)  # type: ignore[arg-type]
     context.set_default_timeout(10_000)
+    expect.set_options(timeout=10_000)
     watched = Watched(context, origin)
     try:
         yield context.new_page()

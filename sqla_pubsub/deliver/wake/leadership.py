@@ -68,6 +68,7 @@ class Member:
         due: When its next retry is due, None without one.
         called: What for, None where it was not.
         reason: Why it goes to work, None where nobody told it to.
+        sleeps: How often it has gone to sleep.
     """
 
     policy: IdlePolicy
@@ -79,9 +80,11 @@ class Member:
     due: float | None = None
     called: Call | None = None
     reason: WakeReason | None = None
+    sleeps: int = 0
 
     def rest(self) -> None:
         """Forget the last sleep."""
+        self.sleeps += 1
         self.until = self.due = self.reason = None
         self.works = self.slept = False
 
@@ -142,6 +145,13 @@ class Leadership:
                 elif member is not self._leader:
                     # It has gone by itself, perhaps before there was what is there now.
                     member.policy.woken()
+
+    def stir(self) -> None:
+        """Have all looked for anew that sleep, or are about to: what was seen before does not count any more."""
+        with self._lock:
+            for member in self._members:
+                member.until, member.works = None, False
+                member.policy.woken()
 
     def unfollow(self, member: Member) -> None:
         """Say that *member* does not wait any more."""

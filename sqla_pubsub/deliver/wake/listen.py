@@ -6,11 +6,10 @@ Lock and notification are hints: the worst that a lost or forged one does is a p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 
 from sqla_pubsub.contract.tables import Outbox, absence
 from sqla_pubsub.contract.wakeup import (
@@ -124,14 +123,22 @@ class ListeningConnection:
         self._listen()
 
     def wait(self, seconds: float, stop: StopSignal, bell: int) -> Ended:
-        """Return when another session notified, at the latest after *seconds*; when stopped, or *bell* can be read."""
+        """Return when another session notified, at the latest after *seconds*; when stopped, or *bell* can be read.
+
+        Raises:
+            DBAPIError: The connection is lost.
+        """
         if self._notified():
             return Ended.NOTIFIED
-        nudged = False
-        # A connection that ended here shows as SQLAlchemy's error at the next statement.
-        with suppress(self._driver.error):
+        nudged = lost = False
+        try:
             nudged = stop.wait_for(seconds, self._driver.fileno(), bell)
             self._driver.read()
+        except self._driver.error:
+            lost = True
+        if lost or self._driver.closed:
+            # So that SQLAlchemy finds it lost.
+            self._connection.execute(select(1))
         if self._notified():
             return Ended.NOTIFIED
         return Ended.NUDGED if nudged else Ended.OTHERWISE

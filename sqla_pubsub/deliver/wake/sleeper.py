@@ -68,7 +68,11 @@ class Sleeper:
             OutboxMissing: The outbox is not there.
         """
         self._leadership.join(self._member)
-        self._alone(self._listening)
+        try:
+            self._alone(self._listening)
+        except BaseException:
+            self._leadership.leave(self._member)
+            raise
 
     def progress(self) -> None:
         """Say that there was work: the next sleep begins with a fresh look."""
@@ -148,9 +152,10 @@ class Sleeper:
             nearest = min(each.until or 0.0 for each in self._leadership.idle())
             match listening.wait(nearest - self._clock(), self._stop, self._member.bell.descriptor):
                 case Ended.NOTIFIED:
+                    # It was for those too that are called to lead, or work still.
+                    self._leadership.stir()
                     idle = self._leadership.idle()
                     for each in idle:
-                        each.policy.woken()
                         each.reason = "notification"
                     self._leadership.call(idle)
                     return
@@ -172,12 +177,15 @@ class Sleeper:
         # The lock before the look: who probes it from now on notifies.
         guard = listening.guard()
         began = self._clock()
-        names = {each: each.low_waters() for each in asked}
+        names, sleeps = {each: each.low_waters() for each in asked}, {each: each.sleeps for each in asked}
         found = listening.look(_lowest(names.values()))
         now = self._clock()
         self._answered()
         deaf = False
         for each in asked:
+            if each.sleeps != sleeps[each]:
+                # It was at work meanwhile.
+                continue
             seen = Seen.together((found[name] for name in names[each]), took=now - began)
             each.due = None if seen.due_in is None else now + seen.due_in
             match each.policy.decide(guard, seen, now):
@@ -205,10 +213,13 @@ class Sleeper:
     def _hand_over(self) -> None:
         if self._leadership.listening is not None:
             self._leadership.listening.hand_over()
+            # Who was called to lead at the same time takes the lock, and looks then.
+            self._leadership.stir()
 
     def _disconnect(self) -> None:
         listening, self._leadership.listening = self._leadership.listening, None
         if listening is not None:
+            self._leadership.stir()
             with suppress(SQLAlchemyError):
                 listening.close()
 

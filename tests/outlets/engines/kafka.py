@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tests.outlets.engines import Arrived
-from tests.servers import _free_port
+from tests.servers import free_port
 from tests.waiting import wait_until
 
 _DEADLINE = 30.0
@@ -57,7 +57,7 @@ class KafkaEngine:
     def __init__(self, options: str = "lanes=4") -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pubsub-kafka-"))
         self._options = options
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.topic = "shop.comments"
 

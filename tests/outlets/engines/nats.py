@@ -23,8 +23,8 @@ from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.outlets.engines import Arrived
-from tests.servers import _free_port
-from tests.waiting import wait_until
+from tests.servers import free_port
+from tests.waiting import wait_until, wait_until_stopped
 
 PROGRAM = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class Nats:
         self._folder = Path(tempfile.mkdtemp(prefix="pubsub-nats-"))
         self._strict = strict
         self._credentials = credentials
-        self._port = _free_port()
+        self._port = free_port()
         self._made = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._tls = None if tls is None else _context(tls)
@@ -126,11 +126,7 @@ class Nats:
         """Let it stand still: it is there, and answers nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-        # A signal is only on its way when it was sent, and the server has many threads.
-        state = Path(f"/proc/{self._process.pid}/stat")
-        wait_until(
-            lambda: state.read_text().rpartition(")")[2].split()[0] == "T", _DEADLINE, "NATS to stand still"
-        )
+        wait_until_stopped(self._process.pid)
 
     def resume(self) -> None:
         """Let it go on."""
@@ -208,9 +204,8 @@ class Nats:
             seq = 1
             while True:
                 asked = json.dumps({"seq": seq, "next_by_subj": ">"}).encode()
-                answer = json.loads(
-                    (await client.request(f"$JS.API.STREAM.MSG.GET.{self.stream}", asked)).data
-                )
+                place = f"$JS.API.STREAM.MSG.GET.{self.stream}"
+                answer = json.loads((await client.request(place, asked, timeout=_DEADLINE)).data)
                 if "error" in answer:
                     return found
                 message = answer["message"]
@@ -274,7 +269,7 @@ class Nats:
 @contextmanager
 def cluster() -> Iterator[dict[str, Nats]]:
     """Three servers that hold each stream together, by their names."""
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
     nodes = {
         f"node{port}": Nats(

@@ -25,6 +25,7 @@ from rstream import amqp_decoder, schema
 from rstream.client import Client
 
 from tests.outlets.engines import Arrived
+from tests.servers import free_port
 from tests.waiting import wait_until
 
 T = TypeVar("T")
@@ -66,9 +67,9 @@ class Node:
 
     def __init__(self, first: Node | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pubsub-rabbitmq-"))
-        self.port, self.tls_port, self.stream_port, self.stream_tls_port, self._epmd_port, distribution = (
-            _ports(6)
-        )
+        self.port, self.tls_port, self.stream_port, self.stream_tls_port, self._epmd_port, distribution = [
+            free_port() for _ in range(6)
+        ]
         self._listening = (self.port, self.stream_port)
         self.name = f"rabbit{self.port}@localhost"
         self._server: subprocess.Popen[bytes] | None = None
@@ -422,15 +423,6 @@ def _open(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _definitions() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from tests.outlets.engines import Arrived
-from tests.servers import _free_port
+from tests.servers import free_port
 from tests.waiting import wait_until
 
 PROGRAM = shutil.which("redis-server")
@@ -33,7 +33,7 @@ class RedisEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="pubsub-redis-"))
         self._settings = settings
         self._lanes = lanes
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.client: Any = redis.Redis(port=self._port, protocol=2)
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from tests.outlets.engines import Arrived
 from tests.reader import ROOT
+from tests.servers import free_port
 from tests.waiting import wait_until
 
 _STARTING = 30.0
@@ -38,8 +39,7 @@ class WebhookEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="pubsub-webhook-"))
         self._file = self._folder / "arrived"
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port: int = free.getsockname()[1]
+        self._port = free_port()
 
     @property
     def url(self) -> str:
