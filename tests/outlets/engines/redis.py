@@ -78,11 +78,17 @@ class RedisEngine:
     def stop(self) -> None:
         """End it, and remove its files."""
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait(_DEADLINE)
+            wait_until(self._ended, _DEADLINE, "Redis to end")
             self._process = None
         self.client.close()
         shutil.rmtree(self._folder)
+
+    def _ended(self) -> bool:
+        """Whether it has ended; else it is asked to, again: while it writes its first file, it refuses."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.terminate()
+        return self._process.poll() is not None
 
     def prepare(self) -> None:
         """Begin with no entries: a stream is made by its first one."""
