@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -382,3 +382,34 @@ def test_a_listener_does_not_spin_over_what_another_one_has_in_hand(recording: N
             other.rollback()
             wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
     engine.dispose()
+
+
+@pytest.mark.one_driver
+@pytest.mark.parametrize(("writers", "given_up"), [(5, True), (1, False)])
+def test_the_sleep_lock_is_given_up_where_many_writers_wait_for_each_other_s_commits(
+    recording: Notes, writers: int, given_up: bool
+) -> None:
+    """Who gives it up tells that to other workers, by a notification of its own."""
+    crowd = text(f"SELECT pg_notify({CHANNEL}, CAST(n AS text)) FROM generate_series(1, 20 / :writers) AS n")
+    tried = 0
+    with asleep(recording), ExitStack() as stack:
+        listens = recording.scalar(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'sqla-pubsub listen'"
+        )
+        connections = [stack.enter_context(recording.engine.connect()) for _ in range(writers)]
+
+        def is_told() -> bool:
+            nonlocal tried
+            tried += 1
+            with hearing(recording) as heard:
+                for connection in connections:
+                    connection.execute(crowd, {"writers": writers})
+                    connection.commit()
+                # What it answers with comes before the next one is heard.
+                wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
+            return listens in [notification.pid for notification in heard]
+
+        if given_up:
+            wait_until(is_told, DEADLINE, "the listener to give it up")
+        else:
+            assert not any(is_told() for _ in range(20))

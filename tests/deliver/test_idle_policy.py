@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sqla_pubsub.deliver.wake.idle_policy import (
+    Crowd,
+    CrowdLimits,
     Decision,
     Guard,
     IdlePolicy,
@@ -164,3 +166,28 @@ def test_new_work_after_a_notification_is_gone_for_at_once() -> None:
     assert isinstance(policy.decide(Guard.HELD, READY, 1.0), Wait)
     policy.woken()
     assert policy.decide(Guard.HELD, READY, 2.0) == Return()
+
+
+def test_writers_that_come_in_crowds_are_not_made_to_notify() -> None:
+    crowd, now = Crowd(CrowdLimits(notifications=16, writers=4, within=0.1)), 0.0
+    told = []
+    for number in range(32):
+        now += 0.001
+        told.append(crowd.notified([100 + number % 8], now))
+    assert [number for number, each in enumerate(told, 1) if each] == [16, 32], "each time anew"
+
+
+@pytest.mark.parametrize(
+    ("writers", "pause", "said"),
+    [(8, 0.001, True), (8, 0.01, False), (3, 0.001, False), (1, 0.0, False), (4, 0.006, True)],
+    ids=["many, often", "many, seldom", "few, often", "one, often", "at the bounds"],
+)
+def test_a_few_writers_or_a_few_notifications_are_no_crowd(writers: int, pause: float, said: bool) -> None:
+    crowd = Crowd(CrowdLimits(notifications=16, writers=4, within=0.1))
+    assert any(crowd.notified([number % writers], number * pause) for number in range(100)) == said
+
+
+def test_what_comes_at_once_counts_one_by_one() -> None:
+    crowd = Crowd(CrowdLimits(notifications=16, writers=4, within=0.1))
+    assert not crowd.notified([1, 2, 3, 4, 5, 6, 7, 8], 0.0)
+    assert crowd.notified([1, 2, 3, 4, 5, 6, 7, 8], 0.05)

@@ -7,10 +7,15 @@ growing intervals, which begin anew whenever somebody else begins to hold the lo
 A look walks over all that was settled since the oldest open transaction, which vacuum cannot remove: the longer
 a writer stays open, the slower it is. So where looks would follow each other quickly for long, the pause after a
 look is a multiple of what it took.
+
+Commits with a NOTIFY wait for each other. Writers that are made to by a lock that is never given up commit so slowly that
+the worker always finds its way back to sleep, and goes on holding the lock. So where many writers notify again and
+again, it is given up: while they have transactions open nobody gets it, and they commit beside each other.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -33,6 +38,41 @@ class PollLimits:
     take_over: float = 1.0
     blind: float = 0.5
     share: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrowdLimits:
+    """When writers are so many that they are not made to notify.
+
+    Args:
+        notifications: At least so many,
+        writers: from at least so many of them,
+        within: in so many seconds.
+    """
+
+    notifications: int = 16
+    writers: int = 4
+    within: float = 0.1
+
+
+class Crowd:
+    """Tells from the notifications whether writers wait for each other's commits."""
+
+    def __init__(self, limits: CrowdLimits) -> None:
+        self._limits = limits
+        self._last: deque[tuple[float, int]] = deque(maxlen=limits.notifications)
+
+    def notified(self, writers: Iterable[int], now: float) -> bool:
+        """Take in which server processes notified; return whether the sleep lock is to be given up."""
+        limits = self._limits
+        self._last.extend((now, writer) for writer in writers)
+        if len(self._last) < limits.notifications or now - self._last[0][0] > limits.within:
+            return False
+        if len({writer for _, writer in self._last}) < limits.writers:
+            return False
+        # It is given up once, and then has to be shown anew.
+        self._last.clear()
+        return True
 
 
 class Guard(Enum):

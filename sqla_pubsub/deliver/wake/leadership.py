@@ -18,7 +18,7 @@ from enum import Enum, auto
 from threading import Lock
 
 from sqla_pubsub.deliver.happenings import WakeReason
-from sqla_pubsub.deliver.wake.idle_policy import IdlePolicy
+from sqla_pubsub.deliver.wake.idle_policy import Crowd, CrowdLimits, IdlePolicy
 from sqla_pubsub.deliver.wake.listen import ListeningConnection
 
 
@@ -98,10 +98,12 @@ class Leadership:
 
     Attributes:
         listening: The connection, None where it is to be opened. Only the leader may touch it.
+        crowd: Of the writers that notify.
     """
 
     def __init__(self) -> None:
         self.listening: ListeningConnection | None = None
+        self.crowd = Crowd(CrowdLimits())
         self._lock = Lock()
         self._members: set[Member] = set()
         self._leader: Member | None = None

@@ -62,6 +62,8 @@ class ListeningConnection:
         self._connection: Connection = connect(engine, "AUTOCOMMIT")
         self._driver = driver_of(self._connection)
         self._holding = self._deaf = False
+        self.notifiers: list[int] = []
+        """The server processes that notified, when that ended the waiting."""
         self.blind = silent
         """Whether no notification can be received."""
         try:
@@ -182,4 +184,5 @@ class ListeningConnection:
         self._driver.listen(self._channel)
 
     def _notified(self) -> bool:
-        return any(pid != self._pid for pid in self._driver.notifications())
+        self.notifiers = [pid for pid in self._driver.notifications() if pid != self._pid]
+        return bool(self.notifiers)

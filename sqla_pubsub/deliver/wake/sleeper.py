@@ -152,6 +152,9 @@ class Sleeper:
             nearest = min(each.until or 0.0 for each in self._leadership.idle())
             match listening.wait(nearest - self._clock(), self._stop, self._member.bell.descriptor):
                 case Ended.NOTIFIED:
+                    crowded = self._leadership.crowd.notified(listening.notifiers, self._clock())
+                    if crowded and self._config.notify != "always":
+                        listening.hand_over()
                     # It was for those too that are called to lead, or work still.
                     self._leadership.stir()
                     idle = self._leadership.idle()
