@@ -49,7 +49,7 @@ class Server:
 
     Args:
         version: The major version, as `sqla_pubsub.testing.binaries.found_servers` names it.
-        binaries: The folder that holds ``postgres``, ``psql``, ``pg_dump`` and the others.
+        binaries: The folder that holds ``postgres``, ``initdb`` and, mostly, the others.
         hosts: Addresses that it listens on.
     """
 
@@ -89,6 +89,15 @@ class Server:
     def url(self, database: str, driver: Driver = "psycopg2") -> str:
         """Return the SQLAlchemy URL of *database*."""
         return f"postgresql+{driver}://postgres@127.0.0.1:{self.port}/{database}"
+
+    def program(self, name: str) -> Path:
+        """Return a program for this server: its own, or that of the newest one here, as some come without it."""
+        newest_first = sorted(found_servers().items(), reverse=True)
+        folders = [self.bin, *(folder for version, folder in newest_first if version >= self.version)]
+        for program in (folder / name for folder in folders):
+            if program.exists():
+                return program
+        raise FileNotFoundError(f"no {name} for PostgreSQL {self.version} in {folders}")
 
     def admit(self, network: str) -> None:
         """Let everybody of *network* in."""

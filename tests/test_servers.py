@@ -128,7 +128,7 @@ def test_a_test_may_leave_the_server_stopped(server: Server, database: str) -> N
 def test_the_client_programs_reach_the_server(server: Server, database: str) -> None:
     for host in ("127.0.0.1", str(server.socket_dir)):
         command = [
-            str(server.bin / "psql"),
+            str(server.program("psql")),
             "-h",
             host,
             "-p",

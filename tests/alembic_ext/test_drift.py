@@ -248,7 +248,7 @@ def test_a_dump_restored_elsewhere_is_as_declared(
             "--no-owner",
         )
         # The program of the newer server, as its manual says; the older one may have none.
-        dump = run(target.bin / "pg_dump", *arguments, str(here.url.database))
+        dump = run(target.program("pg_dump"), *arguments, str(here.url.database))
         arguments = (
             "-h",
             "127.0.0.1",
@@ -260,7 +260,7 @@ def test_a_dump_restored_elsewhere_is_as_declared(
             "-v",
             "ON_ERROR_STOP=1",
         )
-        run(target.bin / "psql", *arguments, "-d", str(there.url.database), stdin=dump)
+        run(target.program("psql"), *arguments, "-d", str(there.url.database), stdin=dump)
         project.move(there)
         assert project.differences() == []
         project.execute("INSERT INTO \"Order 50%% 'o' :tag\" DEFAULT VALUES")

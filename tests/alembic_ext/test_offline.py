@@ -45,7 +45,7 @@ def apply(script: str, server: Server, project: Project) -> None:
         project.execute("DROP TABLE alembic_version")
     done = subprocess.run(
         [
-            str(server.bin / "psql"),
+            str(server.program("psql")),
             *("-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres"),
             *("-d", make_url(project.engine.url).database or "", "-X", "-v", "ON_ERROR_STOP=1"),
         ],
