@@ -43,6 +43,8 @@ STATE = (
     " current_setting('session_replication_role'), current_setting('default_transaction_isolation'),"
     " current_setting('default_transaction_read_only'), current_setting('datestyle'), current_setting('timezone'))"
 )
+PATH = "SELECT setting FROM pg_settings WHERE name = 'search_path'"
+"""Nothing in it looks as if it set anything."""
 ELSEWHERE = """
 CREATE SCHEMA other
 CREATE TABLE other.note (LIKE note INCLUDING ALL)
@@ -116,6 +118,26 @@ def test_what_a_handler_sets_is_not_there_for_the_next_event_nor_for_the_outbox(
     assert elsewhere.scalar("SELECT count(*) FROM other.pubsub_outbox") == 20
     assert elsewhere.scalar("SELECT count(*) FROM other.pubsub_dead_letter") == 0
     assert len(set(states)) == 1
+
+
+@pytest.mark.parametrize("kind", ["each", "database"])
+def test_what_a_handler_sets_by_the_driver_is_not_there_for_the_next_event(
+    elsewhere: Notes, kind: str
+) -> None:
+    states: list[str] = []
+
+    @after_insert(elsewhere.Note, retry=ONCE, **KINDS[kind])
+    def handle(session: Session) -> None:
+        states.append(str(session.scalar(text(PATH))))
+        cursor = session.connection().connection.cursor()
+        cursor.execute("SET search_path TO other")
+        cursor.close()
+
+    elsewhere.write("a", "b", "c")
+    assert elsewhere.drain(commit_every=LONG) == 3
+    assert len(states) == 3
+    assert len(set(states)) == 1
+    assert elsewhere.left() == 0
 
 
 @pytest.mark.parametrize("what", ["search_path", "role"])

@@ -46,6 +46,27 @@ def test_the_savepoint_moves_in_the_text_of_the_first_statement(notes: Notes) ->
         assert second == NOW.text
 
 
+@pytest.mark.usefixtures("preceded")
+def test_settings_are_put_back_only_after_an_event_that_may_have_changed_them(notes: Notes) -> None:
+    """They are a dozen statements, for which the server takes longer than for a handler's INSERT."""
+
+    @after_insert(notes.Note)
+    def handle(new: Any, session: Session) -> None:
+        session.execute(insert(notes.Effect), {"listener": new.content})
+        if new.content == "sets":
+            session.execute(text("SET LOCAL search_path TO nowhere"))
+
+    notes.install()
+    # What the client has sent is written by its own INSERT, whose text calls nothing that might set something.
+    notes.execute("ALTER TABLE effect ALTER what SET DEFAULT current_query()")
+    contents = ["a", "b", "sets", "c", "d"]
+    notes.write(*contents)
+    notes.drain(commit_every=LONG)
+    sent = {content: str(query) for content in contents for query in notes.effects(content)}
+    assert {content for content, query in sent.items() if "search_path" in query} == {"c"}
+    assert sent["d"].startswith("RELEASE SAVEPOINT ")
+
+
 def wrong(sql: str, **parameters: Any) -> Callable[[Session], None]:
     def run(session: Session) -> None:
         session.execute(text(sql), parameters)

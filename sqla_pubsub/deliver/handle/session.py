@@ -59,8 +59,6 @@ class HandlerSession(RowSession):
         self._own = own
         self._touched = False
         """Whether an event has used the connection since its settings were put back."""
-        self.settings_changed = False
-        """Whether one may have changed settings, as far as its statements show."""
         self._outer = connection.get_nested_transaction()
         """The group itself, where it is a savepoint in somebody else's transaction."""
         self._entered = False
@@ -85,10 +83,12 @@ class HandlerSession(RowSession):
         """Return the work connection, at the savepoint of the event in hand."""
         if not self._entered:
             self._enter()
-        if self._savepoint is not None and not asked and not options:
-            # SQLAlchemy says what for, and sends a statement next. Nobody knows what else becomes of a connection:
-            # a cursor of the driver may be of another class, ahead of whose statements nothing is sent.
-            self._own.move_now()
+        if not asked and not options:
+            # SQLAlchemy says what for, and sends a statement next. Nobody knows what else becomes of a connection: a
+            # cursor of the driver may be of another class, ahead of whose statements nothing is sent, and may set anything.
+            if self._savepoint is not None:
+                self._own.move_now()
+            self._own.changed = True
         return self._connection
 
     def connection(self, *arguments: Any, **options: Any) -> Connection:
@@ -223,9 +223,11 @@ class HandlerSession(RowSession):
     def _enter(self) -> None:
         self._entered = True
         self.write_deferred()
-        # Before its savepoint, so that it is still there when the event is undone.
+        # Before its savepoint, so that it is still there when the event is undone. It sets nothing that is put back.
+        changed = self._own.changed
         self._context.be(extended(self.chain, self.passed_on))
-        if self._savepoint is None and self.settings_changed:
+        self._own.changed = changed
+        if self._savepoint is None and self._own.changed:
             self._put_settings_back()
         self._touched = True
         if self._savepoint is not None:
@@ -233,7 +235,7 @@ class HandlerSession(RowSession):
 
     def _put_settings_back(self) -> None:
         self._own.put_back()
-        self._touched = self.settings_changed = False
+        self._touched = False
 
     def _refuse(self, what: str) -> SessionOwnershipError:
         self._violated = SessionOwnershipError(

@@ -25,14 +25,16 @@ class TransactionGuard:
     Args:
         connection: On which handlers work.
         driver: Its driver.
+        sent: Called with each statement of handlers that is let through.
         borrowed: Whether the transaction is that of whoever lent the connection, and a rollback ends what is his.
     """
 
-    def __init__(self, connection: Connection, driver: Driver, *, borrowed: bool = False) -> None:
+    def __init__(
+        self, connection: Connection, driver: Driver, sent: Callable[[str], None], *, borrowed: bool = False
+    ) -> None:
         self._driver = driver
         self._connection = connection
-        self.sent: Callable[[str], None] | None = None
-        """Called with each statement of handlers that is let through."""
+        self._sent = sent
         self.on = False
         """True while a handler runs."""
         self.violated: SessionOwnershipError | None = None
@@ -62,8 +64,7 @@ class TransactionGuard:
         elif _ENDS.match(statement):
             self.violated = SessionOwnershipError(ENDED)
         else:
-            if self.sent is not None:
-                self.sent(statement)
+            self._sent(statement)
             return
         raise self.violated
 

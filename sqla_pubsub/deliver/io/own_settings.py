@@ -2,7 +2,8 @@
 
 A handler may take on another role, search path or time limit for its own statements, by itself or in a
 function that it calls. The next event, the acknowledgement and the next claim are to know nothing of it. So
-the listener's settings are put back with each savepoint that moves on or ends, in the same round trip.
+the listener's settings are put back at the end of a group, and before, with the savepoint that moves on, where a
+statement may have changed them.
 
 Behind a transaction pooler the server's connection belongs to another program next: nothing is set there
 that outlives the transaction.
@@ -72,7 +73,8 @@ NAMED = text(
 """Let the server say what a connection is for, where nobody has named it. Parameter: purpose."""
 _RELEASE = "RELEASE SAVEPOINT"
 _PLAIN = re.compile(
-    r'\s*(?:INSERT\s+INTO\s+[\w".]+\s*\([^()]*\)|(?:SELECT|INSERT|UPDATE|DELETE)\b)', re.IGNORECASE
+    r'\s*(?:INSERT\s+INTO\s+[\w".]+\s*\([^()]*\)|(?:SELECT|INSERT|UPDATE|DELETE|SAVEPOINT|RELEASE|ROLLBACK)\b)',
+    re.IGNORECASE,
 )
 _CALL = re.compile(
     r'\b(?!(?:VALUES|IN|AND|OR|NOT|ANY|ALL|EXISTS|ON|AS|FROM|WHERE)\b)\w+"?\s*\(', re.IGNORECASE
@@ -93,23 +95,28 @@ class OwnSettings:
         self._driver = driver_of(connection)
         self.restore = "; ".join(self._statements(connection))
         """SQL that puts them back, as `Driver.script` takes it."""
-        self._joins = self._listens = False
+        self.changed = False
+        """Whether a handler may have changed settings since they were put back, as far as its statements show."""
+        self._joins = self._listens = self._restoring = False
         self._preceding: Preceding | None = None
         self._failed: Failed
 
     def put_back(self) -> None:
         """Put the settings back now."""
         self._driver.script(self.restore)
+        self.changed = False
 
     def move_on(self, present: str, following: str, failed: Failed) -> None:
-        """Put the settings back, and move a savepoint to the present: ahead of the next statement, or at once.
+        """Move a savepoint to the present, ahead of the next statement or at once, and put back what may have changed.
 
         Args:
             present: Its name, quoted where that needs it.
             following: What it is called then.
             failed: Called with the SQLSTATE, if that or the statement behind it fails; what it returns is raised.
         """
-        sql = f"RELEASE SAVEPOINT {present}; {self.restore}; SAVEPOINT {following}"
+        self._restoring, self.changed = self.changed, False
+        restore = [self.restore] if self._restoring else []
+        sql = "; ".join([f"RELEASE SAVEPOINT {present}", *restore, f"SAVEPOINT {following}"])
         self._failed = failed
         if self._preceding is not None:
             self._preceding.hold(sql, failed)
@@ -131,7 +138,10 @@ class OwnSettings:
 
     def stay(self) -> bool:
         """Send nothing ahead of the next statement; return whether that was to be."""
-        return self._preceding is not None and bool(self._preceding.take())
+        if self._preceding is None or not self._preceding.take():
+            return False
+        self.changed = self._restoring
+        return True
 
     def travel(self) -> None:
         """Let savepoints move together with statements, where the driver can do that."""
@@ -156,7 +166,7 @@ class OwnSettings:
 
     def _join(self, _c: Any, _r: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
         if self._joins and self._driver.joins and statement.startswith(_RELEASE):
-            self._joins = False
+            self._joins = self.changed = False
             statement = f"{statement}; {self.restore}"
         return statement, parameters
 
@@ -188,7 +198,7 @@ class OwnSettings:
 
 @lru_cache(maxsize=1_000)
 def may_set(statement: str) -> bool:
-    """Whether a statement may change settings: what neither reads nor writes rows, and what calls a function.
+    """Whether a statement may change settings: what calls a function, and what is not about rows or savepoints.
 
     >>> may_set('INSERT INTO "effect" (what) VALUES (%s) RETURNING id'), may_set("SELECT wander()")
     (False, True)

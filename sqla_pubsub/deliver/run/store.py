@@ -53,7 +53,7 @@ class Store:
         self._surroundings = surroundings
         self._work = work
         self._driver = work.driver
-        self.guard = TransactionGuard(work.connection, work.driver, borrowed=work.borrowed)
+        self.guard = TransactionGuard(work.connection, work.driver, self._sent, borrowed=work.borrowed)
         self.connection = work.connection
         self.claims = work.claims
         self.statements = work.statements
@@ -68,11 +68,11 @@ class Store:
 
     def watch(self, sent: Callable[[str], None]) -> None:
         """Call *sent* with each statement of a handler, until the group ends."""
-        self._watched, self.guard.sent = sent, self._sent
+        self._watched = sent
 
     def _sent(self, statement: str) -> None:
-        if self._session is not None and not self.savepoints and may_set(statement):
-            self._session.settings_changed = True
+        if may_set(statement):
+            self._work.own.changed = True
         if self._watched is not None:
             self._watched(statement)
 
@@ -101,7 +101,6 @@ class Store:
         """
         self.savepoints = savepoints
         self._watched = None
-        self.guard.sent = None if savepoints else self._sent
         self._session = None
         self._context = ContextSetting(self.connection)
         self._deferred = self._deferring() if together else None
