@@ -21,7 +21,7 @@ from sqla_pubsub.contract.names import (
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import Capture
 
-CAPTURE_FORMAT = 2
+CAPTURE_FORMAT = 3
 """Version of the SQL of captures and of the publish function. What it writes has a number of its own."""
 
 

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from sqla_pubsub import __version__
+from sqla_pubsub.declare.spec import CAPTURE_FORMAT
 from sqla_pubsub.testing import temporary_postgresql
 from tests.alembic_ext import project as projects
 from tests.alembic_ext.project import Project
@@ -77,9 +78,10 @@ OF_COMMENTS = ["('', 'é %')", "('é %', 'é %')", "Delete", "Insert", "Truncate
 PUBLISHED = sorted([*OF_COMMENTS, "Insert", "Message"])
 
 NEW_TABLES = ["create_table"] * 4
+NEW_CAPTURES = [*["replace_pubsub_function"] * 5, "create_pubsub_publish_function"]
 UPGRADES: dict[str, list[str]] = {
-    "0.1.0": [*NEW_TABLES, *["replace_pubsub_function"] * 5, "create_pubsub_publish_function"],
-    "0.2.0": NEW_TABLES,
+    "0.1.0": [*NEW_TABLES, *NEW_CAPTURES],
+    "0.2.0": [*NEW_TABLES, *NEW_CAPTURES],
 }
 """What autogenerate writes in a project that upgrades from a release to this one."""
 
@@ -117,10 +119,10 @@ def test_every_release_is_kept() -> None:
 NEWER = r"""
 DO $$ DECLARE source text; BEGIN
   FOR source IN SELECT pg_get_functiondef(oid) FROM pg_proc WHERE prosrc LIKE '-- sqla-pubsub%%' LOOP
-    source := replace(source, '"format":2', '"format":99,"unheard of":true');
+    source := replace(source, '"format":PRESENT', '"format":99,"unheard of":true');
     EXECUTE regexp_replace(source, '((clock_timestamp\(\)|::json\)),\s+)1\y', '\199', 'g');
   END LOOP;
-END $$"""
+END $$""".replace("PRESENT", str(CAPTURE_FORMAT))
 
 
 @pytest.mark.one_driver
@@ -134,7 +136,7 @@ def test_what_a_newer_release_installed_is_left_to_it(
     found = list(map(str, project.differences()))
     assert len(found) == 6
     assert all(words.endswith("Upgrade sqla-pubsub here to the release that installed it") for words in found)
-    assert "(capture format 99, this one knows 2)" in found[0]
+    assert f"(capture format 99, this one knows {CAPTURE_FORMAT})" in found[0]
     assert "op." not in project.migrate()
     assert "It is left alone" in capsys.readouterr().err
     project.create_all()

@@ -14,7 +14,7 @@ from sqlalchemy.exc import NotSupportedError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from sqla_pubsub import PubSub, after_delete, after_insert, after_update, check
+from sqla_pubsub import Publish, PubSub, after_delete, after_insert, after_update, check
 from tests.declare.entries import entries, heard, nothing, run
 
 pytestmark = pytest.mark.one_driver
@@ -240,6 +240,26 @@ def test_two_listeners_of_one_event_each_have_their_own_condition(engine: Engine
         session.commit()
     found = [(e.listener, ((e.new or e.old) or {})["id"]) for e in entries(engine, metadata)]
     assert sorted(found) == [("all", 1), ("all", 2), ("got urgent", 1), ("retitled", 2), ("urgent gone", 1)]
+
+
+@pytest.mark.parametrize("capture", ["statement", "row"])
+def test_a_condition_may_look_at_the_whole_row(engine: Engine, capture: Any) -> None:
+    """Beside a listener that gets every row: what the row is converted to stands under other names."""
+
+    class Base(DeclarativeBase): ...
+
+    class Person(PubSub, Base):
+        __tablename__ = "person"
+        __pubsub__ = Publish(capture=capture)
+        id: Mapped[int] = mapped_column(primary_key=True)
+        email: Mapped[str]
+
+    after_update(Person, name="all")(nothing)
+    after_update(Person, name="moved", when="to_jsonb(old) ->> 'email' <> to_jsonb(new) ->> 'email'")(nothing)
+    Base.metadata.create_all(engine)
+    run(engine, "INSERT INTO person VALUES (1, 'a'), (2, 'b')", "UPDATE person SET id = id + 10, email = 'b'")
+    found = [(entry.listener, (entry.new or {})["id"]) for entry in entries(engine, Base.metadata)]
+    assert sorted(found) == [("all", 11), ("all", 12), ("moved", 11)]
 
 
 def test_a_condition_that_is_null_does_not_hold(engine: Engine) -> None:

@@ -14,7 +14,7 @@ https://www.postgresql.org/docs/current/sql-createfunction.html#SQL-CREATEFUNCTI
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
 from sqla_pubsub.contract.tables import FORMAT
@@ -65,6 +65,8 @@ _NO_CHANGE = "(old.*) OPERATOR(pg_catalog.*<>) (new.*)"
 # A plan on a row in a variable knows the types of its columns and not the table. Named by its number, which no
 # renaming changes, the table lets the plan be made anew when a column gets another type, or goes.
 _PLANNED_ANEW = f"'{VALUES['relation']}'::pg_catalog.regclass IS NOT NULL"
+_CONVERTS_ONCE = 3
+"""The first format that converts a row once for several listeners."""
 _SIDES = {"INSERT": ("new",), "UPDATE": ("old", "new"), "DELETE": ("old",), "TRUNCATE": ()}
 
 
@@ -151,7 +153,10 @@ def _insert(
     values += [_of_ordered(spec, single, this)]
     # Only where it is another one: the entry belongs to two rows then.
     values += [_of_ordered(spec, single, f"nullif({key('old')}, {this})") if len(sides) == 2 else "NULL"]
-    values += [_payload(spec, side, cutting=cutting) if side in sides else "NULL" for side in ("old", "new")]
+    payloads = {side: _payload(spec, side, cutting=cutting) for side in sides}
+    once = payloads if _for_all(spec) else {}
+    for side in ("old", "new"):
+        values.append(f"pubsub_payload.pubsub_{side}_json" if side in once else payloads.get(side, "NULL"))
     values += [
         # In brackets, this is asked once for a statement and not once for a row.
         f"(SELECT nullif(pg_catalog.current_setting({literal(CONTEXT_SETTING)}, true), '')::json)",
@@ -162,7 +167,7 @@ def _insert(
         # The time is left to the column's default: a volatile function here would cost a plan of two levels.
         "    (listener, operation, source, key, old_key, old, new, context, format)",
         "  SELECT " + ",\n    ".join(values),
-        *_from(spec, rows, with_listeners=single is None),
+        *_from(spec, rows, once, with_listeners=single is None),
     ]
     conditions = [*more, *_conditions(spec, single, captured=rows is None)]
     if conditions:
@@ -181,7 +186,16 @@ def _conditions(spec: TriggerSpec, single: CapturedListener | None, *, captured:
     return conditions
 
 
-def _from(spec: TriggerSpec, rows: Sequence[str] | None, *, with_listeners: bool) -> list[str]:
+def _for_all(spec: TriggerSpec) -> bool:
+    """Return whether a row is converted once for all of several listeners, one of which gets every row."""
+    columns = looked_at(spec)
+    every = (condition_of(item, columns) == "true" for item in spec.listeners)
+    return spec.format >= _CONVERTS_ONCE and len(spec.listeners) > 1 and any(every)
+
+
+def _from(
+    spec: TriggerSpec, rows: Sequence[str] | None, payloads: Mapping[str, str], *, with_listeners: bool
+) -> list[str]:
     captured = ["(SELECT) AS pubsub_one"] if spec.per_row else _ROWS[spec.operation]
     columns = looked_at(spec)
     lines = [f"  {'FROM ' if i == 0 else ''}{source}" for i, source in enumerate(rows or captured)]
@@ -190,6 +204,10 @@ def _from(spec: TriggerSpec, rows: Sequence[str] | None, *, with_listeners: bool
         lines[-1] += joined if columns else where("texts", joined)
         if _ordered(spec):
             lines.append(f"  CROSS JOIN LATERAL {keys(side, _key_values(spec, side))}")
+    if payloads:
+        found = ",\n    ".join(f"{payload} AS pubsub_{side}_json" for side, payload in payloads.items())
+        # OFFSET 0 keeps it a row of its own, or it would be taken apart and converted for each listener.
+        lines.append(f"  CROSS JOIN LATERAL (SELECT {found} OFFSET 0) AS pubsub_payload")
     if with_listeners:
         values = ",\n    ".join(
             f"({literal(item.name)}, {condition_of(item, columns)}, {str(item.ordered).lower()})"
