@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.departures import kafka, nats, redis
+from benchmarks.departures import celery, kafka, nats, rabbit_queue, rabbit_stream, redis, webhook
 from benchmarks.departures.departure import Departure
 
 ENGINES: dict[str, Departure[Any]] = {
-    each.DEPARTURE.outlet.settings_name: each.DEPARTURE for each in (kafka, nats, redis)
+    each.DEPARTURE.outlet.settings_name: each.DEPARTURE
+    for each in (kafka, nats, redis, rabbit_stream, rabbit_queue, celery, webhook)
 }
 """By the name of the settings."""
