@@ -40,6 +40,13 @@ def outlets(server: str, sizes: Sizes) -> Iterator[Measured]:
                 yield delay(server, name, engine, sizes)
 
 
+def left_out() -> list[str]:
+    """Return a sentence about each engine that is not there."""
+    return [
+        f"events into {each.title}: {each.missing}" for each in ENGINES.values() if each.missing is not None
+    ]
+
+
 def depart(server: str, name: str, how: str, engine: Engine, rows: int) -> Drain:
     """Let events leave for *engine*, in one of the ways of `benchmarks.departing`."""
     engine.prepare()

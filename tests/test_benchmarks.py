@@ -26,7 +26,7 @@ from benchmarks.harness.results import Results
 from benchmarks.harness.revisions import VARIABLE, commit_of
 from benchmarks.harness.servers import postgres
 from benchmarks.harness.tables import tables
-from benchmarks.outlets import delay, depart, lateness, started
+from benchmarks.outlets import delay, depart, lateness, left_out, outlets, started
 from benchmarks.own import Measured, Sizes
 from benchmarks.processes import drain
 from benchmarks.report import page
@@ -330,6 +330,14 @@ def test_every_module_of_an_engine_is_measured_with_settings_of_its_own() -> Non
     assert len(ENGINES) == len(modules - {"__init__", "departure"})
     for name, departure in ENGINES.items():
         assert departure.outlet.settings_name == name
+
+
+def test_an_engine_that_is_not_there_has_no_row_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, departure in ENGINES.items():
+        monkeypatch.setitem(ENGINES, name, replace(departure, missing="it is not installed"))
+    assert list(outlets("nowhere", Sizes())) == []
+    assert len(left_out()) == len(ENGINES)
+    assert "events into Kafka: it is not installed" in left_out()
 
 
 @pytest.mark.parametrize(
