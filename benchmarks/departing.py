@@ -12,12 +12,15 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import create_engine
 
-from benchmarks.departures import AT_ONCE, ENGINES, Publisher, handler_of
+from benchmarks.departures import ENGINES
+from benchmarks.departures.departure import AT_ONCE, Publisher
 from benchmarks.shop import declare, leaving
 from benchmarks.worker import Drained, peak_megabytes
 from sqla_pubsub import Listener
@@ -26,8 +29,9 @@ from sqla_pubsub import Listener
 def main(url: str, how: str, engine: str, at: str, rows: str) -> None:
     """Do it, and print a `Drained`."""
     departure = ENGINES[engine]
+    settings = {engine: {"url": at, **departure.options}}
     if how == "listen":
-        listener = Listener(create_engine(url), leaving(departure.outlet), outlets={engine: {"url": at}})
+        listener = Listener(create_engine(url), leaving(departure.outlet), outlets=settings)
         signal.signal(signal.SIGTERM, lambda *_: listener.stop())
         listener.run()
         return
@@ -38,9 +42,9 @@ def main(url: str, how: str, engine: str, at: str, rows: str) -> None:
             metadata = (
                 leaving(departure.outlet)
                 if how == "relay"
-                else declare("leaving", handler=handler_of(publisher), batch=500)
+                else declare("leaving", handler=_handler_of(publisher), batch=500)
             )
-            listener = Listener(create_engine(url), metadata, outlets={engine: {"url": at}})
+            listener = Listener(create_engine(url), metadata, outlets=settings)
             began, settled = time.time(), listener.drain()
         ended = time.time()
     drained = Drained(settled=settled, began=began, ended=ended, peak_megabytes=peak_megabytes())
@@ -49,9 +53,20 @@ def main(url: str, how: str, engine: str, at: str, rows: str) -> None:
 
 def _published(publisher: Publisher, rows: int) -> int:
     body = json.dumps({"id": 1, "content": "x" * 200}).encode()
-    for _ in range(0, rows, AT_ONCE):
-        publisher.publish([body] * AT_ONCE)
+    for done in range(0, rows, AT_ONCE):
+        publisher.publish([body] * min(AT_ONCE, rows - done))
     return rows
+
+
+def _handler_of(publisher: Publisher) -> Callable[[list[Any]], None]:
+    """Return a handler of batches that publishes what they hold."""
+
+    def publish(events: list[Any]) -> None:
+        publisher.publish(
+            [json.dumps({"id": each.new.id, "content": each.new.content}).encode() for each in events]
+        )
+
+    return publish
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from benchmarks.harness.results import Results
 from benchmarks.harness.revisions import VARIABLE, commit_of
 from benchmarks.harness.running import Plan
 from benchmarks.harness.servers import Postgres, end_in_order, postgres
-from benchmarks.outlets import outlets
+from benchmarks.outlets import left_out, outlets
 from benchmarks.own import FULL, Measured, Sizes, measure
 from benchmarks.report import page
 from sqla_pubsub.errors import ConfigurationError
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with postgres() as server:
             _beside_others(options, scale, server, results)
             own = _by_itself(options, server)
+        results.left_out += left_out()
     except (Refused, Unavailable, ConfigurationError) as refusal:
         print(refusal, file=sys.stderr)
         return 2

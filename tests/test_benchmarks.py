@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,14 @@ from benchmarks.harness.results import Results
 from benchmarks.harness.revisions import VARIABLE, commit_of
 from benchmarks.harness.servers import postgres
 from benchmarks.harness.tables import tables
-from benchmarks.outlets import depart, started
-from benchmarks.own import Measured
+from benchmarks.outlets import delay, depart, lateness, left_out, outlets, started
+from benchmarks.own import Measured, Sizes
 from benchmarks.processes import drain
 from benchmarks.report import page
 from benchmarks.shop import COPY, database, fill
 from benchmarks.workloads import BY_NAME
 from sqla_pubsub.testing.binaries import found_servers
+from tests.outlets.engines import Engine
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -322,16 +325,64 @@ def test_worker_processes_share_a_backlog_and_tell_what_it_took(server: Server) 
     assert 10 < drained.peak_megabytes < 200
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ENGINES)
-def test_events_leave_for_an_engine_by_an_outlet_by_a_handler_and_by_its_client_library(
-    server: Server, name: str
+def test_every_module_of_an_engine_is_measured_with_settings_of_its_own() -> None:
+    modules = {path.stem for path in (ROOT / "benchmarks/departures").glob("*.py")}
+    assert len(ENGINES) == len(modules - {"__init__", "departure"})
+    for name, departure in ENGINES.items():
+        assert departure.outlet.settings_name == name
+
+
+def test_an_engine_that_is_not_there_has_no_row_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, departure in ENGINES.items():
+        monkeypatch.setitem(ENGINES, name, replace(departure, missing="it is not installed"))
+    assert list(outlets("nowhere", Sizes())) == []
+    assert len(left_out()) == len(ENGINES)
+    assert "events into Kafka: it is not installed" in left_out()
+
+
+@pytest.mark.parametrize(
+    ("late", "arrived", "rate", "value", "reached"),
+    [
+        (0.02, 3_000, 990.0, "20.0 ms", True),
+        (0.5, 3_000, 990.0, "500.0 ms", False),
+        (0.5, 3_000, 600.0, "500.0 ms (falls behind: 600 events/s arrive)", False),
+        (0.01, 2_000, 50.0, "10.0 ms (2,000 of 3,000 arrived)", False),
+    ],
+)
+def test_a_delay_says_when_not_all_arrived_or_more_was_written_than_arrives(
+    late: float, arrived: int, rate: float, value: str, *, reached: bool
 ) -> None:
-    departure = ENGINES[name]
+    row = lateness("Kafka", [late] * arrived, 3_000, rate)
+    assert (row.value, row.reached) == (value, reached)
+
+
+@pytest.fixture(params=ENGINES)
+def there(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
+    """An engine that events leave for, with its name."""
+    departure = ENGINES[request.param]
     if departure.missing is not None:
         pytest.skip(departure.missing)
     with started(departure) as engine:
-        for how in ("relay", "handler", "library"):
-            done = depart(server.url("postgres"), name, how, engine, 2_000)
-            assert done.settled == 2_000
-            assert done.rate > 0
+        yield request.param, engine
+
+
+@pytest.mark.slow
+def test_events_leave_for_an_engine_by_an_outlet_by_a_handler_and_by_its_client_library(
+    server: Server, there: tuple[str, Engine]
+) -> None:
+    name, engine = there
+    for how in ("handler", "library", "relay"):
+        done = depart(server.url("postgres"), name, how, engine, 2_000)
+        assert done.settled == 2_000
+        assert done.rate > 0
+    assert len({event.id for event in engine.read()}) == 2_000
+
+
+@pytest.mark.slow
+def test_a_consumer_of_an_engine_has_all_that_is_written_in_a_second(
+    server: Server, there: tuple[str, Engine]
+) -> None:
+    name, engine = there
+    row = delay(server.url("postgres"), name, engine, replace(Sizes(), idle=1))
+    assert " arrived)" not in row.value
+    assert 0 < float(row.value.split()[0].replace(",", "")) < 60_000

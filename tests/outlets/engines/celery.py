@@ -33,6 +33,10 @@ class CeleryEngine(RedisEngine):
         assert self._process is not None
         return self._process.pid
 
+    def prepare(self) -> None:
+        """Begin with no tasks: a queue is made by its first one."""
+        self.client.delete("celery")
+
     def read(self) -> list[Arrived]:
         """Return the tasks, first sent first."""
         return [_arrived(task) for task in self.tasks()]

@@ -37,7 +37,8 @@ class WebhookEngine:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pubsub-webhook-"))
-        self._file = self._folder / "arrived"
+        self.file = self._folder / "arrived"
+        """Where the program writes down each request, and when it came."""
         self._process: subprocess.Popen[bytes] | None = None
         self._port = free_port()
 
@@ -49,7 +50,7 @@ class WebhookEngine:
     def start(self) -> None:
         """Start the program, and wait until it listens."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.outlets.engines.webhook_server", str(self._port), str(self._file)],
+            [sys.executable, "-m", "tests.outlets.engines.webhook_server", str(self._port), str(self.file)],
             cwd=ROOT,
         )
         wait_until(self._listens, _STARTING, "the endpoint to listen")
@@ -70,14 +71,15 @@ class WebhookEngine:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def prepare(self) -> None:
-        """There is nothing to make."""
+        """Begin with nothing that has arrived."""
+        self.file.write_bytes(b"")
 
     def read(self) -> list[Arrived]:
         """Return all that it was sent, in the order in which it came."""
-        if not self._file.exists():
+        if not self.file.exists():
             return []
         # The last line may have been cut when it was killed; that one was not answered.
-        lines = self._file.read_bytes().split(b"\n")[:-1]
+        lines = self.file.read_bytes().split(b"\n")[:-1]
         return [_arrived(json.loads(line)) for line in lines]
 
     def _listens(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from base64 import b64encode
 from typing import Any
 
@@ -26,8 +27,9 @@ def application(descriptor: int) -> Any:
         found = {"webhook-id": "", "subject": ""} | {
             _HEADERS[name]: value.decode("ascii") for name, value in scope["headers"] if name in _HEADERS
         }
+        line = {**found, "at": time.time(), "body": b64encode(body).decode()}
         # One write to the end of the file: whatever was answered for stands there, though the program be killed.
-        os.write(descriptor, json.dumps(found | {"body": b64encode(body).decode()}).encode() + b"\n")
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
