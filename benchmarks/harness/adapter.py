@@ -12,7 +12,7 @@ from benchmarks.workloads import Workload
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks/peers"
-LIMITS = ("raw_listen", "raw_skiplocked")
+LIMITS = ("raw_listen", "raw_skiplocked", "raw_session")
 OURS = "sqla_pubsub"
 
 Command = tuple[list[str], dict[str, str]]
