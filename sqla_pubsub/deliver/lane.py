@@ -237,9 +237,7 @@ class Lane:
                 result.timing.seconds, result.timing.events, savepoints=result.timing.savepoints
             )
         claimed_all = isinstance(plan, Claim) and result.exhausted
-        more = bool(self._queue) or result.left or not claimed_all
-        # What has come since, the next round finds.
-        more = more or (self._cursor.start_over() and not result.whole)
+        more = bool(self._queue) or result.left or not claimed_all or self._cursor.start_over()
         return Turn(settled=len(result.outcomes), more=more)
 
     def _tell(self, result: Result, store: Store) -> None:

@@ -59,7 +59,7 @@ RENDERED = {
             'comment',
             operation='INSERT',
             listeners=['email_author'],
-            format=2,
+            format=3,
         )""",
     ),
     "create, everything given": (
@@ -79,7 +79,7 @@ RENDERED = {
             capture='row',
             prefix='shop_',
             outbox_schema='events',
-            format=2,
+            format=3,
         )""",
     ),
     "replace": (
@@ -89,7 +89,7 @@ RENDERED = {
             'comment',
             operation='INSERT',
             listeners=['email_author'],
-            format=2,
+            format=3,
         )""",
     ),
     "drop, with many listeners": (
@@ -109,7 +109,7 @@ RENDERED = {
                 'a_listener_with_a_long_name_1',
                 'a_listener_with_a_long_name_2',
             ],
-            format=2,
+            format=3,
         )""",
     ),
     "create the publish function": (
@@ -121,7 +121,7 @@ RENDERED = {
                 'viewed': [{'name': 'audit', 'ordered_by': 'article_id'}, 'count_views'],
             },
             outbox_schema='events',
-            format=2,
+            format=3,
         )""",
     ),
     "drop the publish function": (
@@ -131,7 +131,7 @@ RENDERED = {
             messages={
                 'viewed': [],
             },
-            format=2,
+            format=3,
         )""",
     ),
 }

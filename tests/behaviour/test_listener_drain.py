@@ -6,10 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from sqla_pubsub import Insert, RetryPolicy, after_insert
+from sqla_pubsub import RetryPolicy, after_insert
 from tests.deliver.notes import Notes
 
 ONCE = RetryPolicy(max_attempts=1)
@@ -49,24 +48,3 @@ def test_all_retries_that_are_due_are_drained(
     notes.execute("UPDATE pubsub_outbox SET due_at = clock_timestamp() - interval '1 minute'")
     assert notes.drain(commit_every=timedelta(seconds=every)) == 60
     assert notes.entries() == []
-
-
-@pytest.mark.one_driver
-def test_a_claim_that_has_looked_everywhere_is_followed_by_one_more(notes: Notes) -> None:
-    """Which finds what has come since, and that there is nothing."""
-    claims: list[str] = []
-
-    @after_insert(notes.Note, batch=5)
-    def handle(events: list[Insert[Any]]) -> None: ...
-
-    def record(_: Any, __: Any, statement: str, *___: Any) -> None:
-        if "SKIP LOCKED" in statement and "due_at IS NULL" in statement:
-            claims.append(statement)
-
-    notes.write("a", "b")
-    event.listen(notes.engine, "before_cursor_execute", record)
-    try:
-        assert notes.drain() == 2
-    finally:
-        event.remove(notes.engine, "before_cursor_execute", record)
-    assert len(claims) == 2

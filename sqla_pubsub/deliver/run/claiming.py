@@ -24,13 +24,11 @@ class Claimed:
         entries: What is to be worked together.
         isolate: Ids of what is to be worked in isolation.
         full: Whether as many were found as were asked for, so that there may be more.
-        whole: Whether it was looked for ready ones wherever one can be.
     """
 
     entries: tuple[Entry, ...]
     isolate: tuple[int, ...]
     full: bool
-    whole: bool = False
 
 
 class Claimer:
@@ -58,7 +56,6 @@ class Claimer:
         self._cursor = cursor
         self._clock = clock
         self._most_bytes = most_bytes
-        self._whole = False
         self.bare = False
         """Whether the next claim reads no payload, because one failed: the payloads may be to blame."""
         self._due_last = False
@@ -76,13 +73,12 @@ class Claimer:
         inline = -1 if self.bare else min(self._most_bytes // size, LARGEST_INLINE)
         self.bare = True
         while True:
-            self._whole = False
             first, second = (self._new, self._due) if self._due_last else (self._due, self._new)
             found = first(store, size, inline) or second(store, size, inline)
             known, expired = self._unknown.sift(store.connection, found)
             if known or expired or not found:
                 self.bare = False
-                return _apart(known, expired, full=len(found) == size, whole=self._whole)
+                return _apart(known, expired, full=len(found) == size)
 
     def read(self, store: Store, claimed: Claimed) -> list[Entry]:
         """Return the first ones of what was claimed, as many as have room, with their payloads.
@@ -109,13 +105,11 @@ class Claimer:
         now = self._clock()
         if self._cursor.is_look_back(now):
             self.look_back(store)
-        start = self._cursor.start(now)
-        # In order, what is handled now may set others free.
-        self._whole = start <= self._cursor.low_water(now) and not self._spec.ordered
+        start, low_water = self._cursor.start(now), self._cursor.order_low_water(now)
         return store.claims.ready(
             self._spec,
             start=start,
-            low_water=self._cursor.order_low_water(now),
+            low_water=low_water,
             size=size,
             inline=inline,
             left=self._unknown.left,
@@ -130,11 +124,10 @@ class Claimer:
         self._cursor.looked(began, self._clock(), look)
 
 
-def _apart(known: list[Entry], expired: list[Entry], *, full: bool, whole: bool) -> Claimed:
+def _apart(known: list[Entry], expired: list[Entry], *, full: bool) -> Claimed:
     """An entry that killed a process before runs in isolation, so that only it pays if it does again."""
     return Claimed(
         entries=tuple(entry for entry in known if not entry.crashes),
         isolate=ids([*expired, *(entry for entry in known if entry.crashes)]),
         full=full,
-        whole=whole,
     )

@@ -90,7 +90,6 @@ class Result:
         rewind: Whether to look from the lowest id again, also for retries.
         conflict: Whether transactions of others undid an event.
         exhausted: Whether nothing more was found from where the claim started.
-        whole: Whether that was wherever a ready one can be, so that there is no need to look there at once.
         left: Whether claimed entries were not reached; retries that are due may be among them.
         fit: How many entries had room in the group, None where all had.
         timing: What the handlers needed, None where that tells nothing.
@@ -105,7 +104,6 @@ class Result:
     rewind: bool = False
     conflict: bool = False
     exhausted: bool = False
-    whole: bool = False
     left: bool = False
     fit: int | None = None
     timing: Timing | None = None

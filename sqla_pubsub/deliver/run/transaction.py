@@ -117,7 +117,6 @@ def _committed(claimed: Claimed, done: Worked, fit: int | None) -> Result:
         isolate=(*claimed.isolate, *done.again),
         conflict=bool(done.again),
         exhausted=not claimed.full,
-        whole=claimed.whole,
         left=len(done.outcomes) < len(claimed.entries),
         fit=fit,
         timing=done.timing,

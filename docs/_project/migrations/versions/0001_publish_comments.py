@@ -131,7 +131,7 @@ def upgrade() -> None:
         'comment',
         operation='INSERT',
         listeners=['email_author'],
-        format=2,
+        format=3,
     )
     op.create_pubsub_trigger(
         'comment',
@@ -139,13 +139,13 @@ def upgrade() -> None:
         listeners=[
             {'name': 'keep_history', 'of': ['content']},
         ],
-        format=2,
+        format=3,
     )
     op.create_pubsub_publish_function(
         messages={
             'viewed': ['count_view'],
         },
-        format=2,
+        format=3,
     )
     # ### end Alembic commands ###
 
@@ -157,7 +157,7 @@ def downgrade() -> None:
         messages={
             'viewed': ['count_view'],
         },
-        format=2,
+        format=3,
     )
     op.drop_pubsub_trigger(
         'comment',
@@ -165,13 +165,13 @@ def downgrade() -> None:
         listeners=[
             {'name': 'keep_history', 'of': ['content']},
         ],
-        format=2,
+        format=3,
     )
     op.drop_pubsub_trigger(
         'comment',
         operation='INSERT',
         listeners=['email_author'],
-        format=2,
+        format=3,
     )
     op.drop_table('comment')
     op.drop_table('revision')

@@ -133,7 +133,7 @@ def upgrade() -> None:
             {'name': 'email_author', 'ordered': True},
         ],
         key=['id'],
-        format=2,
+        format=3,
     )
     # ### end Alembic commands ###
 
@@ -148,7 +148,7 @@ def downgrade() -> None:
             {'name': 'email_author', 'ordered': True},
         ],
         key=['id'],
-        format=2,
+        format=3,
     )
     op.drop_table('comment')
     op.drop_table('pubsub_worker')

@@ -129,7 +129,7 @@ def upgrade():
         listeners=[
             {'name': 'order_again', 'of': ['stock'], 'when': 'new.stock OPERATOR(pg_catalog.=) 0'},
         ],
-        format=2,
+        format=3,
     )
     # ### end Alembic commands ###
 
@@ -142,7 +142,7 @@ def downgrade():
         listeners=[
             {'name': 'order_again', 'of': ['stock'], 'when': 'new.stock OPERATOR(pg_catalog.=) 0'},
         ],
-        format=2,
+        format=3,
     )
     op.drop_table('supply_order')
     op.drop_table('pubsub_worker')

@@ -126,13 +126,13 @@ def upgrade() -> None:
         'answer',
         operation='DELETE',
         listeners=['count_answers'],
-        format=2,
+        format=3,
     )
     op.create_pubsub_trigger(
         'answer',
         operation='INSERT',
         listeners=['count_answers'],
-        format=2,
+        format=3,
     )
     # ### end Alembic commands ###
 
@@ -144,13 +144,13 @@ def downgrade() -> None:
         'answer',
         operation='INSERT',
         listeners=['count_answers'],
-        format=2,
+        format=3,
     )
     op.drop_pubsub_trigger(
         'answer',
         operation='DELETE',
         listeners=['count_answers'],
-        format=2,
+        format=3,
     )
     op.drop_table('answer')
     op.drop_table('question')
