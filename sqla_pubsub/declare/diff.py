@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sqla_pubsub.declare.fanout import FanOut
@@ -182,7 +182,8 @@ def diff_fan_out(
         )  # fmt: skip
     if installed != declared:
         return Changed(
-            kind="changed", detail=f"function {name!r} knows other messages or listeners",
+            kind="changed",
+            detail=f"function {name!r} {_older(installed, declared) or 'knows other messages or listeners'}",
             declared=declared, installed=installed,
         )  # fmt: skip
     return None
@@ -208,7 +209,7 @@ def _compare(item: Installed | None, spec: TriggerSpec) -> Difference | None:
     if item.spec != spec:
         return Changed(
             kind="changed", declared=spec, installed=item,
-            detail=f"trigger for {where} differs: {_words(item.spec, spec)}",
+            detail=f"trigger for {where} {_older(item.spec, spec) or f'differs: {_words(item.spec, spec)}'}",
         )  # fmt: skip
     if item.grant is not None:
         return Changed(
@@ -221,6 +222,13 @@ def _compare(item: Installed | None, spec: TriggerSpec) -> Difference | None:
 def _orphaned_messages(installed: FanOut) -> Difference:
     detail = f"function {installed.function!r} publishes messages, which this program does not declare"
     return Orphaned(detail=detail, installed=installed)
+
+
+def _older(installed: TriggerSpec | FanOut, declared: TriggerSpec | FanOut) -> str:
+    """Return what is said of one that is as declared but for its format, nothing of others."""
+    if replace(installed, format=declared.format) != declared:
+        return ""
+    return f"was installed by an earlier sqla-pubsub (capture format {installed.format}, this one writes {declared.format})"
 
 
 def _by(number: int) -> str:

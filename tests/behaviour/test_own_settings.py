@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, func, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Listener, RetryPolicy, after_insert
@@ -157,6 +157,51 @@ def test_what_a_handler_sets_is_not_there_when_the_rows_of_others_are_written(
     assert elsewhere.drain(commit_every=LONG) == 6
     assert elsewhere.effects("handle") == ["a", "b", "c", "d", "b", "e"]
     assert elsewhere.left() == 0
+
+
+@pytest.mark.parametrize("kind", ["each", "database"])
+@pytest.mark.parametrize("by", ["a value", "a hook of the mapper"])
+def test_what_is_set_while_the_session_of_a_handler_is_written_is_not_there_for_the_next_event(
+    elsewhere: Notes, by: str, kind: str
+) -> None:
+    """That is after the handler has returned."""
+    paths: list[str] = []
+
+    @after_insert(elsewhere.Note, retry=ONCE, **KINDS[kind])
+    def handle(new: Any, session: Session) -> None:
+        paths.append(str(session.scalar(text(PATH))))
+        what = func.public.wander() if by == "a value" else new.content
+        session.add(elsewhere.Effect(listener="handle", what=what))
+
+    def stray(_: Any, connection: Any, __: Any) -> None:
+        connection.execute(text("SET LOCAL search_path TO other"))
+
+    if by != "a value":
+        event.listen(elsewhere.Effect, "after_insert", stray)
+    elsewhere.write("a", "b", "c")
+    assert elsewhere.drain(commit_every=LONG) == 3
+    assert len(paths) == 3
+    assert len(set(paths)) == 1
+    assert elsewhere.scalar("SELECT count(*) FROM public.effect") == 3
+
+
+def test_a_connection_that_a_handler_keeps_is_never_trusted_again(elsewhere: Notes) -> None:
+    """What is sent by the driver, nobody sees; not in a later event either."""
+    paths: list[str] = []
+    kept: list[Any] = []
+
+    @after_insert(elsewhere.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        paths.append(str(session.scalar(text(PATH))))
+        if not kept:
+            kept.append(session.connection().connection.cursor())
+        if new.content == "c":
+            kept[0].execute("SET LOCAL search_path TO other")
+
+    elsewhere.write("a", "b", "c", "d", "e")
+    assert elsewhere.drain(commit_every=LONG) == 5
+    assert len(paths) == 5
+    assert len(set(paths)) == 1
 
 
 def test_what_a_trigger_sets_while_added_rows_are_written_is_undone(elsewhere: Notes) -> None:

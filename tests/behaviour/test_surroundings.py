@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from sqla_pubsub import (
     ConfigurationError,
     CurrentEvent,
     Listener,
+    ListenerConfig,
     PubSub,
     RetryPolicy,
     after_insert,
@@ -253,6 +255,28 @@ def test_what_is_passed_on_and_is_no_json_fails_the_event(notes: Notes) -> None:
     notes.write("a")
     assert listener(notes, around=around).drain() == 1
     assert "passed_on of the current event has a value that is no JSON" in (notes.dead()[0].reason or "")
+
+
+def test_an_event_that_fails_before_its_savepoint_takes_nothing_from_the_one_before(notes: Notes) -> None:
+    calls: list[str] = []
+
+    @contextmanager
+    def around(event: CurrentEvent) -> Iterator[None]:
+        calls.append("")
+        if len(calls) == 3:
+            event.passed_on["tenant"] = {1, 2}
+        yield
+
+    @after_insert(notes.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        session.execute(insert(notes.Effect), {"listener": "handle", "what": new.content})
+
+    notes.write("a", "b", "bad", "c")
+    assert (
+        listener(notes, around=around, config=ListenerConfig(commit_every=timedelta(seconds=30))).drain() == 4
+    )
+    assert notes.effects("handle") == ["a", "b", "c"]
+    assert [letter.id for letter in notes.dead()] == [3]
 
 
 def test_the_chain_of_handlers_is_not_to_be_passed_on_otherwise(notes: Notes) -> None:

@@ -31,6 +31,14 @@ class Picture(PubSub, Base):
     title: Mapped[str]
 
 
+class Review(PubSub, Base):
+    __tablename__ = "review"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+
+
+after_insert(Review, name="critic", when=lambda new: new.title != "good")(nothing)
+after_insert(Review, name="archive")(nothing)
 for number in range(LISTENERS):
     after_insert(Article, name=f"reader_{number}")(nothing)
     after_insert(Picture, name=f"painter_{number}", when=lambda new: new.title == "good")(nothing)
@@ -67,7 +75,7 @@ def conversions(engine: Engine, table: str) -> tuple[int, int]:
 def filled(engine: Engine) -> Engine:
     """Tables with rows that nobody was told of."""
     Base.metadata.create_all(engine)
-    for table in ("article", "picture"):
+    for table in ("article", "picture", "review"):
         run(engine, f"INSERT INTO {table} SELECT n, 'title' FROM generate_series(1, {ROWS}) AS n")
     run(engine, "DELETE FROM pubsub_outbox")
     return engine
@@ -75,6 +83,10 @@ def filled(engine: Engine) -> Engine:
 
 def test_a_row_is_converted_once_for_all_its_listeners(filled: Engine) -> None:
     assert conversions(filled, "article") == (ROWS, ROWS * LISTENERS)
+
+
+def test_a_row_is_converted_once_if_one_of_two_listeners_gets_every_row(filled: Engine) -> None:
+    assert conversions(filled, "review") == (ROWS, ROWS * 2)
 
 
 def test_a_row_that_no_listener_gets_is_not_converted(filled: Engine) -> None:

@@ -25,7 +25,7 @@ class EventSavepoint:
 
     Args:
         connection: The work connection, in the transaction of the group.
-        own: Its settings, which are put back whenever it moves.
+        own: Its settings, which are put back when it moves if they may have changed, and at its end.
     """
 
     def __init__(self, connection: Connection, own: OwnSettings) -> None:

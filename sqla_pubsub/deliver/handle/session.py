@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import SessionTransaction
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
@@ -83,12 +84,12 @@ class HandlerSession(RowSession):
         """Return the work connection, at the savepoint of the event in hand."""
         if not self._entered:
             self._enter()
-        if not asked and not options:
+        if all(each is None for each in (*asked, *options.values())):
             # SQLAlchemy says what for, and sends a statement next. Nobody knows what else becomes of a connection: a
             # cursor of the driver may be of another class, ahead of whose statements nothing is sent, and may set anything.
             if self._savepoint is not None:
                 self._own.move_now()
-            self._own.changed = True
+            self._own.hand_out()
         return self._connection
 
     def connection(self, *arguments: Any, **options: Any) -> Connection:
@@ -161,7 +162,8 @@ class HandlerSession(RowSession):
             inner.commit()
         if self._forget_context():
             # The next event is handled in the same transaction, and knows nothing of this context.
-            self._context.forget()
+            with self._own.unchanged():
+                self._context.forget()
         # It leaves the savepoint too: a rollback in the next event would go to it.
         super().close()
 
@@ -221,15 +223,20 @@ class HandlerSession(RowSession):
         return mine is not None or drivers is not None
 
     def _enter(self) -> None:
-        self._entered = True
+        # Nothing is the event's until its savepoint is there: what fails before undoes nothing of the one before it.
+        context = extended(self.chain, self.passed_on)
         self.write_deferred()
-        # Before its savepoint, so that it is still there when the event is undone. It sets nothing that is put back.
-        changed = self._own.changed
-        self._context.be(extended(self.chain, self.passed_on))
-        self._own.changed = changed
+        try:
+            with self._own.unchanged():
+                # Before its savepoint, so that it is still there when the event is undone.
+                self._context.be(context)
+        except DBAPIError:
+            if self._savepoint is not None:
+                self._savepoint.missing = True
+            raise
         if self._savepoint is None and self._own.changed:
             self._put_settings_back()
-        self._touched = True
+        self._entered = self._touched = True
         if self._savepoint is not None:
             self._savepoint.move()
 

@@ -25,7 +25,7 @@ class TransactionGuard:
     Args:
         connection: On which handlers work.
         driver: Its driver.
-        sent: Called with each statement of handlers that is let through.
+        sent: Called with each statement of handlers that is let through, and of their sessions.
         borrowed: Whether the transaction is that of whoever lent the connection, and a rollback ends what is his.
     """
 
@@ -37,6 +37,8 @@ class TransactionGuard:
         self._sent = sent
         self.on = False
         """True while a handler runs."""
+        self.watching = False
+        """True while what a handler left in its session is written: nothing of that is refused."""
         self.violated: SessionOwnershipError | None = None
         """What a handler was refused, and may have swallowed."""
         self._listening: list[tuple[str, Callable[..., None]]] = [
@@ -58,6 +60,8 @@ class TransactionGuard:
     def _refuse_end(self, _c: Any, _r: Any, statement: str, *_: Any) -> None:
         """Refuse a statement that would end the transaction, and any where the driver has ended it."""
         if not self.on:
+            if self.watching:
+                self._sent(statement)
             return
         if self._driver.idle:
             self.violated = TransactionEnded(ENDED)

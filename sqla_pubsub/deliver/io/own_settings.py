@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -73,12 +74,20 @@ NAMED = text(
 """Let the server say what a connection is for, where nobody has named it. Parameter: purpose."""
 _RELEASE = "RELEASE SAVEPOINT"
 _PLAIN = re.compile(
-    r'\s*(?:INSERT\s+INTO\s+[\w".]+\s*\([^()]*\)|(?:SELECT|INSERT|UPDATE|DELETE|SAVEPOINT|RELEASE|ROLLBACK)\b)',
+    r'\s*(?:INSERT\s+INTO\s+(?:"[^"]*"|[\w.$])+\s*\([^()]*\)|(?:SELECT|INSERT|UPDATE|DELETE|SAVEPOINT|RELEASE|ROLLBACK)\b)',
     re.IGNORECASE,
 )
-_CALL = re.compile(
-    r'\b(?!(?:VALUES|IN|AND|OR|NOT|ANY|ALL|EXISTS|ON|AS|FROM|WHERE)\b)\w+"?\s*\(', re.IGNORECASE
+_NO_CALL = re.compile(
+    r"""(?<![\w$".])(?:VALUES|IN|AND|OR|NOT|ANY|ALL|EXISTS|ON|FROM|WHERE|SELECT|CONFLICT|USING|BY|OVER|FILTER|LATERAL"""
+    r"""|CAST|COALESCE|NULLIF|GREATEST|LEAST|ROW|AS\s+[\w$"]+)\s*\(""",
+    re.IGNORECASE,
 )
+"""A bracket that opens no arguments: these words are the grammar's, and no function has such a name without quotes."""
+_CALL = re.compile(r'[\w$"]\s*\(')
+_SEVERAL_OR_HIDDEN = re.compile(r";\s*\S|--|/\*")
+_WRITES_SETTINGS = re.compile(r"(?!\s*SELECT\b).*\bpg_settings\b", re.IGNORECASE | re.DOTALL)
+_LONGEST = 10_000
+"""Characters of a statement that is looked through."""
 
 
 class OwnSettings:
@@ -97,14 +106,25 @@ class OwnSettings:
         """SQL that puts them back, as `Driver.script` takes it."""
         self.changed = False
         """Whether a handler may have changed settings since they were put back, as far as its statements show."""
-        self._joins = self._listens = self._restoring = False
+        self._joins = self._listens = self._restoring = self._handed_out = False
         self._preceding: Preceding | None = None
         self._failed: Failed
 
     def put_back(self) -> None:
         """Put the settings back now."""
         self._driver.script(self.restore)
-        self.changed = False
+        self.changed = self._handed_out
+
+    def hand_out(self) -> None:
+        """Nobody sees any more what is sent: a handler has the connection, and may keep it."""
+        self.changed = self._handed_out = True
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """What is sent meanwhile changes nothing that is put back."""
+        changed = self.changed
+        yield
+        self.changed = changed
 
     def move_on(self, present: str, following: str, failed: Failed) -> None:
         """Move a savepoint to the present, ahead of the next statement or at once, and put back what may have changed.
@@ -114,7 +134,7 @@ class OwnSettings:
             following: What it is called then.
             failed: Called with the SQLSTATE, if that or the statement behind it fails; what it returns is raised.
         """
-        self._restoring, self.changed = self.changed, False
+        self._restoring, self.changed = self.changed, self._handed_out
         restore = [self.restore] if self._restoring else []
         sql = "; ".join([f"RELEASE SAVEPOINT {present}", *restore, f"SAVEPOINT {following}"])
         self._failed = failed
@@ -166,7 +186,7 @@ class OwnSettings:
 
     def _join(self, _c: Any, _r: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
         if self._joins and self._driver.joins and statement.startswith(_RELEASE):
-            self._joins = self.changed = False
+            self._joins, self.changed = False, self._handed_out
             statement = f"{statement}; {self.restore}"
         return statement, parameters
 
@@ -196,15 +216,21 @@ class OwnSettings:
         return f"E'{escaped}'"
 
 
-@lru_cache(maxsize=1_000)
 def may_set(statement: str) -> bool:
     """Whether a statement may change settings: what calls a function, and what is not about rows or savepoints.
 
     >>> may_set('INSERT INTO "effect" (what) VALUES (%s) RETURNING id'), may_set("SELECT wander()")
     (False, True)
     """
+    return len(statement) > _LONGEST or _may_set(statement)
+
+
+@lru_cache(maxsize=1_000)
+def _may_set(statement: str) -> bool:
     plain = _PLAIN.match(statement)
-    return plain is None or _CALL.search(statement, plain.end()) is not None
+    if plain is None or _SEVERAL_OR_HIDDEN.search(statement) or _WRITES_SETTINGS.match(statement):
+        return True
+    return _CALL.search(_NO_CALL.sub(" ", statement[plain.end() :])) is not None
 
 
 def is_pooled(connection: Connection) -> bool:

@@ -161,7 +161,11 @@ class Store:
         if self._session is not None:
             if self._session.spoilt:
                 raise TransactionEnded(ENDED)
-            self._session.finish(entry_id)
+            self.guard.watching = True
+            try:
+                self._session.finish(entry_id)
+            finally:
+                self.guard.watching = False
 
     def _refuse_what_ended(self, *, intact: bool) -> NoReturn:
         if self.spoilt or (intact and (self._driver.idle or self._driver.autocommit)):
@@ -218,6 +222,9 @@ class Store:
         if self._session is not None:
             session, self._session = self._session, None
             session.release()
+        elif self._work.own.changed:
+            # By a handler that asked for no session, and has kept a connection.
+            self._work.own.put_back()
 
     def adopt(self, spec: ListenerSpec) -> None:
         """Take over what was written for earlier names of a listener."""
