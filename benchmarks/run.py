@@ -17,8 +17,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.goals import EARLIER, LIMIT_BATCH, LIMIT_NOTIFY, series
-from benchmarks.harness.adapter import OURS, ROOT
+from benchmarks.goals import EARLIER, series
+from benchmarks.harness.adapter import LIMITS, OURS, ROOT
 from benchmarks.harness.environments import Unavailable
 from benchmarks.harness.harness import Harness, Refused, chosen
 from benchmarks.harness.results import Results
@@ -82,7 +82,7 @@ def _beside_others(options: argparse.Namespace, scale: float, server: Postgres, 
     if options.beside:
         os.environ[VARIABLE] = commit_of(options.beside)
     asked = chosen(options.peers) if options.peers else ()
-    names = dict.fromkeys((LIMIT_BATCH, LIMIT_NOTIFY, OURS, *([EARLIER] if options.beside else []), *asked))
+    names = dict.fromkeys((*LIMITS, OURS, *([EARLIER] if options.beside else []), *asked))
     seconds = FULL_LATENCY if options.full else SHORT_LATENCY
     plan = Plan(scale=scale, duration=options.latency or seconds)
     with Harness(server, list(names), leave_out=options.peers == "all") as harness:

@@ -81,9 +81,10 @@ def publish(session: Session | scoped_session[Any] | Connection, message: Messag
     payload = encoded(message)
     if isinstance(own, Session):
         own.flush()
-    connection = own if isinstance(own, Connection) else own.connection()
     registry = registry_of(message.__message_metadata__)
-    schema = connection.schema_for_object(registry.outbox.Entry.__table__)
+    table = registry.outbox.Entry.__table__
+    connection = own if isinstance(own, Connection) else own.connection(bind_arguments={"clause": table})
+    schema = connection.schema_for_object(table)
     statement = _publish_statement(schema, registry.settings.prefix)
     name = message.__message_name__
     own.execute(statement, {"name": name, "payload": payload}, execution_options={MESSAGE_OPTION: name})

@@ -204,6 +204,44 @@ def test_a_connection_that_a_handler_keeps_is_never_trusted_again(elsewhere: Not
     assert len(set(paths)) == 1
 
 
+def test_a_connection_that_a_failed_handler_has_kept_is_not_trusted_either(elsewhere: Notes) -> None:
+    paths: list[str] = []
+    kept: list[Any] = []
+
+    @after_insert(elsewhere.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        match new.content:
+            case "keeps":
+                kept.append(session.connection().connection.cursor())
+                raise ValueError
+            case "sets":
+                kept[0].execute("SET LOCAL search_path TO other")
+            case _:
+                paths.append(str(session.scalar(text(PATH))))
+
+    elsewhere.write("a", "keeps", "sets", "b", "sets", "c")
+    assert elsewhere.drain(commit_every=LONG) == 6
+    assert len(paths) == 3
+    assert len(set(paths)) == 1
+
+
+def test_what_is_set_on_a_kept_connection_alone_is_not_there_for_the_outbox(elsewhere: Notes) -> None:
+    kept: list[Any] = []
+
+    @after_insert(elsewhere.Note, retry=ONCE)
+    def handle(new: Any, session: Session) -> None:
+        if not kept:
+            kept.append(session.connection().connection.cursor())
+        kept[0].execute("SET LOCAL ROLE other_role")
+        if new.content == "adds":
+            session.add(elsewhere.effect("handle", new.content))
+
+    elsewhere.write("a", "b", "adds", "c", "adds")
+    assert elsewhere.drain(commit_every=LONG) == 5
+    assert elsewhere.effects("handle") == ["adds", "adds"]
+    assert elsewhere.left() == 0
+
+
 def test_what_a_trigger_sets_while_added_rows_are_written_is_undone(elsewhere: Notes) -> None:
     elsewhere.execute(
         "CREATE FUNCTION stray() RETURNS trigger LANGUAGE plpgsql AS"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from psycopg2.extras import DictCursor
-from sqlalchemy import Engine, create_engine, event, insert, select, text
+from sqlalchemy import Engine, create_engine, event, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from sqla_pubsub import Listener, RetryPolicy, after_insert
+from sqla_pubsub import Listener, Message, RetryPolicy, after_insert, on_message, publish
 from tests.deliver.notes import Notes
 
 pytestmark = pytest.mark.one_driver
@@ -47,14 +47,33 @@ def test_the_savepoint_moves_in_the_text_of_the_first_statement(notes: Notes) ->
 
 
 @pytest.mark.usefixtures("preceded")
-def test_settings_are_put_back_only_after_an_event_that_may_have_changed_them(notes: Notes) -> None:
+@pytest.mark.parametrize("by", ["a statement", "a function", "a message", "a swallowed error"])
+def test_settings_are_put_back_only_after_an_event_that_may_have_changed_them(notes: Notes, by: str) -> None:
     """They are a dozen statements, for which the server takes longer than for a handler's INSERT."""
+
+    class Seen(Message, metadata=notes.metadata, name="seen"):
+        what: str
+
+    def set_something(session: Session) -> None:
+        match by:
+            case "a statement":
+                session.execute(text("SET LOCAL search_path TO nowhere"))
+            case "a function":
+                session.execute(select(func.now()))
+            case "a message":
+                publish(session, Seen(what="it"))
+            case _:
+                with suppress(SQLAlchemyError), session.begin_nested():
+                    session.execute(text("SELECT 1 / 0, pg_backend_pid()"))
 
     @after_insert(notes.Note)
     def handle(new: Any, session: Session) -> None:
         session.execute(insert(notes.Effect), {"listener": new.content})
         if new.content == "sets":
-            session.execute(text("SET LOCAL search_path TO nowhere"))
+            set_something(session)
+
+    @on_message(Seen)
+    def see(new: Seen) -> None: ...
 
     notes.install()
     # What the client has sent is written by its own INSERT, whose text calls nothing that might set something.

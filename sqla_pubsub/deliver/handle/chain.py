@@ -114,15 +114,19 @@ class ContextSetting:
     def __init__(self, connection: Connection, *, local: bool = True) -> None:
         self._connection = connection
         self._local = local
-        self._value = ""
+        self._value: str | None = ""
+        """None where it is not known, after an error."""
 
     def be(self, value: str) -> None:
         """Set it, unless that is what it is."""
         if value != self._value:
-            self._connection.execute(_SET, {"value": value, "local": self._local})
-            self._value = value
+            self._set(value)
 
     def forget(self) -> None:
         """Set it to nothing, whatever a handler made of it."""
-        self._connection.execute(_SET, {"value": "", "local": self._local})
-        self._value = ""
+        self._set("")
+
+    def _set(self, value: str) -> None:
+        self._value = None
+        self._connection.execute(_SET, {"value": value, "local": self._local})
+        self._value = value

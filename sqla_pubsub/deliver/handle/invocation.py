@@ -86,6 +86,7 @@ class Dispatcher:
         try:
             if related is not None:
                 _watch(related, entries[0], store)
+            guard.watching = True
             arguments = call.arguments(self._spec.parameters)
             guard.on = True
             try:
@@ -101,6 +102,7 @@ class Dispatcher:
                 store.undo_event()
             raise
         finally:
+            guard.watching = False
             current_event.reset(token)
 
     def handle_outside(

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, NestedTransaction
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import SessionTransaction
 
 from sqla_pubsub.contract.names import CONTEXT_SETTING
@@ -95,7 +94,8 @@ class HandlerSession(RowSession):
     def connection(self, *arguments: Any, **options: Any) -> Connection:
         """Return the work connection, at the savepoint of the event in hand."""
         found = super().connection(*arguments, **options)
-        self.get_bind()
+        if "clause" not in options.get("bind_arguments", ()):
+            self.get_bind()
         return found
 
     @property
@@ -134,7 +134,7 @@ class HandlerSession(RowSession):
         if self._violated is not None:
             raise self._violated
         if not self.is_active:
-            self.connection()
+            super().connection(bind_arguments={"bind": self._connection})
         while (nested := self.get_nested_transaction()) is not None:
             nested.commit()
         if self._displaced:
@@ -192,21 +192,21 @@ class HandlerSession(RowSession):
     def write_deferred(self) -> None:
         """Write what earlier events only added, under the listener's own settings."""
         if self._deferred is not None and self._deferred.waits:
-            if self._touched:
+            if self._touched or self._own.changed:
                 self._put_settings_back()
             self._deferred.write()
 
     def settle_down(self) -> None:
         """Write what earlier events only added, and put back the settings that they may have changed."""
         self.write_deferred()
-        if self._touched:
+        if self._touched or self._own.changed:
             self._put_settings_back()
 
     def release(self) -> None:
         """End the group: what its events did belongs to the outer transaction now."""
         if self._savepoint is not None and self._savepoint.nested is not None:
             self._savepoint.release()
-        elif self._touched:
+        elif self._touched or self._own.changed:
             self._put_settings_back()
         self._touched = False
         super().close()
@@ -223,20 +223,22 @@ class HandlerSession(RowSession):
         return mine is not None or drivers is not None
 
     def _enter(self) -> None:
-        # Nothing is the event's until its savepoint is there: what fails before undoes nothing of the one before it.
         context = extended(self.chain, self.passed_on)
-        self.write_deferred()
+        self._entered = True
         try:
+            self.write_deferred()
             with self._own.unchanged():
                 # Before its savepoint, so that it is still there when the event is undone.
                 self._context.be(context)
-        except DBAPIError:
+            if self._own.changed and (self._savepoint is None or self._savepoint.nested is None):
+                self._put_settings_back()
+        except BaseException:
+            # There is no savepoint of this event yet, and that of the one before is not to be gone back to.
+            self._entered = False
             if self._savepoint is not None:
                 self._savepoint.missing = True
             raise
-        if self._savepoint is None and self._own.changed:
-            self._put_settings_back()
-        self._entered = self._touched = True
+        self._touched = True
         if self._savepoint is not None:
             self._savepoint.move()
 

@@ -38,7 +38,7 @@ class TransactionGuard:
         self.on = False
         """True while a handler runs."""
         self.watching = False
-        """True while what a handler left in its session is written: nothing of that is refused."""
+        """True until what a handler left in its session is written, of which nothing is refused."""
         self.violated: SessionOwnershipError | None = None
         """What a handler was refused, and may have swallowed."""
         self._listening: list[tuple[str, Callable[..., None]]] = [

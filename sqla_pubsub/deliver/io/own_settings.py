@@ -77,14 +77,19 @@ _PLAIN = re.compile(
     r'\s*(?:INSERT\s+INTO\s+(?:"[^"]*"|[\w.$])+\s*\([^()]*\)|(?:SELECT|INSERT|UPDATE|DELETE|SAVEPOINT|RELEASE|ROLLBACK)\b)',
     re.IGNORECASE,
 )
+_LETTER = r'\w$"\x80-\U0010ffff'
 _NO_CALL = re.compile(
-    r"""(?<![\w$".])(?:VALUES|IN|AND|OR|NOT|ANY|ALL|EXISTS|ON|FROM|WHERE|SELECT|CONFLICT|USING|BY|OVER|FILTER|LATERAL"""
-    r"""|CAST|COALESCE|NULLIF|GREATEST|LEAST|ROW|AS\s+[\w$"]+)\s*\(""",
-    re.IGNORECASE,
+    rf"""(?<![{_LETTER}.])(?:ON\s+CONFLICT\s*\([^()]*\)\s*DO\b|(?:VALUES|IN|AND|OR|NOT|ANY|ALL|EXISTS|ON|FROM|WHERE"""
+    r"""|SELECT|UNION|WHEN|USING|LATERAL|CAST|COALESCE|NULLIF|GREATEST|LEAST|ROW|(?:GROUP|ORDER)\s+BY"""
+    r"""|NUMERIC|DECIMAL|VARCHAR|CHAR|BIT|TIME|TIMESTAMP|AS\s+(?:"[^"]*"|[\w$]+))\s*\()""",
+    re.IGNORECASE | re.ASCII,
 )
-"""A bracket that opens no arguments: these words are the grammar's, and no function has such a name without quotes."""
-_CALL = re.compile(r'[\w$"]\s*\(')
-_SEVERAL_OR_HIDDEN = re.compile(r";\s*\S|--|/\*")
+"""A bracket that opens no arguments: no function has such a name without quotes.
+
+Source: https://www.postgresql.org/docs/current/sql-keywords-appendix.html
+"""
+_CALL = re.compile(rf"[{_LETTER}]\s*\(", re.ASCII)
+_SEVERAL_OR_HIDDEN = re.compile(r';\s*\S|--|/\*|\.\s|\s\.|U&"', re.IGNORECASE)
 _WRITES_SETTINGS = re.compile(r"(?!\s*SELECT\b).*\bpg_settings\b", re.IGNORECASE | re.DOTALL)
 _LONGEST = 10_000
 """Characters of a statement that is looked through."""
@@ -138,7 +143,7 @@ class OwnSettings:
         restore = [self.restore] if self._restoring else []
         sql = "; ".join([f"RELEASE SAVEPOINT {present}", *restore, f"SAVEPOINT {following}"])
         self._failed = failed
-        if self._preceding is not None:
+        if self._preceding is not None and not self._handed_out:
             self._preceding.hold(sql, failed)
         else:
             self._move(sql)
@@ -230,7 +235,7 @@ def _may_set(statement: str) -> bool:
     plain = _PLAIN.match(statement)
     if plain is None or _SEVERAL_OR_HIDDEN.search(statement) or _WRITES_SETTINGS.match(statement):
         return True
-    return _CALL.search(_NO_CALL.sub(" ", statement[plain.end() :])) is not None
+    return _CALL.search(_NO_CALL.sub(",", statement[plain.end() :])) is not None
 
 
 def is_pooled(connection: Connection) -> bool:

@@ -161,21 +161,17 @@ class Store:
         if self._session is not None:
             if self._session.spoilt:
                 raise TransactionEnded(ENDED)
-            self.guard.watching = True
-            try:
-                self._session.finish(entry_id)
-            finally:
-                self.guard.watching = False
+            self._session.finish(entry_id)
 
     def _refuse_what_ended(self, *, intact: bool) -> NoReturn:
         if self.spoilt or (intact and (self._driver.idle or self._driver.autocommit)):
             raise TransactionEnded(ENDED)
         if self.guard.violated is not None:
             raise self.guard.violated
-        if not intact:
-            raise SessionOwnershipError(ENDED)
         if self._driver.in_error:
             raise SessionOwnershipError(_ABORTED)
+        if not intact:
+            raise SessionOwnershipError(ENDED)
         # Else the group would be undone without a count, and the event end its connection again and again.
         raise ConnectionLost(_GONE)
 
