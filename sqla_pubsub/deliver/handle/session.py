@@ -94,7 +94,7 @@ class HandlerSession(RowSession):
     def connection(self, *arguments: Any, **options: Any) -> Connection:
         """Return the work connection, at the savepoint of the event in hand."""
         found = super().connection(*arguments, **options)
-        if "clause" not in options.get("bind_arguments", ()):
+        if "clause" not in (options.get("bind_arguments") or ()):
             self.get_bind()
         return found
 
