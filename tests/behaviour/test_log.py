@@ -110,7 +110,7 @@ def test_what_a_handler_raises_to_say_something_has_no_traceback(
 ) -> None:
     @after_insert(notes.Note)
     def handle(new: Any) -> None:
-        raise Reject("not wanted") if new.content == "bad" else RetryLater()
+        raise Reject("not wanted") if new.content == "bad" else RetryLater(timedelta(hours=1))
 
     notes.write("bad", "later")
     notes.drain()
