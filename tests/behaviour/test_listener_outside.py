@@ -334,3 +334,25 @@ def test_a_right_that_is_missing_to_read_an_entry_is_not_the_fault_of_the_event(
         notes.execute("DROP OWNED BY blind")
         notes.execute("DROP ROLE blind")
     assert notes.effects("handle") == ["good"]
+
+
+@pytest.mark.parametrize("by", ["what is left", "a statement"])
+def test_a_connection_that_ends_in_a_handler_fails_its_event_alone(notes: Notes, by: str) -> None:
+    """Whatever the driver calls that, and whenever it notices."""
+    killed: list[int] = []
+
+    @after_insert(notes.Note, transactional=False, retry=AT_ONCE)
+    def handle(new: Any, session: Session) -> None:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        if new.content == "bad" and not killed:
+            killed.append(pid)
+            notes.execute("SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
+        session.add(notes.effect("handle", new.content))
+        if by == "a statement":
+            session.flush()
+
+    notes.write("a", "bad", "b")
+    with running(notes.listener()):
+        wait_until(lambda: notes.left() == 0, DEADLINE, "all to be handled")
+    assert sorted(notes.effects("handle")) == ["a", "b", "bad"]
+    assert len(killed) == 1

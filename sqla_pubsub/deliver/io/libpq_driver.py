@@ -104,8 +104,10 @@ class LibpqDriver:
             self._connection.exec_driver_sql(sql)
             return
         # By the driver, because SQLAlchemy would take longer for it than the server does.
-        cursor = self._adapted.cursor()
+        cursor = None
         try:
+            # A connection that the server has ended makes none.
+            cursor = self._adapted.cursor()
             cursor.execute(sql, ())
         except BaseException as error:
             raised = self._raised(error, sql, cursor)
@@ -113,7 +115,8 @@ class LibpqDriver:
                 raise
             raise raised from error
         finally:
-            cursor.close()
+            if cursor is not None:
+                cursor.close()
 
     def _raised(self, error: BaseException, sql: str, cursor: Any) -> BaseException:
         """Return an error of the driver as SQLAlchemy raises it, and give up the connection where that is gone."""

@@ -57,6 +57,8 @@ class OwnConnection:
         """Give the connection back, or end it where it is *broken*."""
         connection, self._connection, self._marked = self._connection, None, False
         if connection is not None:
+            # One that is gone would be made again to be given back.
+            broken = broken or connection.invalidated
             try:
                 if not broken:
                     # It may go back to a pool, from which others take it.
