@@ -2,7 +2,7 @@
 
 import pytest
 
-from sqla_pubsub.deliver.io.own_settings import may_set
+from sqla_pubsub.deliver.io.may_set import may_set
 
 HARMLESS = [
     "SELECT note.id, note.content FROM note WHERE note.id IN (1, 2) AND (note.a = 1 OR NOT (note.b))",

@@ -19,7 +19,7 @@ from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.guard import TransactionGuard
 from sqla_pubsub.deliver.io.life import Life
-from sqla_pubsub.deliver.io.own_settings import may_set
+from sqla_pubsub.deliver.io.may_set import may_set
 from sqla_pubsub.deliver.run.work import Work
 from sqla_pubsub.deliver.settle.outcome import Outcome, describe
 from sqla_pubsub.deliver.settle.writer import Settling
