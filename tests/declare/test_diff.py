@@ -91,6 +91,21 @@ def test_a_privilege_is_given_back_by_hand() -> None:
     assert str(difference).endswith("Run: GRANT INSERT ON pubsub_outbox TO owner")
 
 
+def test_what_an_earlier_release_installed_says_so_and_nothing_of_payloads() -> None:
+    earlier = replace(SPEC, format=CAPTURE_FORMAT - 1)
+    found = [
+        only([there(earlier)], [SPEC]),
+        diff_fan_out(replace(FAN_OUT, format=CAPTURE_FORMAT - 1), (), exists=True, declared=FAN_OUT),
+    ]
+    for difference in found:
+        assert difference is not None
+        assert difference.kind == "changed"
+        formats = f"(capture format {CAPTURE_FORMAT - 1}, this one writes {CAPTURE_FORMAT})"
+        assert f"was installed by an earlier sqla-pubsub {formats}" in str(difference)
+    other = only([there(replace(OTHER, format=CAPTURE_FORMAT - 1))], [SPEC])
+    assert "earlier sqla-pubsub" not in str(other)
+
+
 def test_what_a_newer_release_installed_is_left_to_it() -> None:
     difference = only([there(replace(OTHER, format=CAPTURE_FORMAT + 1))], [SPEC])
     assert (difference.kind, difference.captured) == ("changed", ("audit",))
