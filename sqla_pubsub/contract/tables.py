@@ -24,6 +24,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -53,7 +54,7 @@ class _Stored:
     new: Mapped[dict[str, Any] | None] = mapped_column(_json)
     context: Mapped[dict[str, Any] | None] = mapped_column(_json)
     occurred_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=text("clock_timestamp()")
+        DateTime(timezone=True), server_default=func.clock_timestamp()
     )
     format: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -79,9 +80,7 @@ class DeadLetter(_Stored):
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     reason: Mapped[str] = mapped_column(Text)
     traceback: Mapped[str | None] = mapped_column(Text)
-    died_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=text("clock_timestamp()")
-    )
+    died_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
 
 
 STORED_COLUMNS: tuple[str, ...] = ("id", *(k for k, v in vars(_Stored).items() if not k.startswith("_")))
@@ -183,16 +182,14 @@ def map_outbox(metadata: MetaData, schema: str | None, prefix: str, *, statistic
 def _listeners() -> list[Column[Any]]:
     return [
         Column("name", Text, primary_key=True),
-        Column(
-            "paused_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")
-        ),
+        Column("paused_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
         Column("note", Text),
         Column("paused_by", Text),
     ]
 
 
 def _workers() -> list[Column[Any]]:
-    now = text("clock_timestamp()")
+    now = func.clock_timestamp()
     return [
         Column("id", Text, primary_key=True),
         Column("host", Text, nullable=False),

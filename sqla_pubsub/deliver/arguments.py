@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Engine
 
+from sqla_pubsub.contract.engines import refuse_unwatched
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec
@@ -25,6 +26,7 @@ def refuse_wrong_kinds(engine: object, config: object, listeners: object, *, asy
         raise ConfigurationError(
             f"engine speaks {engine.dialect.name!r}, but events come from PostgreSQL. Give a postgresql:// URL."
         )
+    refuse_unwatched(engine)
     if engine.dialect.is_async and not asynchronous:
         raise ConfigurationError(
             f"driver {engine.dialect.driver!r} is asynchronous. Give a postgresql+psycopg2:// or "

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
+from sqla_pubsub.contract.engines import refuse_unwatched
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.assembly import lane_of
 from sqla_pubsub.deliver.claim.claims import Known
@@ -82,6 +83,9 @@ class BorrowedListener:
         before_commit: Called when all of a group is written; what it raises is as if its commit had failed.
         before_round: Called before what is due is handled.
         max_depth: Handlers in a chain at most.
+
+    Raises:
+        ConfigurationError: The engine of *connection* cannot be watched.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class BorrowedListener:
         before_round: Callable[[], None],
         max_depth: int,
     ) -> None:
+        refuse_unwatched(connection.engine)
         self._connection = connection
         self._registry = registry
         self._place = place

@@ -110,7 +110,8 @@ class Connections:
             return self._engine
         direct = self._colour.engine(self._config.direct_url)
         # Past the pooler is the same tenant: its schema_translate_map stands in the options.
-        return direct.execution_options(**self._engine.get_execution_options())
+        direct.update_execution_options(**self._engine.get_execution_options())
+        return direct
 
     def close(self) -> None:
         """Give them up; whatever is open on them is undone by the server."""

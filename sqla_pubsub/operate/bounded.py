@@ -9,11 +9,18 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, event
 
+from sqla_pubsub.contract.engines import refuse_unwatched
+
 _MILLISECOND = timedelta(milliseconds=1)
 
 
 def bounded(engine: Engine, limit: timedelta, *, readonly: bool) -> Engine:
-    """Return *engine* for statements of which none takes longer than *limit*, in transactions that may not write."""
+    """Return *engine* for statements of which none takes longer than *limit*, in transactions that may not write.
+
+    Raises:
+        ConfigurationError: It cannot be watched.
+    """
+    refuse_unwatched(engine)
     # An engine in autocommit would forget the limit at once, and settle letter by letter.
     copy = engine.execution_options(isolation_level="READ COMMITTED", postgresql_readonly=readonly)
     milliseconds = limit // _MILLISECOND

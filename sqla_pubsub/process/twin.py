@@ -47,7 +47,8 @@ def twin_at(place: URL, below: Engine) -> Engine:
     same = below.driver.startswith("psycopg")
     for hook in below.dialect.dispatch.do_connect:
         event.listen(twin, "do_connect", hook if same else _of_both(hook))
-    return twin.execution_options(**below.get_execution_options())
+    twin.update_execution_options(**below.get_execution_options())
+    return twin
 
 
 def _of_both(hook: Callable[..., Any]) -> Callable[..., None]:

@@ -29,6 +29,7 @@ async def count(new): ...
 def test_a_project_of_the_async_template_upgrades_checks_clean_and_downgrades(
     tmp_path: Path, engine: Engine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip(name)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     with restored_logging():
         project = Project(tmp_path, engine, template="async", driver=name)

@@ -1,8 +1,10 @@
 """Running, draining and stopping a listener."""
 
 import gc
+import re
 import threading
 from collections import Counter
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import ConfigurationError, Insert, Listener, ListenerConfig, RetryPolicy, after_insert
+from sqla_pubsub.operate.bounded import bounded
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.servers import Server
 from tests.waiting import wait_until
@@ -318,6 +321,30 @@ def test_what_cannot_be_listened_to_is_refused_where_the_listener_is_made(
     wrong = "postgresql://localhost/app"
     with pytest.raises(ConfigurationError, match=r"give an Engine, as create_engine\(url\) returns it"):
         Listener(wrong, notes.metadata)
+
+
+@pytest.mark.one_driver
+@pytest.mark.parametrize(
+    ("version", "refused"), [("2.0.26", True), ("2.0.37", True), ("2.0.38", False), ("2.1.0b2", False)]
+)
+def test_a_copy_of_an_engine_is_refused_where_its_connections_take_no_events(
+    notes: Notes, engine: Engine, version: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @after_insert(notes.Note)
+    def handle() -> None: ...
+
+    monkeypatch.setattr("sqla_pubsub.contract.engines.__version__", version)
+    sentence = (
+        f"SQLAlchemy {version}. Install SQLAlchemy 2.0.38 or newer, or give the options to create_engine"
+    )
+    expected: Any = pytest.raises(ConfigurationError, match=re.escape(sentence)) if refused else nullcontext()
+    copy = engine.execution_options(schema_translate_map={None: "tenant"})
+    with expected:
+        Listener(copy, notes.metadata)
+    with expected:
+        bounded(copy, timedelta(seconds=1), readonly=True)
+    own = create_engine(engine.url, execution_options={"schema_translate_map": {None: "tenant"}})
+    Listener(own, notes.metadata)
 
 
 @pytest.mark.one_driver

@@ -32,6 +32,7 @@ from sqla_pubsub import (
 )
 from sqla_pubsub.operate.admin import Admin, Letters
 from tests.deliver.notes import DEADLINE, running
+from tests.translated import translated
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.either_driver
@@ -98,7 +99,7 @@ class Shop:
 
     def _engine(self, tenant: str, way: str) -> Engine:
         if way == "translated":
-            return self.common.execution_options(schema_translate_map={self.symbol: tenant})
+            return translated(self.common, {self.symbol: tenant})
         escaped = f'"{tenant}"'.replace(" ", "\\ ")
         return create_engine(self.common.url.update_query_dict({"options": f"-csearch_path={escaped}"}))
 

@@ -43,6 +43,7 @@ from sqla_pubsub import (
     after_update,
     outbox,
 )
+from tests.translated import translated
 
 
 @pytest.fixture
@@ -485,7 +486,7 @@ def test_what_a_tenant_has_is_loaded_from_its_schema_also_after_it_was_changed(
         seen.append(new.author.texts)
         new.author.texts += 1
 
-    tenant = engine.execution_options(schema_translate_map={None: "tenant"})
+    tenant = translated(engine, {None: "tenant"})
     with engine.begin() as connection:
         connection.execute(text("CREATE SCHEMA tenant"))
     author = Author(id=1, texts=0)

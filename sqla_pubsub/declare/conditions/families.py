@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from sqlalchemy import ARRAY, ColumnClause, Dialect, Enum, String, TypeDecorator
+from sqlalchemy import ARRAY, JSON, ColumnClause, Dialect, Enum, String, TypeDecorator
 from sqlalchemy.dialects.postgresql import CITEXT, DOMAIN
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
@@ -74,7 +74,8 @@ def family_of(kind: TypeEngine[Any], dialect: Dialect) -> Family | None:
         return "citext"
     if isinstance(found, DOMAIN):
         return family_of(found.data_type, dialect)
-    if isinstance(found, Enum):
+    if isinstance(found, (Enum, JSON.JSONIndexType)):
+        # What stands in brackets behind JSON has no name before SQLAlchemy 2.1.
         return "other"
     word = re.match(r"\w*", dialect.type_compiler_instance.process(found).lower())
     if word is None or word[0] not in TYPES:

@@ -15,7 +15,7 @@ from sqla_pubsub.deliver.claim.cursor import Look
 from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.payloads import SMALL, Payloads
-from sqla_pubsub.deliver.claim.statements import Statements
+from sqla_pubsub.deliver.claim.statements import LEFT, LEFT_DUE, Statements
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.place import Place
 from sqla_pubsub.registry import ListenerSpec
@@ -246,4 +246,4 @@ class Claims:
 
 
 def _left(kinds: Sequence[EntryKind]) -> dict[str, Any]:
-    return {"left": list(kinds)} if kinds else {}
+    return {name: list(kinds) for name in (LEFT, LEFT_DUE)} if kinds else {}

@@ -43,6 +43,8 @@ from sqla_pubsub.deliver.io.place import Place, declared_place
 
 SIZE: BindParameter[int] = bindparam("size", type_=Integer)
 LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
+LEFT, LEFT_DUE = "left", "left_due"
+"""What kinds are called that are left alone: among all entries, and where retries are found by the same statement."""
 HIGHEST: ColumnElement[int] = literal_column(str(2**63 - 1), BigInteger)
 """No id is higher."""
 HELD: ColumnElement[bool] = literal_column(
@@ -57,7 +59,7 @@ class Statements:
     Args:
         outbox: The tables.
         place: Where they are; None finds them by the search path.
-        leaving: Whether what finds entries takes one more parameter, ``left``: kinds that it leaves alone.
+        leaving: Whether what finds entries takes more parameters, `LEFT` and `LEFT_DUE`: kinds that it leaves alone.
     """
 
     def __init__(self, outbox: Outbox, place: Place | None = None, *, leaving: bool = False) -> None:
@@ -67,11 +69,14 @@ class Statements:
         self._pauses = place.listeners
         self._leaving = leaving
 
-    def _not_left(self, c: Any) -> list[ColumnElement[bool]]:
-        """Return what must hold of an entry for it to be none of those that are left alone."""
+    def _not_left(self, c: Any, name: str = LEFT) -> list[ColumnElement[bool]]:
+        """Return what must hold of an entry for it to be none of those that are left alone.
+
+        Each place in a statement has a *name* of its own: a tuple that is named twice SQLAlchemy 2.0 does not compile.
+        """
         if not self._leaving:
             return []
-        return [tuple_(c.operation, c.source, c.format).not_in(bindparam("left", expanding=True))]
+        return [tuple_(c.operation, c.source, c.format).not_in(bindparam(name, expanding=True))]
 
     def _running(self) -> list[ColumnElement[bool]]:
         """Return what must hold for anything to be claimed: the listener is not paused.
@@ -179,7 +184,7 @@ class Statements:
                 *self._running(),
                 self._due(),
                 c.id >= bindparam("passed_to", type_=BigInteger),
-                *self._not_left(c),
+                *self._not_left(c, LEFT_DUE),
             )
             .order_by(c.due_at)
             .limit(SIZE)

@@ -1,0 +1,15 @@
+"""An engine of one tenant: that of all, with a `schema_translate_map`."""
+
+from sqlalchemy import Engine, __version__, create_engine
+
+from sqla_pubsub.contract.engines import MENDED, numbers
+
+TAKES_COPIES = numbers(__version__) >= numbers(MENDED)
+"""Whether a listener works with a copy of an engine."""
+
+
+def translated(engine: Engine, names: dict[str | None, str]) -> Engine:
+    """Return a copy of *engine*, or one of its own where SQLAlchemy is too old for a copy."""
+    if TAKES_COPIES:
+        return engine.execution_options(schema_translate_map=names)
+    return create_engine(engine.url, execution_options={"schema_translate_map": names})
