@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ARRAY, JSON, ColumnClause, Dialect, Enum, String, TypeDecorator
 from sqlalchemy.dialects.postgresql import CITEXT, DOMAIN
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.elements import CollectionAggregate, ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TupleType, TypeEngine
 
@@ -45,6 +45,10 @@ _OF_TEXT = frozenset(
 
 def family(element: Any, dialect: Dialect) -> Family | None:
     """Return the kind of an expression's type, None where nobody but the server knows."""
+    if isinstance(element, CollectionAggregate):
+        # ANY (array) is as boolean to SQLAlchemy, and what is compared are the array's items.
+        kind = element.element.type
+        return family_of(kind.item_type if isinstance(kind, ARRAY) else kind, dialect)
     kind = getattr(element, "type", None)
     if kind is not None and not isinstance(kind, (NullType, TupleType)):
         return family_of(kind, dialect)
