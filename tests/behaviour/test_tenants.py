@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Engine, Enum, ForeignKey, MetaData, String, TypeDecorator, create_engine, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, DOMAIN
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
 from sqla_pubsub import (
@@ -101,7 +102,8 @@ class Shop:
         if way == "translated":
             return translated(self.common, {self.symbol: tenant})
         escaped = f'"{tenant}"'.replace(" ", "\\ ")
-        return create_engine(self.common.url.update_query_dict({"options": f"-csearch_path={escaped}"}))
+        url = self.common.url.update_query_dict({"options": f"-csearch_path={escaped}"})
+        return create_engine(url, poolclass=NullPool)
 
     def install(self) -> None:
         """Give each tenant its schema, its tables and its triggers."""

@@ -47,8 +47,8 @@ def family(element: Any, dialect: Dialect) -> Family | None:
     """Return the kind of an expression's type, None where nobody but the server knows."""
     if isinstance(element, CollectionAggregate):
         # ANY (array) is as boolean to SQLAlchemy, and what is compared are the array's items.
-        kind = element.element.type
-        return family_of(kind.item_type if isinstance(kind, ARRAY) else kind, dialect)
+        compared = element.element.type
+        return family_of(compared.item_type if isinstance(compared, ARRAY) else compared, dialect)
     kind = getattr(element, "type", None)
     if kind is not None and not isinstance(kind, (NullType, TupleType)):
         return family_of(kind, dialect)
