@@ -78,7 +78,7 @@ def cells(wanted: str) -> Iterator[Cell | tuple[str, str]]:
         *(f"PostgreSQL {version}" for version in SERVERS),
         *(f"Python {version}" for version in PYTHONS),
         "SQLAlchemy 2.0.26, Alembic 1.18.0",
-        "SQLAlchemy 2.0.38 on event loops",
+        "SQLAlchemy 2.0.53 on event loops",
     ]
     for name in names:
         if wanted in name:
@@ -98,7 +98,7 @@ def _cell(name: str) -> Cell:
         return Cell(name=name, python=environment(f"python-{version}", python, ours), variables={})
     python = python_of("3.11")
     if "event loops" in name:
-        made = environment("sqlalchemy-2.0.38", python, [*ours, "SQLAlchemy==2.0.38"])
+        made = environment("sqlalchemy-2.0.53", python, [*ours, "SQLAlchemy==2.0.53"])
         return Cell(name=name, python=made, variables={}, folders=["tests/asyncio"])
     # Without the extras of event loops, which need a later one.
     oldest = ["--editable", f"{HERE}[{_EXTRAS}]", *tools(), "SQLAlchemy==2.0.26", "alembic==1.18.0"]
