@@ -106,7 +106,7 @@ def series(peers: Sequence[str]) -> list[Series]:
         Series(peers=with_notify, workloads=("live", "latency")),
         Series(peers=(OURS,), workloads=("latency",), option=_AWAITED[0]),
         Series(peers=with_notify, workloads=("writers",), repeats=1),
-        Series(peers=(LIMIT_BATCH, LIMIT_SESSION, *ours), workloads=("drain_statement",)),
+        Series(peers=(LIMIT_BATCH, LIMIT_SESSION, *ours), workloads=("drain_statement", "drain_change")),
         Series(peers=ours, workloads=("drain", "drain_lazy", "drain_4", "drain_10")),
         *(
             Series(peers=ours, workloads=(name, *(f"{name}_{number}" for number in _MANY)))
@@ -177,6 +177,13 @@ def _asking() -> list[Comparison]:
             for against, workload, goal in (
                 (LIMIT_BATCH, "", 0.3), (LIMIT_SESSION, "", None), ("pgqueuer", "drain_db", 1.5)
             )
+        ),
+        *(
+            Comparison(
+                workload="drain_change", figure=_RATE, against=against, goal=goal,
+                title="`session.get()` in the handler and a change, events/s",
+            )
+            for against, goal in ((LIMIT_BATCH, 0.2), (LIMIT_SESSION, None))
         ),
         Comparison(
             workload="drain_lazy", figure=_RATE, against=OURS, against_workload="drain",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["single", "bulk", "drain", "live", "burst", "latency", "writers"]
-Handler = Literal["nothing", "result", "statement", "relationships"]
+Handler = Literal["nothing", "result", "statement", "change", "relationships"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,8 @@ class Workload:
         kind: How it is measured.
         what: One sentence.
         handler: What the handler does: nothing; insert one row into ``result``, the lean way of its system; insert
-            it by a statement of its own; or read ``comment.article.author``, two relationships that load lazily.
+            it by a statement of its own; get the comment by its key and change its author; or read
+            ``comment.article.author``, two relationships that load lazily.
         listeners: How many listeners the table has. Each handles each row.
         rows: Rows that are inserted, unless the adapter has a number of its own.
     """
@@ -66,6 +67,10 @@ WORKLOADS = (
     Workload(
         name="drain_statement", kind="drain", rows=10_000, handler="statement",
         what="the same, by a statement of its own, as any handler that asks the database something",
+    ),
+    Workload(
+        name="drain_change", kind="drain", rows=10_000, handler="change",
+        what="the handler reads the comment by its key, and changes one column of it",
     ),
     Workload(
         name="drain_lazy", kind="drain", rows=5000, handler="relationships",

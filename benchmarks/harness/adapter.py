@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from benchmarks.harness.context import Context
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Handler, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks/peers"
@@ -70,8 +70,8 @@ class PeerBase:
     """Whether plain SQL makes events, too."""
     many_listeners = False
     """Whether the adapter declares as many listeners as a workload wants."""
-    relationships = False
-    """Whether its handler can read ``comment.article.author``."""
+    handlers: ClassVar[tuple[Handler, ...]] = ("nothing", "result", "statement")
+    """What its handler can do."""
     needs_redis = False
 
     # In the system's environment.
@@ -121,8 +121,8 @@ class PeerBase:
             return "its events do not come from plain SQL"
         if workload.listeners > 1 and not self.many_listeners:
             return "one listener only"
-        if workload.handler == "relationships" and not self.relationships:
-            return "hands over no object that loads"
+        if workload.handler not in self.handlers:
+            return f"its adapter has no handler for {workload.handler!r}"
         return None
 
 

@@ -20,6 +20,16 @@ class Base(DeclarativeBase):
     """The models of this adapter."""
 
 
+class Comment(Base):
+    """What handlers change."""
+
+    __tablename__ = "comment"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    article_id: Mapped[int]
+    author: Mapped[str]
+    content: Mapped[str]
+
+
 class Result(Base):
     """What handlers write."""
 
@@ -35,22 +45,30 @@ class Peer(raw_skiplocked.Peer):
     name = "raw_session"
     settings = {
         **raw_skiplocked.Peer.settings,
-        "handler": "session.begin_nested(), session.execute(insert(...))",
+        "handler": "session.begin_nested(), session.execute(insert(...)) or session.get(...)",
     }
-    rows = {"drain_statement": 50_000}
+    rows = {"drain_statement": 50_000, "drain_change": 25_000}
+    handlers = ("statement", "change")
 
     def consume(self, context: Context) -> None:
-        engine = create_engine(context.url("psycopg2"))
+        engine, changes = create_engine(context.url("psycopg2")), context.workload.handler == "change"
         with Session(engine) as session:
             driver = session.connection().connection.driver_connection
             assert driver is not None
             driver.cursor().execute("LISTEN raw_outbox")
             session.commit()
+
+            def handle(comment_id: int) -> None:
+                if changes:
+                    session.get_one(Comment, comment_id).author = "done"
+                else:
+                    session.execute(insert(Result), {"comment_id": comment_id, "note": "done"})
+
             while True:
                 taken = session.connection().exec_driver_sql(TAKE, (BATCH,)).all()
                 for _, comment in taken:
                     with session.begin_nested():
-                        session.execute(insert(Result), {"comment_id": comment["id"], "note": "done"})
+                        handle(comment["id"])
                     handled(comment["id"])
                 session.commit()
                 if taken:

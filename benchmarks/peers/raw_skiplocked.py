@@ -49,7 +49,8 @@ class Peer(PeerBase):
         "batch": BATCH,
         "consumer": "psycopg2, DELETE..USING..SKIP LOCKED..RETURNING",
     }
-    rows = {"drain": 500_000, "drain_db": 150_000, "drain_statement": 150_000}
+    rows = {"drain": 500_000, "drain_db": 150_000, "drain_statement": 150_000, "drain_change": 100_000}
+    handlers = ("nothing", "result", "statement", "change")
 
     def setup(self, context: Context) -> None:
         with psycopg2.connect(context.dsn()) as connection, connection.cursor() as cursor:
@@ -70,6 +71,13 @@ class Peer(PeerBase):
             if context.workload.writes:
                 row = (comment["id"], "done")
                 cursor.execute("INSERT INTO result (comment_id, note) VALUES (%s, %s)", row)
+            elif context.workload.handler == "change":
+                cursor.execute(
+                    "SELECT id, article_id, author, content FROM comment WHERE id = %s", (comment["id"],)
+                )
+                cursor.execute(
+                    "UPDATE comment SET author = %s WHERE id = %s", ("done", cursor.fetchall()[0][0])
+                )
             handled(comment["id"])
 
         batch = context.option("batch", BATCH)

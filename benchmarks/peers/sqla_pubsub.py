@@ -100,6 +100,10 @@ def _handler(context: Context, listener: int) -> Callable[..., None]:
         session.execute(insert(Result), {"comment_id": new.id, "note": note})
         record(new.id)
 
+    def on_comment_change(new: Any, session: Session) -> None:
+        session.get_one(Comment, new.id).author = note
+        record(new.id)
+
     def on_comments(events: list[Any], session: Session) -> None:
         if writes:
             session.execute(insert(Result), [{"comment_id": each.new.id, "note": note} for each in events])
@@ -130,6 +134,7 @@ def _handler(context: Context, listener: int) -> Callable[..., None]:
         "relationships": on_comment_lazy,
         "result": on_comment_flush if flushes else on_comment_left,
         "statement": on_comment_statement,
+        "change": on_comment_change,
     }[context.workload.handler]
 
 
@@ -141,11 +146,11 @@ class Peer(PeerBase):
     delivery = "exactly once per database effect (claim, handler and acknowledgement in one transaction)"
     settings = {"configuration": "defaults", "driver": "psycopg2"}
     rows = {
-        "drain": 60_000, "drain_db": 30_000, "drain_statement": 15_000, "drain_lazy": 10_000,
-        "drain_4": 15_000, "drain_10": 6000,
+        "drain": 60_000, "drain_db": 30_000, "drain_statement": 15_000, "drain_change": 15_000,
+        "drain_lazy": 10_000, "drain_4": 15_000, "drain_10": 6000,
     }  # fmt: skip
     many_listeners = True
-    relationships = True
+    handlers = ("nothing", "result", "statement", "change", "relationships")
 
     def setup(self, context: Context) -> None:
         """Install outbox and trigger on the harness's tables."""
