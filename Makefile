@@ -77,7 +77,7 @@ clean:
 
 # A version manager's shim may be on the PATH and still refuse to run, so each candidate is tried.
 $(STAMP): EXTRAS := dev
-build/venv/.installed: EXTRAS := docs,alembic,asyncio,web
+build/venv/.installed: EXTRAS := docs,alembic,asyncio,web,prometheus,otel,sentry
 $(STAMP) build/venv/.installed: pyproject.toml
 	@for candidate in $(PYTHONS); do \
 	    if $$candidate -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \

@@ -27,6 +27,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
+    TypeDecorator,
     all_,
     and_,
     any_,
@@ -454,6 +455,10 @@ def test_what_other_types_bring_is_left_where_it_is() -> None:
 
     class Base(DeclarativeBase): ...
 
+    class Emails(TypeDecorator[list[str]]):
+        impl = ARRAY(CITEXT)
+        cache_ok = True
+
     class Strange(Base):
         __tablename__ = "strange"
         id: Mapped[int] = mapped_column(primary_key=True)
@@ -461,6 +466,7 @@ def test_what_other_types_bring_is_left_where_it_is() -> None:
         email: Mapped[str] = mapped_column(CITEXT)
         pairs: Mapped[Any] = mapped_column(HSTORE)
         emails: Mapped[list[str]] = mapped_column(ARRAY(CITEXT))
+        other_emails: Mapped[list[str]] = mapped_column(Emails)
         numbers: Mapped[list[int]] = mapped_column(ARRAY(Integer))
 
     def written(when: Any) -> str:
@@ -477,6 +483,10 @@ def test_what_other_types_bring_is_left_where_it_is() -> None:
     )
     assert written(lambda new: func.strpos(new.email, "a") == 1).startswith("strpos(new.email, 'a') ")
     assert written(lambda new: any_(new.emails) == "A") == "'A' = ANY (new.emails)"
+    assert written(lambda new: any_(new.other_emails) == new.name) == "new.name = ANY (new.other_emails)"
+    assert written(lambda new: any_(new.numbers) == 5) == "5 OPERATOR(pg_catalog.=) ANY (new.numbers)"
+    split = written(lambda new: any_(func.string_to_array(new.name, ",")) == "x")
+    assert split == "'x' OPERATOR(pg_catalog.=) ANY (pg_catalog.string_to_array(new.name, ','))"
     assert written(lambda new: new.pairs.has_key("k")) == "new.pairs ? 'k'"
     # pg_trgm and intarray have operators for types of pg_catalog, of names that it has for others.
     assert written(lambda new: new.name.op("%")("x")) == "CAST(new.name AS TEXT) % 'x'"

@@ -46,9 +46,11 @@ _OF_TEXT = frozenset(
 def family(element: Any, dialect: Dialect) -> Family | None:
     """Return the kind of an expression's type, None where nobody but the server knows."""
     if isinstance(element, CollectionAggregate):
-        # ANY (array) is as boolean to SQLAlchemy, and what is compared are the array's items.
-        compared = element.element.type
-        return family_of(compared.item_type if isinstance(compared, ARRAY) else compared, dialect)
+        # ANY (array) is a boolean to SQLAlchemy; what is compared are the items of the array.
+        element = element.element
+        compared = _unwrapped(element.type, dialect)
+        if isinstance(compared, ARRAY):
+            return family_of(compared.item_type, dialect)
     kind = getattr(element, "type", None)
     if kind is not None and not isinstance(kind, (NullType, TupleType)):
         return family_of(kind, dialect)
@@ -69,15 +71,11 @@ def family(element: Any, dialect: Dialect) -> Family | None:
 
 def family_of(kind: TypeEngine[Any], dialect: Dialect) -> Family | None:
     """Return the kind of a type, None where it is none of ``pg_catalog``."""
-    found = kind.dialect_impl(dialect)
-    while isinstance(found, TypeDecorator):
-        found = found.type_engine(dialect).dialect_impl(dialect)
+    found = _unwrapped(kind, dialect)
     if isinstance(found, ARRAY):
         return None if family_of(found.item_type, dialect) in FOREIGN else "array"
     if isinstance(found, CITEXT):
         return "citext"
-    if isinstance(found, DOMAIN):
-        return family_of(found.data_type, dialect)
     if isinstance(found, (Enum, JSON.JSONIndexType)):
         # What stands in brackets behind JSON has no name before SQLAlchemy 2.1.
         return "other"
@@ -85,3 +83,12 @@ def family_of(kind: TypeEngine[Any], dialect: Dialect) -> Family | None:
     if word is None or word[0] not in TYPES:
         return None
     return "text" if isinstance(found, String) else "other"
+
+
+def _unwrapped(kind: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
+    """Return the type that the server works with, below decorators and domains."""
+    found = kind.dialect_impl(dialect)
+    while isinstance(found, TypeDecorator | DOMAIN):
+        inner = found.data_type if isinstance(found, DOMAIN) else found.type_engine(dialect)
+        found = inner.dialect_impl(dialect)
+    return found
