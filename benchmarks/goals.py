@@ -181,7 +181,7 @@ def _asking() -> list[Comparison]:
         *(
             Comparison(
                 workload="drain_change", figure=_RATE, against=against, goal=goal,
-                title="`session.get()` in the handler and a change, events/s",
+                title="`session.get(..., populate_existing=True)` in the handler and a change, events/s",
             )
             for against, goal in ((LIMIT_BATCH, 0.2), (LIMIT_SESSION, None))
         ),

@@ -3,9 +3,9 @@
 from sqlalchemy import Engine, __version__, create_engine
 from sqlalchemy.pool import NullPool
 
-from sqla_pubsub.contract.engines import MENDED, numbers
+from sqla_pubsub.deliver.io.engines import COPIES, numbers
 
-TAKES_COPIES = numbers(__version__) >= numbers(MENDED)
+TAKES_COPIES = numbers(__version__) >= numbers(COPIES)
 """Whether a listener works with a copy of an engine."""
 
 

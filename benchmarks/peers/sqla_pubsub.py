@@ -79,6 +79,12 @@ def _handler(context: Context, listener: int) -> Callable[..., None]:
     """Return the handler of this run."""
     note = f"done by {listener}"
     writes, record = context.workload.writes, partial(handled, listener=listener)
+    if context.workload.handler == "change" and (
+        context.option("batch", 0) or context.option("concurrency", 0)
+    ):
+        raise SystemExit(
+            f"{context.workload.name} has no handler with batch= or concurrency=. Leave the option out."
+        )
 
     def on_comment(new: Any) -> None:
         record(new.id)
@@ -101,7 +107,8 @@ def _handler(context: Context, listener: int) -> Callable[..., None]:
         record(new.id)
 
     def on_comment_change(new: Any, session: Session) -> None:
-        session.get_one(Comment, new.id).author = note
+        # As it is now: `new` stands for what it was, and is in the session, which would give it as it is.
+        session.get_one(Comment, new.id, populate_existing=True).author = note
         record(new.id)
 
     def on_comments(events: list[Any], session: Session) -> None:

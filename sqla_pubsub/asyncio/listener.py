@@ -24,6 +24,7 @@ from sqla_pubsub.asyncio.watchdog import watched_by_a_thread
 from sqla_pubsub.deliver.arguments import chosen, of_colour
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.instrument import Instrument, Observer
+from sqla_pubsub.deliver.io.engines import refuse_loops
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import Gate
@@ -237,6 +238,7 @@ def _crew(colour: Asynchronous, room: Room, spec: ListenerSpec) -> TaskCrew:
 
 
 def _refuse_wrong_kinds(engine: object, listeners: object, concurrency: object) -> None:
+    refuse_loops()
     if not isinstance(engine, AsyncEngine):
         raise ConfigurationError(
             f"AsyncListener({type(engine).__name__}, ...): give an AsyncEngine, as create_async_engine(url) returns it."

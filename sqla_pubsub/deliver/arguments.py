@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Engine
 
-from sqla_pubsub.contract.engines import refuse_unwatched
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.io.engines import refuse_unwatched
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec
 

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
-from sqla_pubsub.contract.engines import refuse_unwatched
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.assembly import lane_of
 from sqla_pubsub.deliver.claim.claims import Known
@@ -23,6 +22,7 @@ from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.happenings import Happening, Settled
 from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.io.engines import refuse_unwatched
 from sqla_pubsub.deliver.io.place import Place
 from sqla_pubsub.deliver.lane import Lane
 from sqla_pubsub.deliver.limits import Limits

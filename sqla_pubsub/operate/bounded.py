@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, event
 
-from sqla_pubsub.contract.engines import refuse_unwatched
+from sqla_pubsub.deliver.io.engines import refuse_unwatched
 
 _MILLISECOND = timedelta(milliseconds=1)
 

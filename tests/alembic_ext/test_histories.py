@@ -8,7 +8,7 @@ from alembic import command
 from sqlalchemy import __version__, create_engine, inspect
 
 from sqla_pubsub import ConfigurationError
-from sqla_pubsub.contract.engines import numbers
+from sqla_pubsub.deliver.io.engines import numbers
 from tests.alembic_ext.project import COMMENT, INSERT_LISTENER, Project, called
 from tests.alembic_ext.test_sharing import placed
 

@@ -78,6 +78,22 @@ def test_a_plain_session_is_refused_with_the_call_that_works(notes: AsyncNotes) 
             asyncio.run(set_context(given, tenant="acme"))
 
 
+def test_a_sqlalchemy_that_leaves_connections_of_cancelled_tasks_open_is_refused(
+    notes: AsyncNotes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @after_insert(notes.Note)
+    async def handle() -> None: ...
+
+    engine = create_async_engine(notes.url)
+    monkeypatch.setattr("sqla_pubsub.deliver.io.engines.__version__", "2.0.52")
+    with pytest.raises(
+        ConfigurationError, match=r"SQLAlchemy 2\.0\.52 leaves connections open.* need 2\.0\.53"
+    ):
+        AsyncListener(engine, notes.metadata)
+    monkeypatch.setattr("sqla_pubsub.deliver.io.engines.__version__", "2.0.53")
+    AsyncListener(engine, notes.metadata)
+
+
 def test_wrong_arguments_of_a_listener_are_refused_with_sentences(notes: AsyncNotes) -> None:
     @after_insert(notes.Note)
     async def handle() -> None: ...

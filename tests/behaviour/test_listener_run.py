@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from sqla_pubsub import ConfigurationError, Insert, Listener, ListenerConfig, RetryPolicy, after_insert
 from sqla_pubsub.operate.bounded import bounded
+from sqla_pubsub.testing import drain
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.servers import Server
 from tests.translated import TAKES_COPIES
@@ -336,17 +337,19 @@ def test_a_copy_of_an_engine_is_refused_where_its_connections_take_no_events(
 
     if not (refused or TAKES_COPIES):
         pytest.skip("the SQLAlchemy at hand refuses them itself")
-    monkeypatch.setattr("sqla_pubsub.contract.engines.__version__", version)
+    monkeypatch.setattr("sqla_pubsub.deliver.io.engines.__version__", version)
     sentence = (
         f"SQLAlchemy {version}. Install SQLAlchemy 2.0.38 or newer, or give the options to create_engine"
     )
     expected: Any = pytest.raises(ConfigurationError, match=re.escape(sentence)) if refused else nullcontext()
-    copy = engine.execution_options(schema_translate_map={None: "tenant"})
+    copy = engine.execution_options(schema_translate_map={None: "public"})
     with expected:
         Listener(copy, notes.metadata)
+    with expected, copy.begin() as connection:
+        drain(connection, metadata=notes.metadata)
     with expected:
         bounded(copy, timedelta(seconds=1), readonly=True)
-    own = create_engine(engine.url, execution_options={"schema_translate_map": {None: "tenant"}})
+    own = create_engine(engine.url, execution_options={"schema_translate_map": {None: "public"}})
     Listener(own, notes.metadata)
 
 

@@ -1,4 +1,4 @@
-"""Engines of the application that cannot be watched."""
+"""What SQLAlchemy has to be for the engine that a listener is given."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from sqlalchemy.engine.base import OptionEngine
 
 from sqla_pubsub.errors import ConfigurationError
 
-MENDED = "2.0.38"
-"""The SQLAlchemy from which on copies can be watched."""
+COPIES = "2.0.38"
+"""The SQLAlchemy from which on copies of engines can be watched."""
+ON_LOOPS = "2.0.53"
+"""That from which on a task that is cancelled while it connects leaves no connection open (sqlalchemy #13548)."""
 
 
 def refuse_unwatched(engine: Engine) -> None:
@@ -21,11 +23,24 @@ def refuse_unwatched(engine: Engine) -> None:
     Raises:
         ConfigurationError: See there.
     """
-    if isinstance(engine, OptionEngine) and numbers(__version__) < numbers(MENDED):
+    if isinstance(engine, OptionEngine) and numbers(__version__) < numbers(COPIES):
         raise ConfigurationError(
             f"the engine is a copy made by Engine.execution_options(), whose connections take no events in "
-            f"SQLAlchemy {__version__}. Install SQLAlchemy {MENDED} or newer, "
+            f"SQLAlchemy {__version__}. Install SQLAlchemy {COPIES} or newer, "
             "or give the options to create_engine(execution_options=...)."
+        )
+
+
+def refuse_loops() -> None:
+    """Refuse listeners on an event loop where SQLAlchemy is older than 2.0.53.
+
+    Raises:
+        ConfigurationError: See there.
+    """
+    if numbers(__version__) < numbers(ON_LOOPS):
+        raise ConfigurationError(
+            f"SQLAlchemy {__version__} leaves connections open that a cancelled task was making. "
+            f"Listeners of async def handlers need {ON_LOOPS} or newer: install the extra asyncio or asyncpg."
         )
 
 
