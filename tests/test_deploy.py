@@ -1,15 +1,21 @@
 """What `docs/deploy.md` gives to copy fits the commands as they are."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from configparser import ConfigParser
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import yaml
+from sqlalchemy import Engine, inspect
 
 from sqla_pubsub import ListenerConfig
 from sqla_pubsub.cli import cli
@@ -133,3 +139,22 @@ def test_commands_of_the_guide_are_known() -> None:
         found: click.Command = cli.commands[name]
         with found.make_context(name, arguments):
             pass
+
+
+def test_migrations_go_where_the_variable_says(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the line of the guide; the project's own URL is that of another database."""
+    shutil.copytree(ROOT / "docs/_project", tmp_path, dirs_exist_ok=True)
+    line = re.search(r"`(config\.set_main_option\([^`]*)`", GUIDE.read_text(encoding="utf-8"))
+    assert line is not None
+    env = tmp_path / "migrations/env.py"
+    known = "config = context.config\n"
+    env.write_text("import os\n" + env.read_text().replace(known, known + line[1] + "\n"))
+    url = engine.url.render_as_string(hide_password=False)
+    upgraded = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=tmp_path, env=os.environ | {"SQLA_PUBSUB_URL": url}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert upgraded.returncode == 0, upgraded.stderr
+    assert "pubsub_outbox" in inspect(engine).get_table_names()

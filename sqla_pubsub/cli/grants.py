@@ -28,9 +28,15 @@ from sqla_pubsub.rights import DUTIES, Duty, needed, statements
     "--listener-role", "listener", multiple=True, metavar="ROLE",
     help="Runs listen, entries and discard-entries; may be repeated, as the others.",
 )  # fmt: skip
-@click.option("--operator-role", "operator", multiple=True, metavar="ROLE", help="Runs dead.")
 @click.option(
-    "--monitor-role", "monitor", multiple=True, metavar="ROLE", help="Runs status, health and check."
+    "--operator-role", "operator", multiple=True, metavar="ROLE", help="Runs dead, pause and resume."
+)
+@click.option(
+    "--monitor-role",
+    "monitor",
+    multiple=True,
+    metavar="ROLE",
+    help="Runs status, health, check, workers and why.",
 )
 @click.option(
     "--writer-role", "writer", multiple=True, metavar="ROLE",
