@@ -18,7 +18,7 @@ from sqla_pubsub.asyncio.leftovers import Call, named
 from sqla_pubsub.asyncio.session import AsyncSurroundings, HandlerAsyncSession
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.rows import RowSession
-from sqla_pubsub.deliver.surroundings import Surroundings
+from sqla_pubsub.deliver.handle.surroundings import Surroundings
 from sqla_pubsub.errors import (
     DeliveryError,
     HandlerCancelled,

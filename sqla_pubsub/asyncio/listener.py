@@ -23,13 +23,13 @@ from sqla_pubsub.asyncio.slots import refuse_small_pool, slots_of
 from sqla_pubsub.asyncio.watchdog import watched_by_a_thread
 from sqla_pubsub.deliver.arguments import chosen, of_colour
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.handle.surroundings import Around, contexts
 from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.engines import refuse_loops
 from sqla_pubsub.deliver.io.stop import StopSignal
 from sqla_pubsub.deliver.listener import Listener
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
-from sqla_pubsub.deliver.surroundings import Around, contexts
 from sqla_pubsub.deliver.wake.leadership import Leadership
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.registry import ListenerSpec, registry_of

@@ -9,7 +9,7 @@ from typing import Any, cast
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
-from sqla_pubsub.deliver.surroundings import Around, SessionClass, Surroundings
+from sqla_pubsub.deliver.handle.surroundings import Around, SessionClass, Surroundings
 from sqla_pubsub.errors import SessionOwnershipError
 
 _OVER = (

@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.batch_size import BatchSize
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
-from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.handle.colour import Colour
 from sqla_pubsub.deliver.handle.invocation import Dispatcher
 from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.instrument import Instrument

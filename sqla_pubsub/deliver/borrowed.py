@@ -18,8 +18,9 @@ from sqlalchemy.orm import configure_mappers
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.assembly import lane_of
 from sqla_pubsub.deliver.claim.claims import Known
-from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.handle.colour import Colour
+from sqla_pubsub.deliver.handle.surroundings import observers_of
 from sqla_pubsub.deliver.happenings import Happening, Settled
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.engines import refuse_unwatched
@@ -31,7 +32,6 @@ from sqla_pubsub.deliver.run.gate import ThreadGate
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.scoreboard import NoScoreboard
 from sqla_pubsub.deliver.settle.outcome import Outcome, Retry
-from sqla_pubsub.deliver.surroundings import observers_of
 from sqla_pubsub.errors import SessionOwnershipError
 from sqla_pubsub.registry import ListenerSpec, Registry
 

@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.tables import Outbox
-from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.config import ListenerConfig
+from sqla_pubsub.deliver.handle.colour import Colour
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.pooler import refuse_pooler
 from sqla_pubsub.deliver.run.store import Store

@@ -18,11 +18,11 @@ from sqla_pubsub.deliver.happenings import Replayed, Settled
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.isolated import Isolated
+from sqla_pubsub.deliver.run.refusal import Refusal
 from sqla_pubsub.deliver.run.result import Result, Turn, Unrecorded
 from sqla_pubsub.deliver.run.store import ConnectionLost, Store
 from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.deliver.settle.outcome import Retry, describe
-from sqla_pubsub.deliver.settle.refusal import Refusal
 from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec
 

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_pubsub.deliver.arguments import chosen, of_colour, refuse_wrong_kinds
 from sqla_pubsub.deliver.assembly import lane_of
-from sqla_pubsub.deliver.colour import Colour, Synchronous
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connections import Connections
+from sqla_pubsub.deliver.handle.colour import Colour, Synchronous
+from sqla_pubsub.deliver.handle.surroundings import Around, SessionClass, Surroundings, contexts, observers_of
 from sqla_pubsub.deliver.happenings import LossRole, Paused, Refused, Started, Stopped
 from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.reconnect import Outage
@@ -28,7 +29,6 @@ from sqla_pubsub.deliver.run.gate import Gate, ThreadGate
 from sqla_pubsub.deliver.run.result import Turn
 from sqla_pubsub.deliver.run.store import ConnectionLost
 from sqla_pubsub.deliver.scoreboard import NoScoreboard, Scoreboard
-from sqla_pubsub.deliver.surroundings import Around, SessionClass, Surroundings, contexts, observers_of
 from sqla_pubsub.deliver.wake.leadership import Leadership
 from sqla_pubsub.deliver.wake.sleeper import Sleeper
 from sqla_pubsub.errors import NotSettled

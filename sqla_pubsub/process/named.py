@@ -8,8 +8,8 @@ from importlib import import_module
 from inspect import iscoroutinefunction
 from typing import Any, cast
 
+from sqla_pubsub.deliver.handle.surroundings import Surroundings, is_awaited
 from sqla_pubsub.deliver.instrument import Observer
-from sqla_pubsub.deliver.surroundings import Surroundings, is_awaited
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.settings import import_modules
 

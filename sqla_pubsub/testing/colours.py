@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_pubsub.deliver.colour import Colour, Synchronous
+from sqla_pubsub.deliver.handle.colour import Colour, Synchronous
 from sqla_pubsub.deliver.handle.deadline import call_within
-from sqla_pubsub.deliver.surroundings import Surroundings, contexts
+from sqla_pubsub.deliver.handle.surroundings import Surroundings, contexts
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.process.named import Names, names_of
 from sqla_pubsub.registry import ListenerSpec

@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import create_engine
 
 from sqla_pubsub import Listener, ListenerConfig, Reject, after_truncate, after_update
+from sqla_pubsub.deliver.handle.surroundings import Surroundings
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.run.work_connection import WorkConnection
-from sqla_pubsub.deliver.surroundings import Surroundings
 from sqla_pubsub.operate.admin import Admin, Letters
 from sqla_pubsub.registry import registry_of
 from tests.deliver.notes import DEADLINE, Notes, running

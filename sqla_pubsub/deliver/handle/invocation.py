@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.current import NO_CONTEXT, CurrentEvent, current_event
-from sqla_pubsub.deliver.colour import Colour
 from sqla_pubsub.deliver.handle.chain import Chain, context_of, contexts_of, deepest, extended
+from sqla_pubsub.deliver.handle.colour import Colour
 from sqla_pubsub.deliver.handle.decoding import RowDecoder
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded, EntryDecoder
 from sqla_pubsub.deliver.handle.related import Related

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqla_pubsub.deliver.handle.chain import ContextSetting
 from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
 from sqla_pubsub.deliver.handle.session import HandlerSession
+from sqla_pubsub.deliver.handle.surroundings import Surroundings
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.guard import TransactionGuard
 from sqla_pubsub.deliver.io.life import Life
@@ -23,7 +24,6 @@ from sqla_pubsub.deliver.io.may_set import may_set
 from sqla_pubsub.deliver.run.work import Work
 from sqla_pubsub.deliver.settle.outcome import Outcome, describe
 from sqla_pubsub.deliver.settle.writer import Settling
-from sqla_pubsub.deliver.surroundings import Surroundings
 from sqla_pubsub.errors import ENDED, SessionOwnershipError, TransactionEnded
 from sqla_pubsub.registry import ListenerSpec
 

@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Engine
 from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
 from sqla_pubsub.deliver.handle.rows import RowSession
+from sqla_pubsub.deliver.handle.surroundings import Surroundings
 from sqla_pubsub.deliver.io.reconnect import make_engine
 from sqla_pubsub.deliver.io.waiter import wait_readable
-from sqla_pubsub.deliver.surroundings import Surroundings
 from sqla_pubsub.registry import ListenerSpec
 
 
