@@ -21,7 +21,7 @@ from sqla_pubsub.asyncio.session import AsyncSessionClass, AsyncSurroundings
 from sqla_pubsub.asyncio.slot_limit import SlotGate, SlotLimit
 from sqla_pubsub.asyncio.slots import refuse_small_pool, slots_of
 from sqla_pubsub.asyncio.watchdog import watched_by_a_thread
-from sqla_pubsub.deliver.arguments import chosen, of_colour
+from sqla_pubsub.deliver.arguments import of_colour
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.handle.surroundings import Around, contexts
 from sqla_pubsub.deliver.instrument import Instrument, Observer
@@ -86,7 +86,7 @@ class AsyncListener:
         self._surroundings = AsyncSurroundings(session_class, contexts(around))
         self._room = Room(concurrency)
         self._colours: list[Asynchronous] = []
-        specs = of_colour(chosen(registry_of(metadata).listeners, listeners), listeners, asynchronous=True)
+        specs = of_colour(registry_of(metadata).listeners, listeners, asynchronous=True)
         self._tell = Instrument(self._observers)
         self._slots = slots_of(engine, specs, concurrency)
         self._slot_limit = SlotLimit(max(1, self._slots.transactional))

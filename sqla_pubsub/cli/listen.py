@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -115,12 +115,7 @@ def listen(
 ) -> None:
     """Handle the events of the listeners declared in MODULES, such as myapp.listeners."""
     _on_signals(partial(_stop_at_once, 1 if drain else 0))
-    asked = "debug" if verbose else log_level
-    logs = LogSettings(
-        default=logging.WARNING if drain else logging.INFO,
-        level=None if asked is None else logging.getLevelNamesMapping()[asked.upper()],
-        format=log_format, config=log_config,
-    )  # fmt: skip
+    logs = _log_settings("debug" if verbose else log_level, log_format, log_config, drain=drain)
     project = open_project(url, modules, listeners)
     engine = project.engine()
     # Not before: the application configures logging when it is imported.
@@ -129,27 +124,27 @@ def listen(
     endpoints = Endpoints(health_host, health_port, metrics_port)
     specs = chosen(registry_of(project.metadata).listeners, listeners)
     _warn_of_covered(specs)
-    for spec in specs:
-        if spec.to is not None:
-            # Refused here, with its sentence, and not by each worker.
-            spec.to.sender(settings_of(spec.to, project.outlets), spec.name)
+    _refuse_outlets(specs, project)
     captures = Captures(specs)
     compare = partial(_differences, project, engine, comparing=wait_for_migration or not no_check)
     patiently = partial(compare, patient=not (drain or exit_on_error))
     missing = captures.accept(captures.wait(patiently) if wait_for_migration else patiently())
-    plan = Plan(
-        modules=project.modules, url=project.url, awaited=project.awaited, awaited_direct=project.awaited_direct,
-        application=project.application, names=project.names, outlets=project.outlets,
-        listeners=tuple(listeners), runs=tuple(spec.name for spec in specs), concurrency=concurrency, drain=drain,
-        config=project.config, logs=logs,
-    )  # fmt: skip
+    plan = _plan(project, specs, listeners, concurrency=concurrency, drain=drain, logs=logs)
     captures.watch(missing, partial(compare, patient=False))
     if not drain:
         Backlog(Admin(engine, project.metadata), plan.listeners, registry_of(project.metadata)).say()
-    code = _supervise(project, engine, plan, processes, endpoints)
-    # Python gives signals back to the system before it ends, and the next one would decide the exit code.
-    _on_signals(signal.SIG_IGN)
-    sys.exit(code)
+    _exit(_supervise(project, engine, plan, processes, endpoints))
+
+
+def _log_settings(
+    level: str | None, log_format: Format | None, config: str | None, *, drain: bool
+) -> LogSettings:
+    return LogSettings(
+        default=logging.WARNING if drain else logging.INFO,
+        level=None if level is None else logging.getLevelNamesMapping()[level.upper()],
+        format=log_format,
+        config=config,
+    )
 
 
 def _warn_of_covered(specs: Sequence[ListenerSpec]) -> None:
@@ -160,6 +155,32 @@ def _warn_of_covered(specs: Sequence[ListenerSpec]) -> None:
                 "Put it below, if it is meant for them",
                 spec.name, spec.where, extra={"listener": spec.name},
             )  # fmt: skip
+
+
+def _refuse_outlets(specs: Sequence[ListenerSpec], project: Project) -> None:
+    """Refuse settings of an outlet here, with their sentence, and not in each worker."""
+    for spec in specs:
+        if spec.to is not None:
+            spec.to.sender(settings_of(spec.to, project.outlets), spec.name)
+
+
+def _plan(
+    project: Project, specs: Sequence[ListenerSpec], asked: Sequence[str], *, concurrency: int, drain: bool,
+    logs: LogSettings,
+) -> Plan:  # fmt: skip
+    """Return what the workers do; *asked* are the names that were asked for, none for all."""
+    return Plan(
+        modules=project.modules, url=project.url, awaited=project.awaited, awaited_direct=project.awaited_direct,
+        application=project.application, names=project.names, outlets=project.outlets,
+        listeners=tuple(asked), runs=tuple(spec.name for spec in specs), concurrency=concurrency, drain=drain,
+        config=project.config, logs=logs,
+    )  # fmt: skip
+
+
+def _exit(code: int) -> NoReturn:
+    # Python gives signals back to the system before it ends, and the next one would decide the exit code.
+    _on_signals(signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _stop_at_once(code: int, _signal: int, _frame: FrameType | None) -> None:

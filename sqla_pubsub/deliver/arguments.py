@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import Engine
 
@@ -39,13 +39,19 @@ def refuse_wrong_kinds(engine: object, config: object, listeners: object, *, asy
 
 
 def of_colour(
-    specs: Sequence[ListenerSpec], names: Collection[str] | None, *, asynchronous: bool
+    declared: Mapping[str, ListenerSpec], names: Collection[str] | None, *, asynchronous: bool
 ) -> list[ListenerSpec]:
-    """Return those of *specs* whose handlers are to be called in one way; *names* are those that were asked for.
+    """Return the listeners to run whose handlers are called in one way.
+
+    Args:
+        declared: All of them, by name.
+        names: Those that were asked for; None or none asks for all.
+        asynchronous: Whether the handlers are awaited.
 
     Raises:
-        ConfigurationError: One of *names* is called in the other way, or all are.
+        ConfigurationError: There is none, a name is unknown, or one of *names* is called in the other way, or all are.
     """
+    specs = chosen(declared, names)
     kept = [spec for spec in specs if spec.asynchronous == asynchronous]
     others = [spec for spec in specs if spec.asynchronous != asynchronous]
     if others and (names or not kept):
@@ -57,7 +63,7 @@ def of_colour(
     return kept
 
 
-def chosen(declared: dict[str, ListenerSpec], names: Collection[str] | None) -> list[ListenerSpec]:
+def chosen(declared: Mapping[str, ListenerSpec], names: Collection[str] | None) -> list[ListenerSpec]:
     """Return the listeners to run.
 
     Raises:

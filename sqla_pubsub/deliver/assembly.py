@@ -1,10 +1,11 @@
-"""Puts a lane together from its parts, by what its listener declares."""
+"""Puts lanes together from their parts, by what their listeners declare."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -41,38 +42,18 @@ from sqla_pubsub.registry import ListenerSpec, Registry
 from sqla_pubsub.retry import Rng
 
 
-def lane_of(
-    spec: ListenerSpec,
-    registry: Registry,
-    engine: Engine,
-    config: ListenerConfig,
-    *,
-    colour: Colour,
-    limits: Limits,
-    scoreboard: Scoreboard,
-    gate: Gate,
-    crew: Crew | None,
-    instrument: Instrument,
-    stopping: Callable[[], bool],
-    taken: Callable[[], None],
-    outlets: Mapping[str, Mapping[str, Any]] | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    rng: Rng | None = None,
-    told: Callable[[Entry, BaseException], None] = lambda _, __: None,
-    lent: bool = False,
-) -> Lane:
-    """Return the lane of one listener.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """What the lanes of a listener process have in common.
 
-    Args:
-        spec: The listener.
-        registry: Where it is declared.
+    Attributes:
+        registry: Where the listeners are declared.
         engine: Where sessions of autonomous handlers connect.
         config: Settings.
         colour: How handlers are called.
         limits: Timings and bounds that are no settings.
         scoreboard: Where the supervisor sees which entry is in hand.
         gate: Keeps apart, among the listeners of the process, what killed a process before.
-        crew: Runs many outside handlers at once; None for one after the other.
         instrument: Is told what happens.
         stopping: Whether the listener is to stop.
         taken: Wakes a neighbour.
@@ -80,95 +61,104 @@ def lane_of(
         clock: Seconds.
         rng: Source of the jitter.
         told: Called with what failed, and with what.
-        lent: Whether it works on a borrowed connection, outside handlers too.
+        lent: Whether they work on a borrowed connection, outside handlers too.
     """
-    policy = FailurePolicy(spec.name, spec.retry, rng or random.Random(), limits.failure, told)
-    # What is adopted from an earlier name may have any id.
-    cursor = ClaimCursor(has_low_water=not spec.previous_names, limits=limits.cursor)
-    dispatcher = Dispatcher(spec, registry, instrument, config.max_depth, colour)
-    unknown = Unknown(spec, registry, dispatcher.routes, config.unknown_grace, instrument, clock)
-    claimer = Claimer(spec, cursor, unknown, clock, most_bytes=limits.batch_size.most_bytes)
-    events = EventRunner(spec, dispatcher, policy, scoreboard, grace=config.grace)
-    time_box = 0.0 if spec.timeout is not None else config.commit_every.total_seconds()
-    outside = Lent(events, claimer) if lent and not spec.transactional else None
-    runner: Runner
-    if outside is not None:
-        runner = outside
-    elif spec.to is not None:
-        runner = _relay(
-            spec.to, events, claimer, cursor, unknown, registry,
-            outlets=outlets, limits=limits, instrument=instrument, clock=clock,
+
+    registry: Registry
+    engine: Engine
+    config: ListenerConfig
+    colour: Colour
+    limits: Limits
+    scoreboard: Scoreboard
+    gate: Gate
+    instrument: Instrument
+    stopping: Callable[[], bool]
+    taken: Callable[[], None]
+    outlets: Mapping[str, Mapping[str, Any]] | None = None
+    clock: Callable[[], float] = time.monotonic
+    rng: Rng = field(default_factory=random.Random)
+    told: Callable[[Entry, BaseException], None] = lambda _, __: None
+    lent: bool = False
+
+    def lane(self, spec: ListenerSpec, crew: Crew | None = None) -> Lane:
+        """Return the lane of one listener.
+
+        Args:
+            spec: The listener.
+            crew: Runs many outside handlers at once; None for one after the other.
+        """
+        parts = self._parts(spec)
+        lent = Lent(parts.events, parts.claimer) if self.lent and not spec.transactional else None
+        return Lane(
+            spec,
+            lent or self._runner(parts, crew),
+            Isolated(parts.events, parts.unknown, self.gate, lent),
+            cursor=parts.cursor,
+            size=BatchSize(self._time_box(spec), self.config.claim_size, self.limits.batch_size),
+            policy=parts.events.policy,
+            gate=self.gate,
+            instrument=self.instrument,
+            taken=self.taken,
+            clock=self.clock,
+        )
+
+    def _parts(self, spec: ListenerSpec) -> _Parts:
+        # What is adopted from an earlier name may have any id.
+        cursor = ClaimCursor(has_low_water=not spec.previous_names, limits=self.limits.cursor)
+        dispatcher = Dispatcher(spec, self.registry, self.instrument, self.config.max_depth, self.colour)
+        grace = self.config.unknown_grace
+        unknown = Unknown(spec, self.registry, dispatcher.routes, grace, self.instrument, self.clock)
+        policy = FailurePolicy(spec.name, spec.retry, self.rng, self.limits.failure, self.told)
+        return _Parts(
+            events=EventRunner(spec, dispatcher, policy, self.scoreboard, grace=self.config.grace),
+            claimer=Claimer(spec, cursor, unknown, self.clock, most_bytes=self.limits.batch_size.most_bytes),
+            cursor=cursor,
+            unknown=unknown,
+        )
+
+    def _time_box(self, spec: ListenerSpec) -> float:
+        return 0.0 if spec.timeout is not None else self.config.commit_every.total_seconds()
+
+    def _runner(self, parts: _Parts, crew: Crew | None) -> Runner:
+        """Return what works the entries, by what the listener declares."""
+        events, claimer, cursor, unknown = parts.events, parts.claimer, parts.cursor, parts.unknown
+        spec = events.spec
+        if spec.to is not None:
+            return self._relay(spec.to, parts)
+        if not spec.transactional and crew is not None:
+            return Concurrent(
+                events, claimer, cursor, unknown, partial(OwnConnection, self.engine), crew,
+                grace=self.config.grace, stopping=self.stopping, clock=self.clock,
+            )  # fmt: skip
+        if not spec.transactional:
+            turn = self.config.commit_every.total_seconds()
+            return Autonomous(
+                events, claimer, cursor, unknown, OwnConnection(self.engine), self.gate,
+                time_box=turn, stopping=self.stopping, clock=self.clock,
+            )  # fmt: skip
+        if spec.batch is not None:
+            return Batched(events, claimer)
+        return Grouped(
+            events, claimer, time_box=self._time_box(spec), max_savepoints=self.limits.batch_size.max_savepoints,
+            stopping=self.stopping, clock=self.clock,
         )  # fmt: skip
-    else:
-        runner = _runner(
-            events, claimer, cursor, unknown, engine, config,
-            time_box=time_box, limits=limits, gate=gate, crew=crew, stopping=stopping, clock=clock,
+
+    def _relay(self, to: Outlet, parts: _Parts) -> Relay:
+        """Return what sends the entries of a listener to its outlet."""
+        picker = Picker(
+            parts.events, Bodies(parts.events, parts.unknown), parts.claimer, parts.cursor, self.registry.outbox,
+            self.instrument, self.clock, most_bytes=self.limits.batch_size.most_bytes,
         )  # fmt: skip
-    return Lane(
-        spec,
-        runner,
-        Isolated(events, unknown, gate, outside),
-        cursor=cursor,
-        size=BatchSize(time_box, config.claim_size, limits.batch_size),
-        policy=policy,
-        gate=gate,
-        instrument=instrument,
-        taken=taken,
-        clock=clock,
-    )
+        sender = to.sender(settings_of(to, self.outlets or {}), parts.events.spec.name)
+        circuit = Circuit(self.limits.circuit)
+        return Relay(parts.events, picker, sender, circuit, instrument=self.instrument, clock=self.clock)
 
 
-def _runner(
-    events: EventRunner,
-    claimer: Claimer,
-    cursor: ClaimCursor,
-    unknown: Unknown,
-    engine: Engine,
-    config: ListenerConfig,
-    *,
-    time_box: float,
-    limits: Limits,
-    gate: Gate,
-    crew: Crew | None,
-    stopping: Callable[[], bool],
-    clock: Callable[[], float],
-) -> Runner:
-    """Return what works the entries, by what the listener declares."""
-    spec = events.spec
-    if not spec.transactional and crew is not None:
-        return Concurrent(
-            events, claimer, cursor, unknown, partial(OwnConnection, engine), crew,
-            grace=config.grace, stopping=stopping, clock=clock,
-        )  # fmt: skip
-    if not spec.transactional:
-        turn = config.commit_every.total_seconds()
-        return Autonomous(
-            events, claimer, cursor, unknown, OwnConnection(engine), gate,
-            time_box=turn, stopping=stopping, clock=clock,
-        )  # fmt: skip
-    if spec.batch is not None:
-        return Batched(events, claimer)
-    most = limits.batch_size.max_savepoints
-    return Grouped(events, claimer, time_box=time_box, max_savepoints=most, stopping=stopping, clock=clock)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What every runner is made of."""
 
-
-def _relay(
-    to: Outlet,
-    events: EventRunner,
-    claimer: Claimer,
-    cursor: ClaimCursor,
-    unknown: Unknown,
-    registry: Registry,
-    *,
-    outlets: Mapping[str, Mapping[str, Any]] | None,
-    limits: Limits,
-    instrument: Instrument,
-    clock: Callable[[], float],
-) -> Relay:
-    """Return what sends the entries of a listener to its outlet."""
-    picker = Picker(
-        events, Bodies(events, unknown), claimer, cursor, registry.outbox, instrument, clock,
-        most_bytes=limits.batch_size.most_bytes,
-    )  # fmt: skip
-    sender = to.sender(settings_of(to, outlets or {}), events.spec.name)
-    return Relay(events, picker, sender, Circuit(limits.circuit), instrument=instrument, clock=clock)
+    events: EventRunner
+    claimer: Claimer
+    cursor: ClaimCursor
+    unknown: Unknown

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import configure_mappers
 
 from sqla_pubsub.contract.envelope import Entry
-from sqla_pubsub.deliver.assembly import lane_of
+from sqla_pubsub.deliver.assembly import Assembly
 from sqla_pubsub.deliver.claim.claims import Known
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.handle.colour import Colour
@@ -221,12 +221,13 @@ class BorrowedListener:
             spec, engine = self._specs[name], self._connection.engine
             colour = self._colour_of(spec)
             asking = observers_of(colour.surroundings.around, engine, (name,))
-            self._lanes[name] = lane_of(
-                spec, self._registry, engine, self._config, colour=colour, limits=_LIMITS, scoreboard=NoScoreboard(),
-                gate=self._gate, crew=None, instrument=Instrument([self._observe, *asking]),
+            assembly = Assembly(
+                registry=self._registry, engine=engine, config=self._config, colour=colour, limits=_LIMITS,
+                scoreboard=NoScoreboard(), gate=self._gate, instrument=Instrument([self._observe, *asking]),
                 stopping=self._stopping, taken=lambda: None, rng=_Longest(), lent=True,
                 told=lambda entry, error: self._report.failures.append((name, entry, error)),
             )  # fmt: skip
+            self._lanes[name] = assembly.lane(spec)
         return self._lanes[name]
 
     def _observe(self, happening: Happening) -> None:

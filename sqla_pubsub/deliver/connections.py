@@ -43,7 +43,8 @@ class Connections:
         instrument: Instrument,
         colour: Colour,
     ) -> None:
-        self._engine = engine
+        self.engine = engine
+        """Where the listeners connect."""
         self._specs = specs
         self._outbox = outbox
         self._config = config
@@ -56,7 +57,7 @@ class Connections:
     def leave_to_parent(self) -> None:
         """After a fork, make new connections: the pool may hold sockets that the parent uses too."""
         if os.getpid() != _IMPORTED_IN:
-            self._engine.dispose(close=False)
+            self.engine.dispose(close=False)
 
     def open(self) -> None:
         """Open what is not open.
@@ -96,7 +97,7 @@ class Connections:
 
     def store(self) -> Store:
         """Open a store that belongs to the caller."""
-        return self._store(self._engine)
+        return self._store(self.engine)
 
     @property
     def are_open(self) -> bool:
@@ -107,10 +108,10 @@ class Connections:
     def direct_engine(self) -> Engine:
         """Where notifications are received, past a pooler."""
         if self._config.direct_url is None:
-            return self._engine
+            return self.engine
         direct = self._colour.engine(self._config.direct_url)
         # Past the pooler is the same tenant: its schema_translate_map stands in the options.
-        direct.update_execution_options(**self._engine.get_execution_options())
+        direct.update_execution_options(**self.engine.get_execution_options())
         return direct
 
     def close(self) -> None:

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, MetaData
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, configure_mappers
 
-from sqla_pubsub.deliver.arguments import chosen, of_colour, refuse_wrong_kinds
-from sqla_pubsub.deliver.assembly import lane_of
+from sqla_pubsub.deliver.arguments import of_colour, refuse_wrong_kinds
+from sqla_pubsub.deliver.assembly import Assembly
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.connections import Connections
 from sqla_pubsub.deliver.handle.colour import Colour, Synchronous
@@ -85,16 +85,12 @@ class Listener:
     ) -> None:
         self._colour = colour or Synchronous(Surroundings(session_class, contexts(around)))
         refuse_wrong_kinds(engine, config, listeners, asynchronous=self._colour.asynchronous)
-        self._engine = engine
         self._config = config or ListenerConfig()
         self._registry = registry_of(metadata)
-        specs = chosen(self._registry.listeners, listeners)
-        self._specs = of_colour(specs, listeners, asynchronous=self._colour.asynchronous)
+        self._specs = of_colour(self._registry.listeners, listeners, asynchronous=self._colour.asynchronous)
         self._scoreboard = scoreboard or NoScoreboard()
         self._gate = gate or ThreadGate()
-        names = tuple(spec.name for spec in self._specs)
-        asking = observers_of(self._colour.surroundings.around, engine, names)
-        self._instrument = Instrument([self._scoreboard.observe, *observers, *asking])
+        self._instrument = self._telling(observers, engine)
         self._outage = Outage(engine, metadata, self._instrument)
         self._outlets = outlets
         self._limits = limits
@@ -108,7 +104,6 @@ class Listener:
         self._sleeper: Sleeper | None = None
         self._lanes = Lanes()
         self._settled = 0
-        self._more = False
 
     def stop(self) -> None:
         """End `run` or `drain` after the event in hand; safe in signal handlers and from other threads."""
@@ -134,7 +129,7 @@ class Listener:
                 before = self._settled
                 try:
                     self._open_connections()
-                    self._round(progress)
+                    more = self._round(progress)
                 except ConnectionLost:
                     self._disconnect()
                     self._lanes.restart()
@@ -143,7 +138,7 @@ class Listener:
                     self._disconnect()
                     self._outage.refuse(error, rights=True)
                     raise
-                if self._settled == before and not self._more and not self._await_those_in_hand():
+                if self._settled == before and not more and not self._await_those_in_hand():
                     break
             self._finish()
             # One that follows another listener of its process has no news.
@@ -173,16 +168,22 @@ class Listener:
         finally:
             self._close()
 
+    def _telling(self, observers: Iterable[Observer], engine: Engine) -> Instrument:
+        """Return what tells the supervisor, *observers* and those contexts that ask for it."""
+        names = tuple(spec.name for spec in self._specs)
+        asking = observers_of(self._colour.surroundings.around, engine, names)
+        return Instrument([self._scoreboard.observe, *observers, *asking])
+
     def _work_until_idle_or_lost(self) -> None:
         assert self._sleeper is not None
         try:
             while not self._stop():
                 before = self._settled
-                self._round(None)
+                more = self._round(None)
                 self._outage.over()
-                if self._settled > before or self._more:
+                if self._settled > before or more:
                     self._sleeper.progress()
-                    if self._more:
+                    if more:
                         self._sleeper.busy()
                     continue
                 due_in = self._sleeper.sleep()
@@ -211,16 +212,17 @@ class Listener:
         if self._lanes.in_hand or self._connections.are_open:
             self._settled += self._lanes.finish(self._connections.of)
 
-    def _round(self, progress: Progress | None) -> None:
-        """Give every lane its time, so that no listener waits for another one's backlog."""
-        self._more = False
+    def _round(self, progress: Progress | None) -> bool:
+        """Give every lane its time, so that no listener waits for another one's backlog; return whether one has more."""
+        more = False
         for lane in self._lanes.in_turn():
             if self._stop():
                 break
-            self._turns_of(lane, progress)
+            more = self._turns_of(lane, progress) or more
+        return more
 
-    def _turns_of(self, lane: Lane, progress: Progress | None) -> None:
-        """Let a lane work for ``commit_every``: one long group, or many short ones."""
+    def _turns_of(self, lane: Lane, progress: Progress | None) -> bool:
+        """Let a lane work for ``commit_every``: one long group, or many short ones; return whether it has more."""
         until = time.monotonic() + self._config.commit_every.total_seconds()
         while True:
             turn = self._step(lane)
@@ -231,10 +233,9 @@ class Listener:
             if turn.settled and progress is not None:
                 progress(turn.settled)
             if not turn.more or self._stop():
-                return
+                return False
             if time.monotonic() >= until:
-                self._more = True
-                return
+                return True
 
     def _step(self, lane: Lane) -> Turn:
         """Other listeners go on while the outbox does not take what one of them writes to it."""
@@ -250,14 +251,12 @@ class Listener:
     def _open_lanes(self) -> None:
         configure_mappers()
         self._connections.leave_to_parent()
-        self._lanes = Lanes(self._lane(spec) for spec in self._specs)
-
-    def _lane(self, spec: ListenerSpec) -> Lane:
-        return lane_of(
-            spec, self._registry, self._engine, self._config, colour=self._colour, limits=self._limits,
-            scoreboard=self._scoreboard, gate=self._gate, crew=self._crew(spec), instrument=self._instrument,
+        assembly = Assembly(
+            registry=self._registry, engine=self._connections.engine, config=self._config, colour=self._colour,
+            limits=self._limits, scoreboard=self._scoreboard, gate=self._gate, instrument=self._instrument,
             stopping=self._stop, taken=self._busy, outlets=self._outlets,
         )  # fmt: skip
+        self._lanes = Lanes(assembly.lane(spec, self._crew(spec)) for spec in self._specs)
 
     def _busy(self) -> None:
         if self._sleeper is not None:

@@ -65,14 +65,8 @@ def backlog(statements: Statements, cap: int, lately: timedelta) -> Select[Any]:
     due = _counted(waiting.where(e.due_at <= now).order_by(*in_order), cap)
     later = _counted(waiting.where(e.due_at > now).order_by(*in_order), cap)
     dead = _counted(_of(letter, names).order_by(d.listener, d.id), cap)
-    first = untouched.with_only_columns(e.occurred_at).order_by(e.listener, e.id).limit(1).scalar_subquery()
-    first_due = (
-        waiting.with_only_columns(e.due_at)
-        .where(e.due_at <= now)
-        .order_by(*in_order)
-        .limit(1)
-        .scalar_subquery()
-    )
+    first = _first(untouched.with_only_columns(e.occurred_at).order_by(e.listener, e.id))
+    first_due = _first(waiting.with_only_columns(e.due_at).where(e.due_at <= now).order_by(*in_order))
     came, behind = _coming(untouched, entry, first, lately)
     counts = (
         select(
@@ -122,6 +116,10 @@ def _of(table: TableClause, names: CTE) -> Select[Any]:
     pair = tuple_(c.listener, c.id)
     lowest, highest = tuple_(names.c.listener, _LOWEST), tuple_(names.c.listener, HIGHEST)
     return select(NOTHING).select_from(table).where(pair >= lowest, pair <= highest).correlate(names)
+
+
+def _first(values: Select[Any]) -> ColumnElement[Any]:
+    return values.limit(1).scalar_subquery()
 
 
 def _counted(rows: Select[Any], cap: int) -> ColumnElement[int]:
