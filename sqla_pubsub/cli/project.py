@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqla_pubsub.deliver.config import ListenerConfig
 from sqla_pubsub.deliver.io.own_settings import PROGRAM
 from sqla_pubsub.deliver.io.reconnect import denial, is_away, make_engine, refusal
+from sqla_pubsub.deliver.log import log
 from sqla_pubsub.deliver.settle.outcome import describe
 from sqla_pubsub.errors import ConfigurationError, PubSubError, sqlstate
 from sqla_pubsub.process.application import DRIVERS, application_engine, of_libpq
@@ -267,8 +268,8 @@ def of_asyncpg(url: str) -> str | None:
 def failed(project: Project, error: DBAPIError, duty: Duty | None = None) -> PubSubError:
     """Return the sentence for a command whose statement failed: a missing right or table, or a server away."""
     engine = project.engine()
-    refused = None if duty is None else denial(engine, project.metadata, duty, error)
-    refused = refused or refusal(engine, project.metadata, error)
+    refused = None if duty is None else denial(engine, project.metadata, duty, error, log)
+    refused = refused or refusal(engine, project.metadata, error, log)
     if refused is not None:
         return refused
     place = make_url(project.url).difference_update_query(_SECRETS).render_as_string(hide_password=True)

@@ -140,6 +140,14 @@ class RightMissing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RightUnknown:
+    """A statement was refused, and *what* might tell the reason cannot be read."""
+
+    what: Literal["the rights of the role", "the catalog"]
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deaf:
     """The registration for notifications was gone, and is made again."""
 
@@ -208,6 +216,14 @@ class OutletWarning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutletFailed:
+    """A client of the engine raised what it has no word for."""
+
+    listener: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Intended:
     """These events are about to be sent by an outlet: that is committed, and what comes after it finds them again."""
 
@@ -231,6 +247,7 @@ Happening = (
     | Waiting
     | Restored
     | RightMissing
+    | RightUnknown
     | Deaf
     | Polling
     | Slots
@@ -238,5 +255,6 @@ Happening = (
     | OutletAway
     | OutletBack
     | OutletWarning
+    | OutletFailed
     | Intended
 )

@@ -16,6 +16,7 @@ from sqla_pubsub.deliver.happenings import (
     Lost,
     OutletAway,
     OutletBack,
+    OutletFailed,
     OutletWarning,
     Paused,
     Polling,
@@ -23,6 +24,7 @@ from sqla_pubsub.deliver.happenings import (
     Replayed,
     Restored,
     RightMissing,
+    RightUnknown,
     Settled,
     Slots,
     Started,
@@ -77,15 +79,15 @@ def log(happening: Happening) -> None:
             )
         case Slots() | Blocked():
             _log_loop(happening)
-        case OutletAway() | OutletBack() | OutletWarning() | Intended():
+        case OutletAway() | OutletBack() | OutletWarning() | OutletFailed() | Intended():
             _log_outlet(happening)
         case Woken(reason=reason):
             logger.debug("listener.woken: by %s", reason, extra={"reason": reason})
-        case Lost() | Waiting() | Restored() | RightMissing() | Deaf() | Polling():
+        case Lost() | Waiting() | Restored() | RightMissing() | RightUnknown() | Deaf() | Polling():
             _log_connection(happening)
 
 
-def _log_outlet(happening: OutletAway | OutletBack | OutletWarning | Intended) -> None:
+def _log_outlet(happening: OutletAway | OutletBack | OutletWarning | OutletFailed | Intended) -> None:
     extra = {"listener": (name := happening.listener)}
     match happening:
         case OutletAway(reason=reason, paused=True):
@@ -98,6 +100,8 @@ def _log_outlet(happening: OutletAway | OutletBack | OutletWarning | Intended) -
             logger.warning("outlet.back: %r goes on after %.1f s", name, away, extra={**extra, "away": away})
         case OutletWarning(warning=warning):
             logger.warning("outlet.weak: %r: %s", name, warning, extra=extra)
+        case OutletFailed(error=error):
+            logger.debug("outlet.failed: %s", describe(error), exc_info=error, extra=extra)
         case Intended(entries=entries):
             logger.debug("outlet.sends: %s events of %r", len(entries), name, extra=extra)
 
@@ -120,7 +124,9 @@ def _log_loop(happening: Slots | Blocked) -> None:
             )  # fmt: skip
 
 
-def _log_connection(happening: Lost | Waiting | Restored | RightMissing | Deaf | Polling) -> None:
+def _log_connection(
+    happening: Lost | Waiting | Restored | RightMissing | RightUnknown | Deaf | Polling,
+) -> None:
     match happening:
         case Lost(error=error):
             logger.warning("connection.lost: %s", said(error))
@@ -133,6 +139,8 @@ def _log_connection(happening: Lost | Waiting | Restored | RightMissing | Deaf |
             logger.warning("connection.restored: after %.1f s", away, extra={"away": away})
         case RightMissing(refusal=refusal):
             logger.error("right.missing: %s", refusal)
+        case RightUnknown(what=what, error=unread):
+            logger.debug("right.unknown: %s cannot be read", what, exc_info=unread)
         case Deaf():
             logger.warning("listener.deaf: the LISTEN registration was gone; listening again")
         case Polling(interval=interval):

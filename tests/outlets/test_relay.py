@@ -186,9 +186,13 @@ def test_a_client_that_fails_without_a_word_for_it_is_an_engine_that_is_away(
 
     relay(after_insert(relayed.notes.Note), name="to_file", to=File(judge=judge))
     relayed.notes.write("one")
-    assert relayed.drain() == 0
+    with caplog.at_level("DEBUG", "sqla_pubsub"):
+        assert relayed.drain() == 0
     assert relayed.notes.scalar("SELECT max(attempt) FROM pubsub_outbox") == 0
     assert "outlet.away: 'to_file' waits, nothing is lost: its client failed: KeyError: 1" in caplog.text
+    [record] = [each for each in caplog.records if each.getMessage() == "outlet.failed: KeyError: 1"]
+    assert record.levelname == "DEBUG"
+    assert record.exc_info
 
 
 @pytest.mark.parametrize("tells", [True, False])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Callable
@@ -16,8 +15,8 @@ from sqlalchemy.pool import NullPool
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from sqla_pubsub.contract.tables import absence
-from sqla_pubsub.deliver.happenings import LossRole, Lost, Restored, RightMissing, Waiting
-from sqla_pubsub.deliver.instrument import Instrument
+from sqla_pubsub.deliver.happenings import LossRole, Lost, Restored, RightMissing, RightUnknown, Waiting
+from sqla_pubsub.deliver.instrument import Instrument, Observer
 from sqla_pubsub.deliver.io.connecting import connect, is_of_driver
 from sqla_pubsub.deliver.io.own_settings import PROGRAM
 from sqla_pubsub.deliver.io.stop import StopSignal
@@ -27,8 +26,6 @@ from sqla_pubsub.registry import outbox
 from sqla_pubsub.retry import RetryPolicy
 from sqla_pubsub.rights import Duty, needed, refuse_without_rights
 from sqla_pubsub.sqlstates import DENIED, GONE, is_lasting
-
-logger = logging.getLogger(__name__)
 
 KEEPALIVE = {
     "keepalives": 1,
@@ -81,21 +78,40 @@ def make_engine(url: str, name: str = PROGRAM) -> Engine:
     )
 
 
-def denial(engine: Engine, metadata: MetaData, duty: Duty, error: BaseException) -> ConfigurationError | None:
-    """Return the refusal where *error* came from a right that the role lacks, None where it did not."""
+def denial(
+    engine: Engine, metadata: MetaData, duty: Duty, error: BaseException, tell: Observer
+) -> ConfigurationError | None:
+    """Return the refusal where *error* came from a right that the role lacks, None where it did not.
+
+    Args:
+        engine: The database.
+        metadata: Whose outbox is used.
+        duty: What the role does there.
+        error: What a statement ended with.
+        tell: Is told where that cannot be found out.
+    """
     if sqlstate(error) in (DENIED, *GONE):
         try:
             with connect(engine) as connection:
                 refuse_without_rights(connection, metadata, duty)
         except ConfigurationError as refusal:
             return refusal
-        except SQLAlchemyError:
-            logger.debug("right.unknown: the rights of the role cannot be read", exc_info=True)
+        except SQLAlchemyError as unread:
+            tell(RightUnknown(what="the rights of the role", error=unread))
     return None
 
 
-def refusal(engine: Engine, metadata: MetaData, error: BaseException) -> ConfigurationError | None:
-    """Return the refusal where the URL has an unknown option or our tables are missing, else None."""
+def refusal(
+    engine: Engine, metadata: MetaData, error: BaseException, tell: Observer
+) -> ConfigurationError | None:
+    """Return the refusal where the URL has an unknown option or our tables are missing, else None.
+
+    Args:
+        engine: The database.
+        metadata: Whose outbox is used.
+        error: What connecting, or a statement, ended with.
+        tell: Is told where that cannot be found out.
+    """
     if isinstance(error, DBAPIError) and _unreadable(error):
         return ConfigurationError(
             f"the database URL cannot be used: {describe(error.orig or error)}. Allowed options are those of "
@@ -104,8 +120,8 @@ def refusal(engine: Engine, metadata: MetaData, error: BaseException) -> Configu
     if sqlstate(error) in GONE:
         try:
             return _absence(engine, metadata)
-        except SQLAlchemyError:
-            logger.debug("right.unknown: the catalog cannot be read", exc_info=True)
+        except SQLAlchemyError as unread:
+            tell(RightUnknown(what="the catalog", error=unread))
     return None
 
 
@@ -177,7 +193,7 @@ class Outage:
             ConfigurationError: The outbox is not installed, the URL has an unknown option, or a right is missing.
         """
         refused = self._denial(error) if rights else None
-        refused = refused or refusal(self._engine, self._metadata, error)
+        refused = refused or refusal(self._engine, self._metadata, error, self._instrument)
         # Who has worked with the outbox waits for it: it is being restored, or another one takes its place.
         if refused is not None and not (self.worked and isinstance(refused, OutboxMissing)):
             raise refused from error
@@ -242,4 +258,4 @@ class Outage:
         return refused is not None
 
     def _denial(self, error: BaseException) -> ConfigurationError | None:
-        return denial(self._engine, self._metadata, "listener", error)
+        return denial(self._engine, self._metadata, "listener", error, self._instrument)

@@ -17,7 +17,7 @@ from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.happenings import Intended
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.place import Place, find_place
-from sqla_pubsub.deliver.relay.asking import asked, refused
+from sqla_pubsub.deliver.relay.asking import Asking
 from sqla_pubsub.deliver.relay.bodies import Bodies, Row
 from sqla_pubsub.deliver.relay.choosing import Chooser, Chosen, Ready
 from sqla_pubsub.deliver.relay.lane_statements import LaneStatements
@@ -98,6 +98,7 @@ class Picker:
         self._cursor = cursor
         self._outbox = outbox
         self._instrument = instrument
+        self._asked = Asking(self._name, instrument)
         self._clock = clock
         self._most_bytes = most_bytes
         self._statements: RelayStatements
@@ -186,7 +187,8 @@ class Picker:
             return Picked(unrecorded=made.unrecorded, error=made.error)
         store.abandon()
         self._verify(sender, arrived, lanes.places, known)
-        chosen = self.chooser.choose(rows, made.bodies, partial(refused, sender), lanes, self._database)
+        refuses = partial(self._asked.refused, sender)
+        chosen = self.chooser.choose(rows, made.bodies, refuses, lanes, self._database)
         chosen.outcomes += [acknowledged(row.entry, None) for row in arrived]
         return self._intend(
             store, lanes, chosen, gone, full=full, highest=max((r.entry.id for r in rows), default=0)
@@ -209,7 +211,8 @@ class Picker:
             lane, number = places[row.entry.id]
             if number != known[lane]:
                 continue
-            if not asked(sender.has, outgoing(row.entry, row.key, lane, number, NOTHING, self._database)):
+            intended = outgoing(row.entry, row.key, lane, number, NOTHING, self._database)
+            if not self._asked(sender.has, intended):
                 raise ConfigurationError(
                     f"the engine has another event as number {number} of lane {lane} of {self._name!r}: another database "
                     "has a listener of this name that sends to the same place, or this one was set back to an earlier "

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.deliver.happenings import OutletAway, OutletBack, OutletWarning
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.relay.asking import asked
+from sqla_pubsub.deliver.relay.asking import Asking
 from sqla_pubsub.deliver.relay.choosing import Ready
 from sqla_pubsub.deliver.relay.circuit import Circuit
 from sqla_pubsub.deliver.relay.lanes import HeldLanes, LaneLost
@@ -87,6 +87,7 @@ class Relay:
         self._name = events.spec.name
         self._picker = picker
         self._sender = sender
+        self._asked = Asking(self._name, instrument)
         self._circuit = circuit
         self._instrument = instrument
         self._clock = clock
@@ -176,7 +177,7 @@ class Relay:
         for lane in left:
             self._known.pop(lane, None)
             if self._open:
-                asked(self._sender.leave, lane)
+                self._asked(self._sender.leave, lane)
         if taken:
             self._picker.start_over()
         if not self._open:
@@ -192,7 +193,7 @@ class Relay:
         Raises:
             ConfigurationError: No such number was ever given: what is up to there would be taken for sent, and lost.
         """
-        number = asked(self._sender.take, lane) or 0
+        number = self._asked(self._sender.take, lane) or 0
         if number >= lanes.following(lane):
             raise ConfigurationError(
                 f"the engine has events of lane {lane} of {self._name!r} up to number {number}, and this database has "
@@ -203,7 +204,7 @@ class Relay:
         return number
 
     def _connect(self) -> None:
-        for warning in asked(self._sender.open):
+        for warning in self._asked(self._sender.open):
             if warning not in self._warned:
                 self._warned.add(warning)
                 self._instrument(OutletWarning(listener=self._name, warning=warning))
@@ -213,7 +214,7 @@ class Relay:
     def _send(self, store: Store, lanes: HeldLanes, ready: Sequence[Ready]) -> tuple[Outcome, ...]:
         """Send what is intended, and settle it; return the outcomes."""
         began = perf_counter()
-        fates = asked(self._sender.send, [each.message for each in ready]) if ready else ()
+        fates = self._asked(self._sender.send, [each.message for each in ready]) if ready else ()
         outcomes, released = self._judged(ready, fates, began)
         if outcomes or released:
             outcomes = self._settle(store, lanes, outcomes, released)
