@@ -39,7 +39,7 @@ class Measurement:
         server: Where its database is.
         redis: The broker, where the system needs one.
         processes: Starts what is needed, in the system's environment.
-        commands: What handles events.
+        programs: Folder of the interpreter and programs of the system's environment.
         rows: How many rows are inserted.
         rate: Rows a second, for the workload that keeps one.
         seconds: How long what is measured may take.

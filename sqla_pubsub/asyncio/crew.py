@@ -55,7 +55,7 @@ class Room:
         self._alone = self._alone or alone
 
     def leave(self, *, alone: bool) -> None:
-        """Give it back."""
+        """Give the place of an outside handler back, and tell those who wait for one."""
         self._outside -= 1
         if alone:
             self._alone = False

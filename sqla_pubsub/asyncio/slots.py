@@ -37,7 +37,7 @@ def refuse_small_pool(slots: Slots) -> None:
     """Refuse a pool that has not even the connections without which nothing runs.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     needed = min(slots.transactional, 1) + slots.reserved
     if slots.pool is not None and slots.pool < needed:

@@ -43,7 +43,7 @@ def refuse_load(name: str, load: object, source: str) -> None:
     """Refuse *load*, if there is any, for a listener whose events have no rows.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     if load is not None and load not in ((), []):
         refuse(

@@ -40,7 +40,7 @@ def check_keywords(
         own: The one that only this decorator takes.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     allowed = [*common, *([own] if own is not None else [])]
     for keyword, value in options.items():
@@ -71,7 +71,7 @@ def check_together(spec: ListenerSpec) -> None:
     """Refuse what is out of range, or contradicts another option.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     if not spec.name.strip() or spec.name != spec.name.strip() or not spec.name.isprintable():
         refuse(spec.name, "the name is empty or has blanks around it", "Give name= some visible letters")
@@ -94,7 +94,7 @@ def check_outlet(name: str, to: object, options: Mapping[str, object], *, asynch
     """Refuse what is no outlet, and options that an outlet makes no use of.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     if not isinstance(to, Outlet):
         refuse(

@@ -29,7 +29,7 @@ def refuse_newer(number: int) -> None:
     """Refuse to write what only a newer release knows how to.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     if not 1 <= number <= CAPTURE_FORMAT:
         raise ConfigurationError(

@@ -16,7 +16,7 @@ def refuse_wrong_kinds(engine: object, config: object, listeners: object, *, asy
     """Refuse arguments of a listener that are not of their kind.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     if not isinstance(engine, Engine):
         raise ConfigurationError(

@@ -223,7 +223,7 @@ class Lane:
             self._taken()
 
     def _absorb(self, plan: Plan, result: Result, store: Store) -> Turn:
-        """Take in what the turn did, and return what the listener has to know of it."""
+        """Move queue, cursor and batch size by what the turn did; return what the listener has to know of it."""
         self._unrecorded = result.unrecorded
         self._queue.extend(entry_id for entry_id in result.isolate if entry_id not in self._queue)
         self._tell(result, store)

@@ -28,7 +28,7 @@ def checked_asynchronous(name: str, found: Engine) -> None:
     """Refuse an engine whose driver no listener works with.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     if found.dialect.name != "postgresql" or not found.driver.startswith(("psycopg", "asyncpg")):
         raise ConfigurationError(

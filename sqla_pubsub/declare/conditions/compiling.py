@@ -111,7 +111,7 @@ def check_condition(when: Condition | None, operation: str, name: str) -> None:
     """Refuse a condition that names a row which *operation* does not know.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     if when is None:
         return

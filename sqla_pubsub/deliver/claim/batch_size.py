@@ -76,7 +76,13 @@ class BatchSize:
         self._next_single = min(2 * self._next_single, self.limits.longest_single)
 
     def measure(self, seconds: float, events: int, *, savepoints: bool) -> None:
-        """Take in what the last group needed, and whether its events had savepoints."""
+        """Adapt the size to the last group.
+
+        Args:
+            seconds: How long its handlers took.
+            events: How many events it had.
+            savepoints: Whether each of these had a savepoint, of which a transaction has only so many.
+        """
         self._limit = min(self._largest, self.limits.max_savepoints) if savepoints else self._largest
         latest = seconds / max(events, 1)
         known = self._per_event

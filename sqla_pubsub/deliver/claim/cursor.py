@@ -58,7 +58,7 @@ class ClaimCursor:
     """What one listener's lane has seen. Times are those of a monotonic clock.
 
     Args:
-        low-water marked: Whether a low-water mark may be raised: not where another worker may adopt entries with lower ids.
+        has_low_water: Whether a low-water mark may be raised: not where another worker may adopt entries with lower ids.
         limits: How often is looked where there is probably nothing.
     """
 
@@ -129,7 +129,13 @@ class ClaimCursor:
         self._seen = max(self._seen, entry_id + 1)
 
     def looked(self, began: float, ended: float, look: Look) -> None:
-        """Take in what a look from the low-water mark on has seen, and when it began and ended."""
+        """Move start and marks by a look at all entries from the low-water mark on.
+
+        Args:
+            began: When it began.
+            ended: When it ended.
+            look: What it saw.
+        """
         limits = self._limits
         if self._bound is not None and look.oldest >= self._bound[1]:
             self._ended, self._bound = self._bound[0], None

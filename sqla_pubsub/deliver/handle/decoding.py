@@ -77,7 +77,7 @@ class RowDecoder:
 
         Raises:
             DBAPIError: See `decode`.
-            UnreadablePayload: See there.
+            UnreadablePayload: See `decode`.
         """
         return self._values(payloads.connection, (payloads.entry, side), {"ids": list(ids)}, plain=plain)
 

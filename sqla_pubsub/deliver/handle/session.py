@@ -30,7 +30,7 @@ class HandlerSession(RowSession):
     Args:
         connection: The work connection, in the transaction of the group.
         savepoints: Whether each event has one; without, an undone event undoes the group.
-        pending: Where objects may wait for the end of the group, None to write them event by event.
+        deferred: Where objects may wait for the end of the group, None to write them event by event.
         context: That of the transaction.
         own: The settings of the connection, which are put back after each event that may have changed them.
         options: Those of the application's sessions.

@@ -56,12 +56,12 @@ class AsyncpgDriver:
 
     @property
     def closed(self) -> bool:
-        """As the driver says."""
+        """Whether asyncpg has closed the connection, or seen it end."""
         return bool(self._own.is_closed())
 
     @property
     def idle(self) -> bool:
-        """As the driver says."""
+        """Whether asyncpg has no transaction open."""
         return not self._own.is_in_transaction()
 
     @property
@@ -71,12 +71,12 @@ class AsyncpgDriver:
 
     @property
     def autocommit(self) -> bool:
-        """As SQLAlchemy says, who begins transactions on asyncpg."""
+        """Whether SQLAlchemy, which begins the transactions on asyncpg, was told to begin none."""
         return bool(self._adapted.autocommit)
 
     @property
     def in_error(self) -> bool:
-        """As the server says, who is asked where a statement has failed."""
+        """Whether an error has aborted the transaction: the server is asked where a statement has failed."""
         if not self._unfinished:
             return False
         cursor = self._adapted.cursor()
@@ -91,21 +91,21 @@ class AsyncpgDriver:
 
     @property
     def goes_on(self) -> bool:
-        """As the driver, SQLAlchemy and the server say."""
+        """Whether a transaction is open which no error has aborted, and SQLAlchemy begins transactions."""
         return not (self.idle or self.autocommit or self.in_error)
 
     @property
     def backend_pid(self) -> int:
-        """As the server has reported it."""
+        """The server process that asyncpg was told of when it connected."""
         return int(self._own.get_server_pid())
 
     @property
     def server_encoding(self) -> str:
-        """As the server has reported it."""
+        """The encoding that the server reported when asyncpg connected."""
         return str(self._own.get_settings().server_encoding)
 
     def prepare_nothing(self) -> None:
-        """Nothing: that has to be said to `create_async_engine`."""
+        """Do nothing: that has to be said to `create_async_engine`."""
 
     def keep_alive(self) -> None:
         """Set the socket's options."""
@@ -119,7 +119,7 @@ class AsyncpgDriver:
                     own.setsockopt(level, getattr(socket, name), value)
 
     def script(self, sql: str, /) -> None:
-        """By the simple protocol."""
+        """Send it by the simple protocol, which takes several statements."""
         if self.idle and not self.autocommit:
             # Only a statement of SQLAlchemy begins the transaction.
             self._connection.exec_driver_sql("SELECT 1")

@@ -1,4 +1,4 @@
-"""What is asked of a driver's connection besides statements: here, and nowhere else, drivers are told apart."""
+"""What is asked of a driver's connection besides statements, the same of each driver."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Driver(Protocol):
         """Return a descriptor that becomes readable when the server sends something."""
 
     def read(self) -> None:
-        """Take in what the server has sent.
+        """Read what the server has sent, without waiting for more.
 
         Raises:
             Exception: The driver's error, where the connection ended.

@@ -21,7 +21,7 @@ def refuse_unwatched(engine: Engine) -> None:
     Its connections take no events there (sqlalchemy #12289), and so nobody would keep a handler from committing.
 
     Raises:
-        ConfigurationError: See there.
+        ConfigurationError: As the first sentence says.
     """
     if isinstance(engine, OptionEngine) and numbers(__version__) < numbers(COPIES):
         raise ConfigurationError(

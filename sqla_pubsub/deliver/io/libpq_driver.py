@@ -52,54 +52,54 @@ class LibpqDriver:
 
     @property
     def closed(self) -> bool:
-        """As the driver says."""
+        """Whether the driver has closed the connection, or seen it end."""
         return bool(self._own.closed)
 
     @property
     def idle(self) -> bool:
-        """As libpq says."""
+        """Whether libpq has no transaction open."""
         return self._status() == IDLE
 
     @property
     def active(self) -> bool:
-        """As libpq says."""
+        """Whether libpq awaits the result of a statement."""
         return self._status() == ACTIVE
 
     @property
     def autocommit(self) -> bool:
-        """As the driver says."""
+        """Whether the driver was told to begin no transactions."""
         return bool(self._own.autocommit)
 
     @property
     def in_error(self) -> bool:
-        """As libpq says."""
+        """Whether libpq was told that an error has aborted the transaction."""
         return self._status() == IN_ERROR
 
     @property
     def goes_on(self) -> bool:
-        """As libpq and the driver say."""
+        """Whether libpq has a transaction open which no error has aborted, and the driver begins transactions."""
         return self._status() == IN_TRANSACTION and not self._own.autocommit
 
     @property
     def backend_pid(self) -> int:
-        """As libpq says."""
+        """The server process that libpq was told of when it connected."""
         return int(self._own.info.backend_pid)
 
     @property
     def server_encoding(self) -> str:
-        """As the server has reported it."""
+        """The encoding that the server reported when libpq connected."""
         return str(self._own.info.parameter_status("server_encoding"))
 
     def prepare_nothing(self) -> None:
-        """Only psycopg prepares."""
+        """Keep psycopg from preparing; psycopg2 never does."""
         if hasattr(self._own, "prepare_threshold"):
             self._own.prepare_threshold = None
 
     def keep_alive(self) -> None:
-        """Nothing: the options of a URL say it."""
+        """Do nothing: libpq was told by the options of the URL."""
 
     def script(self, sql: str, /) -> None:
-        """As one statement: without parameters, libpq takes several."""
+        """Send it as one text: without parameters, libpq takes several statements."""
         if not self._connection.in_transaction():
             self._connection.exec_driver_sql(sql)
             return
@@ -133,7 +133,7 @@ class LibpqDriver:
         return raised
 
     def preceding(self) -> Preceding | None:
-        """Only psycopg2 puts the parameters into the text, which may hold several statements then."""
+        """Return it for psycopg2, which alone puts parameters into the text, so that this may hold several statements."""
         return None if self._has_queue else Preceding(self._own)
 
     def rollback(self) -> None:
@@ -141,12 +141,12 @@ class LibpqDriver:
         self._adapted.rollback()
 
     def cancel(self) -> None:
-        """Ask by a connection of its own."""
+        """Ask the server to, by a second connection that libpq makes for that."""
         with suppress(Exception):
             getattr(self._own, "cancel_safe", self._own.cancel)()
 
     def listen(self, channel: str, /) -> None:
-        """Keep also what comes with the reply to a statement."""
+        """Register, and keep also the notifications that come with the reply to a statement."""
         if not self._hears and hasattr(self._own, "add_notify_handler"):
             self._own.add_notify_handler(lambda notify: self._notified.append(notify.pid))
         self._hears = True
@@ -154,7 +154,7 @@ class LibpqDriver:
         self._connection.execute(text(f"LISTEN {quoted}"))
 
     def fileno(self) -> int:
-        """Return the socket."""
+        """Return the socket of libpq."""
         return int(self._own.fileno())
 
     def read(self) -> None:
@@ -167,7 +167,7 @@ class LibpqDriver:
             self._own.poll()
 
     def notifications(self) -> list[int]:
-        """Empty what was kept."""
+        """Return who notified since the last call."""
         if not self._has_queue:
             self._notified.extend(notify.pid for notify in self._own.notifies)
             self._own.notifies.clear()
@@ -189,6 +189,6 @@ class LibpqDriver:
 
     @property
     def told_of_crash(self) -> bool:
-        """As the notices say."""
+        """Whether a notice of the server said so."""
         notices = () if self._has_queue else self._own.notices
         return self._crashed or any(CRASHED in notice for notice in notices)

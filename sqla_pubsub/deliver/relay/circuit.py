@@ -37,7 +37,7 @@ class Circuit:
         return self._failures > 0
 
     def passes(self, now: float) -> bool:
-        """Whether to try."""
+        """Whether something may be sent: the last try succeeded, or the pause after it is over."""
         return now >= self._until
 
     def failed(self, now: float, after: float | None = None) -> float:

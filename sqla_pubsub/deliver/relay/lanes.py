@@ -154,7 +154,7 @@ class HeldLanes:
         return intents
 
     def intended(self, intents: Mapping[int, Intent]) -> None:
-        """Take in what was committed."""
+        """Remember what `intend` has written: its transaction has committed."""
         for lane, intent in intents.items():
             self.intents[lane] = intent
             self._next[lane] = intent.first + len(intent.ids)
@@ -170,7 +170,7 @@ class HeldLanes:
             raise LaneLost
 
     def cleared(self, left: Mapping[int, Intent | None]) -> None:
-        """Take in what was committed."""
+        """Remember what `clear` has left: its transaction has committed."""
         for lane, intent in left.items():
             self.intents.pop(lane, None)
             if intent is not None:

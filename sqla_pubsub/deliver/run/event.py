@@ -33,7 +33,7 @@ class EventRunner:
         spec: The listener.
         dispatcher: Calls its handler.
         policy: Decides on failures.
-        board: Where the supervisor sees which entry is in hand.
+        scoreboard: Where the supervisor sees which entry is in hand.
         grace: How much longer than its ``timeout=`` a handler may run before its process is killed.
     """
 

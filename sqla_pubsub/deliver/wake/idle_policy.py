@@ -63,7 +63,12 @@ class Crowd:
         self._last: deque[tuple[float, int]] = deque(maxlen=limits.notifications)
 
     def notified(self, writers: Iterable[int], now: float) -> bool:
-        """Take in which server processes notified; return whether the sleep lock is to be given up."""
+        """Count notifications; return whether the sleep lock is to be given up.
+
+        Args:
+            writers: The server processes that notified since the last call.
+            now: The time, in seconds.
+        """
         limits = self._limits
         self._last.extend((now, writer) for writer in writers)
         if len(self._last) < limits.notifications or now - self._last[0][0] > limits.within:

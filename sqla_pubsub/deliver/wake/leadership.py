@@ -89,16 +89,21 @@ class Member:
         self.works = self.slept = False
 
     def wait(self, until: float, *, works: bool) -> None:
-        """Let it alone until then."""
+        """Say that it sleeps, unless it is called.
+
+        Args:
+            until: When it is looked for again, or goes to work.
+            works: Whether it goes to work then.
+        """
         self.until, self.works, self.slept = until, works, True
 
 
 class Leadership:
-    """Who leads, and who follows.
+    """Shared by the listeners of a process: it knows which one waits at the connection, and which ones it calls.
 
     Attributes:
         listening: The connection, None where it is to be opened. Only the leader may touch it.
-        crowd: Of the writers that notify.
+        crowd: Tells when so many writers notify that the sleep lock is to be given up.
     """
 
     def __init__(self) -> None:
