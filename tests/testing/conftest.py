@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from sqla_pubsub import after_insert
 from tests.deliver.conftest import furnish
 from tests.deliver.notes import Notes
 
@@ -28,6 +30,20 @@ def session(engine: Engine) -> Iterator[Session]:
             yield session
         if transaction.is_active:
             transaction.rollback()
+
+
+@pytest.fixture
+def copied(notes: Notes) -> Notes:
+    """Notes with a listener that copies each of them, and fails for a bad one."""
+
+    @after_insert(notes.Note)
+    def copy(new: Any, session: Session) -> None:
+        if new.content == "bad":
+            raise ValueError("bad")
+        session.add(notes.effect("copy", new.content))
+
+    notes.install()
+    return notes
 
 
 @asynccontextmanager

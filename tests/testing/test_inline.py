@@ -1,38 +1,21 @@
 """`inline`: events are handled right after each commit of the application under test."""
 
 import asyncio
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Any
 
-import httpx
 import pytest
-from fastapi import Depends, FastAPI
 from sqlalchemy import Engine, select
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from sqla_pubsub import Message, after_insert, on_message, publish
+from sqla_pubsub import after_insert
 from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.testing import Drained, assert_published_once, inline
 from tests.deliver.notes import Notes
 
 pytestmark = pytest.mark.one_driver
-
-
-@pytest.fixture
-def copied(notes: Notes) -> Notes:
-    @after_insert(notes.Note)
-    def copy(new: Any, session: Session) -> None:
-        if new.content == "bad":
-            raise ValueError("bad")
-        session.add(notes.effect("copy", new.content))
-
-    notes.install()
-    return notes
-
-
-async def post(app: FastAPI, path: str, **parameters: str) -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        assert (await client.post(path, params=parameters)).status_code == 200
+REFUSED = "joined to the connection of the test"
 
 
 def effects(session: Session, notes: Notes) -> list[Any]:
@@ -89,42 +72,6 @@ def test_the_first_error_is_that_of_the_block(copied: Notes, session: Session) -
         test()
 
 
-def test_requests_of_a_client_are_followed_by_their_handlers(copied: Notes, engine: Engine) -> None:
-    class Viewed(Message, metadata=copied.metadata, name="viewed"):
-        note_id: int
-
-    @on_message(Viewed)
-    def count(new: Viewed, session: Session) -> None:
-        session.add(copied.effect("count", f"viewed {new.note_id}"))
-
-    app = FastAPI()
-    factory = sessionmaker()
-
-    def session_of() -> Any:
-        with factory() as session:
-            yield session
-
-    @app.post("/notes")
-    def write(content: str, session: Annotated[Any, Depends(session_of)]) -> None:
-        note = copied.Note(content=content)
-        session.add(note)
-        session.flush()
-        publish(session, Viewed(note_id=note.id))
-        session.commit()
-
-    copied.install()
-    with engine.connect() as connection:
-        connection.begin()
-        factory.configure(bind=connection, join_transaction_mode="create_savepoint")
-        with inline(factory, metadata=copied.metadata):
-            asyncio.run(post(app, "/notes", content="a"))
-            with factory() as session:
-                assert sorted(effects(session, copied)) == ["a", "viewed 1"]
-        connection.rollback()
-    assert copied.left() == 0
-    assert copied.effects("copy") == []
-
-
 @pytest.mark.parametrize("loop_driver", ["psycopg", "asyncpg"])
 @pytest.mark.parametrize("held", ["session", "maker"])
 def test_sessions_of_asyncio_are_followed_too(
@@ -166,12 +113,59 @@ def test_a_scoped_session_is_followed_too(copied: Notes, engine: Engine) -> None
         connection.rollback()
 
 
-def test_a_session_that_really_commits_is_refused(copied: Notes, engine: Engine) -> None:
-    with (
-        Session(engine) as session,
-        pytest.raises(ConfigurationError, match="joined to the connection of the test"),
-        inline(session),
-    ):
-        pass
+def test_a_scoped_session_is_followed_in_every_scope(copied: Notes, engine: Engine) -> None:
+    """A web server calls plain functions in threads, and each has a session of its own."""
+    scope = "test"
+    with engine.connect() as connection:
+        connection.begin()
+        factory = sessionmaker(connection, join_transaction_mode="create_savepoint")
+        scoped = scoped_session(factory, lambda: scope)
+        with inline(scoped, metadata=copied.metadata) as inlined:
+            scope = "request"
+            scoped.add(copied.Note(content="a"))
+            scoped.commit()
+        assert inlined.drained == Drained(acknowledged=1)
+        scoped.registry.registry.clear()
+        connection.rollback()
+
+
+@pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.parametrize(
+    "kind", ["session", "maker", "scoped", "async session", "async maker", "async scoped"]
+)
+def test_sessions_that_really_commit_are_refused_at_once(engine: Engine, kind: str, bound: bool) -> None:
+    async_engine = create_async_engine(engine.url.set(drivername="postgresql+asyncpg"))
+    kinds: dict[str, Any] = {
+        "session": Session,
+        "maker": sessionmaker,
+        "scoped": lambda bind: scoped_session(sessionmaker(bind)),
+        "async session": AsyncSession,
+        "async maker": async_sessionmaker,
+        "async scoped": lambda bind: async_scoped_session(async_sessionmaker(bind), lambda: 1),
+    }
+    bind = (async_engine if "async" in kind else engine) if bound else None
+    with pytest.raises(ConfigurationError, match=REFUSED), inline(kinds[kind](bind)):
+        pytest.fail("it was accepted")
+
+
+def test_a_session_that_is_made_otherwise_than_those_that_were_checked_is_refused_before_it_commits(
+    copied: Notes, engine: Engine
+) -> None:
+    with engine.connect() as connection:
+        factory = sessionmaker(connection, join_transaction_mode="create_savepoint")
+        with factory(bind=engine) as session:
+
+            def test() -> None:
+                with inline(factory):
+                    session.add(copied.Note(content="a"))
+                    with suppress(ConfigurationError):
+                        session.commit()
+
+            with pytest.raises(ConfigurationError, match=REFUSED):
+                test()
+    assert copied.scalar("SELECT count(*) FROM note") == 0
+
+
+def test_what_is_no_session_is_refused(engine: Engine) -> None:
     with pytest.raises(ConfigurationError, match="Give the session of the test"), inline(engine):  # type: ignore[arg-type]
         pass
