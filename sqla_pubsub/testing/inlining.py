@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     AwaitedTarget = AsyncSession | async_scoped_session[Any] | async_sessionmaker[Any]
 
+_handling: ContextVar[bool] = ContextVar("sqla_pubsub_handling", default=False)
+"""Whether events are handled in this context."""
 Target = Session | scoped_session[Any] | sessionmaker[Any]
 
 
@@ -106,16 +109,24 @@ class _Commits:
 
     def checked(self, own: Session) -> None:
         """Refuse what would really be committed: a session may be made otherwise than the one seen first."""
-        if self._is_meant(own):
+        if self._is_followed(own):
             with self._kept():
                 _connection_of(own)
 
     def followed(self, own: Session) -> None:
         """Handle what is due."""
-        if own.in_nested_transaction() or not self._is_meant(own):
+        if own.in_nested_transaction() or not self._is_followed(own):
             return
-        with self._kept():
-            self.inlined.drained += self._handle(_connection_of(own))
+        token = _handling.set(True)
+        try:
+            with self._kept():
+                self.inlined.drained += self._handle(_connection_of(own))
+        finally:
+            _handling.reset(token)
+
+    def _is_followed(self, own: Session) -> bool:
+        # Sessions of handlers may be of the same class; what they publish is handled by the drain under way.
+        return not _handling.get() and self._is_meant(own)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:

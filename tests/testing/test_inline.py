@@ -113,6 +113,24 @@ def test_a_scoped_session_is_followed_too(copied: Notes, engine: Engine) -> None
         connection.rollback()
 
 
+def test_sessions_of_handlers_are_not_followed_where_they_are_of_the_same_sessionmaker(
+    copied: Notes, engine: Engine
+) -> None:
+    """What their commits publish is handled by the drain that is under way."""
+    with engine.connect() as connection:
+        connection.begin()
+        factory = sessionmaker(connection, join_transaction_mode="create_savepoint")
+        with (
+            inline(factory, session_class=factory, metadata=copied.metadata) as inlined,
+            factory() as session,
+        ):
+            session.add_all([copied.Note(content="a"), copied.Note(content="b")])
+            session.commit()
+            assert effects(session, copied) == ["a", "b"]
+        assert inlined.drained == Drained(acknowledged=2)
+        connection.rollback()
+
+
 def test_a_scoped_session_is_followed_in_every_scope(copied: Notes, engine: Engine) -> None:
     """A web server calls plain functions in threads, and each has a session of its own."""
     scope = "test"
