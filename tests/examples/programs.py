@@ -1,11 +1,12 @@
 """Runs the commands of an example as its user would, against the database of a test."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.reader import ROOT
+from tests.reader import PROGRAMS, ROOT, blocks
 
 
 class Programs:
@@ -20,6 +21,21 @@ class Programs:
         self.folder: Path = ROOT / "examples" / example
         self.environment = os.environ | {"DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
         self.environment.pop("SQLA_PUBSUB_URL", None)
+        # The suite of an example is nobody's worker.
+        for name in [name for name in self.environment if name.startswith("PYTEST_")]:
+            del self.environment[name]
+
+    def read(self) -> str:
+        """Type all that the example's README says, from the top of the source tree; return what was said last."""
+        said, folder = "", ROOT
+        for block in blocks(self.folder / "README.md"):
+            for command in block.commands:
+                program, *arguments = shlex.split(command.removeprefix("python -m "))
+                if program == "cd":
+                    folder /= arguments[0]
+                else:
+                    said = self.run(PROGRAMS[program], *arguments, folder=folder)
+        return said
 
     def run(self, program: str, *arguments: str, folder: Path | None = None) -> str:
         """Run a module, and return what it said on both ways."""

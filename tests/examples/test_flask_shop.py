@@ -35,3 +35,7 @@ def test_what_is_sold_out_is_ordered_again_by_a_handler_in_the_application_conte
         ]
         db.session.remove()
         db.engine.dispose()
+
+
+def test_what_its_readme_says_can_be_done_and_its_own_tests_pass(url: str) -> None:
+    assert "3 passed" in Programs("flask_shop", url).read()

@@ -41,3 +41,7 @@ async def ask_and_answer(programs: Programs) -> None:
             connection.execute(text("DELETE FROM answer WHERE text = 'So.'"))
         assert "1 event handled, 0 failed" in programs.run("sqla_pubsub", "listen", "--drain")
         assert await counted() == [1, 0]
+
+
+def test_what_its_readme_says_can_be_done_and_its_own_tests_pass(url: str) -> None:
+    assert "3 passed" in Programs("sqlmodel_board", url).read()
