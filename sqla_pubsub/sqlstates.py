@@ -19,6 +19,9 @@ GONE = frozenset({NO_TABLE, "3F000"})
 ABORTED = "25P02"
 """A statement in a transaction that an error has aborted."""
 
+TAKEN = "23505"
+"""A key that is there already."""
+
 CONTENDED = frozenset({"40P01", "55P03"})
 """Deadlock and lock timeout: somebody else was in the way."""
 
@@ -33,6 +36,7 @@ TRANSIENT = CONTENDED | SHUTDOWN | {"40001"}
 
 _LASTING = frozenset({"0A", "22", "23", "3D", "3F", "42"})
 _OF_VALUES = frozenset({"22", "42"})
+_OF_SERVER = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"})
 
 
 def is_lasting(state: str) -> bool:
@@ -53,3 +57,8 @@ def is_unreachable(state: str) -> bool:
 def is_of_values(state: str) -> bool:
     """Whether the values of a statement were wrong, or named a type or a column that is gone."""
     return state[:2] in _OF_VALUES
+
+
+def is_of_row(state: str) -> bool:
+    """Whether a statement failed for what it wrote, a trigger that raised say, and not for the state of the server."""
+    return bool(state) and state[:2] not in _OF_SERVER

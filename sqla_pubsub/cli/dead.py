@@ -168,12 +168,15 @@ def _apply(
     if total > 1 and not yes:
         click.confirm(f"{verb.capitalize()} {total} dead letters?", abort=True, err=True)
     count = 0
-    with Progress(console=Console(stderr=True), disable=total < 1000) as progress:
-        task = progress.add_task(verb, total=total)
-        while moved := action(letters):
-            count += moved
-            progress.update(task, completed=count)
-    click.echo(f"{counted(count, 'dead letter')} {done}.")
+    try:
+        with Progress(console=Console(stderr=True), disable=total < 1000) as progress:
+            task = progress.add_task(verb, total=total)
+            while moved := action(letters):
+                count += moved
+                progress.update(task, completed=count)
+    finally:
+        # Also where it ends with an error: each step was committed.
+        click.echo(f"{counted(count, 'dead letter')} {done}.")
 
 
 def _refuse_unknown_listener(admin: Admin, listener: str | None) -> None:

@@ -190,8 +190,13 @@ class Admin:
     def retry(self, filter: Letters, *, limit: int = STEP) -> int:  # noqa: A002
         """Move up to *limit* dead letters back into the outbox, as the same events with the same ids.
 
+        Those that the outbox does not take, because an entry has the same id or a trigger raises, stay where they are.
+
         Returns:
             How many. Call it until there are none.
+
+        Raises:
+            NotSettled: No other ones are left than those that stay; the message names them, and says why.
         """
         return self._letters.revive(filter, limit=limit)
 

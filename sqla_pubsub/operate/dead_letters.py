@@ -20,17 +20,14 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    insert,
-    literal_column,
     select,
     true,
 )
 
-from sqla_pubsub.contract.tables import STORED_COLUMNS
 from sqla_pubsub.contract.wakeup import WAKE, lock_parameters
 from sqla_pubsub.deliver.claim.statements import Statements
-from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.operate.error_classes import NOTHING, class_of, error_class, is_of_class
+from sqla_pubsub.operate.moving_back import MovingBack
 from sqla_pubsub.operate.place import BY_INDEX, Place
 from sqla_pubsub.operate.plain import Plain, as_text, read_json
 from sqla_pubsub.operate.skipping import listeners_of
@@ -167,19 +164,15 @@ class DeadLetters:
         return sorted((_group(row, most) for row in rows), key=lambda group: -group.newest_id)
 
     def revive(self, letters: Letters, *, limit: int = STEP) -> int:
-        """Move up to *limit* dead letters back into the outbox, as the same events with the same ids."""
-        with self._place.connected() as (connection, statements):
-            entry = statements.entry
-            left, arrived = connection.execute(_moved_back(statements, letters, limit)).one()
-            if left != arrived:
-                raise NotSettled(
-                    f"{left} dead letters were to become entries, and {arrived} arrived, and the server reported no "
-                    "error: a trigger or a row-level security policy on the outbox swallows them. All was rolled "
-                    "back. Drop that trigger, or give this role a policy for INSERT.",
-                    (),
-                )
-            connection.execute(WAKE, lock_parameters(entry, connection))
-        return int(left)
+        """Move up to *limit* dead letters back into the outbox, as the same events with the same ids.
+
+        Raises:
+            NotSettled: None could be moved, and the outbox does not take those that there are.
+        """
+        with self._place.connected(transactional=True) as (connection, statements):
+            moved = MovingBack(connection, statements).step(_filter(statements, letters), limit)
+            connection.execute(WAKE, lock_parameters(statements.entry, connection))
+        return moved
 
     def discard(self, letters: Letters, *, limit: int = STEP) -> int:
         """Delete up to *limit* dead letters for good."""
@@ -220,18 +213,6 @@ def _group(row: Mapping[Any, Any], most: int) -> DeadGroup:
     values = dict(row)
     looked = values.pop("looked")
     return DeadGroup(**values, capped=looked > most)
-
-
-def _moved_back(statements: Statements, letters: Letters, limit: int) -> Select[Any]:
-    """Move dead letters, and count by the server how many left the one table and came into the other."""
-    letter, entry = statements.letter, statements.entry
-    kept = [name for name in STORED_COLUMNS if name not in ("attempt", "crashes")]
-    back = _delete(statements, letters, limit).returning(*(letter.c[name] for name in kept)).cte("back")
-    # Ready from now on, whenever it occurred: a probe asks how long it has been waiting for a worker.
-    again = select(*back.c, func.clock_timestamp())
-    moved = insert(entry).from_select([*kept, "due_at"], again)
-    counted = moved.returning(literal_column("1").label("one")).cte("moved")
-    return select(*(select(func.count()).select_from(each).scalar_subquery() for each in (back, counted)))
 
 
 def _delete(statements: Statements, letters: Letters, limit: int) -> Delete:

@@ -44,12 +44,20 @@ class Place:
         self._extras: dict[tuple[bool, ...], Extras] = {}
 
     @contextmanager
-    def connected(self) -> Iterator[tuple[Connection, Statements]]:
-        """Yield a connection in a transaction, and the statements; the first one finds the outbox for all that follow."""
-        with self.engine.begin() as connection:
-            if self._statements.entry.schema is None:
-                self._statements = Statements(self.outbox, find_place(connection, self.outbox))
-            yield connection, self._statements
+    def connected(self, *, transactional: bool = False) -> Iterator[tuple[Connection, Statements]]:
+        """Yield a connection in a transaction, and the statements; the first one finds the outbox for all that follow.
+
+        Args:
+            transactional: Whether it has to be one also where the engine commits each statement by itself.
+        """
+        with self.engine.connect() as connection:
+            if transactional:
+                # Of the connection: the options of an engine go before those of a copy of it.
+                connection.execution_options(isolation_level="READ COMMITTED")
+            with connection.begin():
+                if self._statements.entry.schema is None:
+                    self._statements = Statements(self.outbox, find_place(connection, self.outbox))
+                yield connection, self._statements
 
     def extras(self, connection: Connection) -> Extras:
         """Return the tables of operators; asked for each time, because a migration may bring them."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.errors import ConfigurationError, NotSettled
 from sqla_pubsub.operate.dead_letters import Letters
 from sqla_pubsub.web.access import Person
 from sqla_pubsub.web.desk import Desk
@@ -112,7 +112,17 @@ def _carry_out(deed: Deed, desk: Desk, form: Form, person: Person) -> str:
     count = step(Letters(ids=ids), limit=len(ids))
     desk.shared.forget()
     _log(deed, person, "%s of %s dead letters %s: %s", count, len(ids), DONE[deed], ", ".join(map(str, ids)))
+    if deed == "retry" and 0 < count < len(ids):
+        _say_what_stays(desk, ids, count)
     return f"letters?{chosen.query(done=DONE[deed], count=count)}"
+
+
+def _say_what_stays(desk: Desk, ids: tuple[int, ...], count: int) -> None:
+    """Raise what keeps the others of *ids* from being moved; nothing where somebody else was quicker."""
+    try:
+        desk.actor.retry(Letters(ids=ids), limit=len(ids))
+    except NotSettled as error:
+        raise NotSettled(f"{count} of {len(ids)} dead letters retried; {error}", error.entries) from error
 
 
 def _listener(desk: Desk, form: Form) -> str:

@@ -155,6 +155,26 @@ def test_health_names_dead_letters_and_fails_from_so_many_on(shop: Shop) -> None
         assert ("healthy" in result.stdout) == (code == 0)
 
 
+def test_a_dead_letter_whose_id_is_taken_is_named_and_the_others_are_retried(shop: Shop) -> None:
+    shop.order("bad", "bad", "bad")
+    shop.run("listen", "shop.listeners", "--drain")
+    taken = shop.scalar("SELECT id FROM pubsub_dead_letter ORDER BY id OFFSET 1 LIMIT 1")
+    with shop.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO pubsub_outbox (id, listener, operation, source) OVERRIDING SYSTEM VALUE"
+                " VALUES (:id, 'younger', 'INSERT', 'note')"
+            ),
+            {"id": taken},
+        )
+    done = shop.run("dead", "retry", "--all", "--yes", *MODULE)
+    assert (done.returncode, done.stdout) == (2, "2 dead letters back in the outbox.\n")
+    assert f"dead letter {taken} stays where it is: an entry of the outbox has the same id" in done.stderr
+    again = shop.run("dead", "retry", str(taken), *MODULE)
+    assert (again.returncode, again.stdout) == (2, "0 dead letters back in the outbox.\n")
+    assert shop.run("dead", "discard", str(taken), *MODULE).returncode == 0
+
+
 def test_modules_are_arguments_or_an_option_and_not_both(shop: Shop) -> None:
     for command in ("check", "status", "health"):
         assert shop.run(command, *MODULE).stdout == shop.run(command, "shop.listeners").stdout

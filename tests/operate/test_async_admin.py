@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sqla_pubsub import Admin, Reject, RetryPolicy, after_insert
 from sqla_pubsub.asyncio import AsyncAdmin
-from sqla_pubsub.errors import ConfigurationError
+from sqla_pubsub.errors import ConfigurationError, NotSettled
 from sqla_pubsub.operate.admin import Letters
 from tests.deliver.notes import Notes
 
@@ -81,6 +81,33 @@ def test_each_method_gives_what_the_plain_one_gives(notes: Notes, admin: Admin, 
         admin.why(2), admin.system().outbox.table, [row.listener for row in admin.status()],
     ]  # fmt: skip
     assert asyncio.run(within(act)) == [True, 1, 1, 0]
+
+
+@pytest.mark.parametrize("driver_of_loop", ["psycopg", "asyncpg"])
+def test_letters_that_stay_are_named_on_each_driver(notes: Notes, driver_of_loop: str) -> None:
+    @after_insert(notes.Note)
+    def handle() -> None:
+        raise Reject("not this one")
+
+    notes.write("a", "b", "c")
+    notes.drain()
+    notes.execute(
+        "INSERT INTO pubsub_outbox (id, listener, operation, source) OVERRIDING SYSTEM VALUE"
+        " VALUES (2, 'younger', 'INSERT', 'note')"
+    )
+
+    async def retried() -> int:
+        engine = create_async_engine(notes.engine.url.set(drivername=f"postgresql+{driver_of_loop}"))
+        try:
+            return await AsyncAdmin(engine, notes.metadata).retry(Letters())
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(retried()) == 2
+    with pytest.raises(
+        NotSettled, match=r"^dead letter 2 stays where it is: an entry of the outbox has the same id"
+    ):
+        asyncio.run(retried())
 
 
 def test_a_plain_engine_is_refused(notes: Notes) -> None:

@@ -4,9 +4,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Admin, Reject, RetryPolicy, after_insert, set_context
+from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.operate.admin import Choice, Letters
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
@@ -146,3 +148,61 @@ def test_pages_of_entries_follow_each_other_by_id(notes: Notes, admin: Admin) ->
     entry = admin.entry(3)
     assert entry is not None
     assert (entry.new, entry.state, entry.as_json()["new"]) == ({"id": 3, "content": "c"}, "ready", entry.new)
+
+
+# The sequence began anew, or the entry came back with a restore.
+TAKEN = (
+    "INSERT INTO pubsub_outbox (id, listener, operation, source) OVERRIDING SYSTEM VALUE"
+    " VALUES (2, 'younger', 'INSERT', 'note')"
+)
+RAISES = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN IF NEW.id = 2 THEN RAISE 'not this one'; END IF; RETURN NEW; END $$;
+    CREATE TRIGGER refuse BEFORE INSERT ON pubsub_outbox FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+SWALLOWS = RAISES.replace("RAISE 'not this one'", "RETURN NULL")
+
+
+@pytest.mark.parametrize(
+    ("cause", "why"),
+    [
+        (TAKEN, "an entry of the outbox has the same id"),
+        (RAISES, "not this one. A trigger or a constraint on the outbox refuses it"),
+        (SWALLOWS, "the server reported no error: a trigger or a row-level security policy"),
+    ],
+    ids=["its id is taken", "a trigger raises", "a trigger swallows it"],
+)
+def test_a_letter_that_the_outbox_does_not_take_is_named_and_the_others_are_moved(
+    letters: Notes, admin: Admin, cause: str, why: str
+) -> None:
+    letters.execute(cause)
+    assert admin.retry(Letters()) == 4
+    with pytest.raises(NotSettled, match=f"^dead letter 2 stays where it is: .*{why}") as caught:
+        admin.retry(Letters())
+    assert caught.value.entries == (2,)
+    assert [letter.id for letter in letters.dead()] == [2]
+    moved = [entry.id for entry in letters.entries() if entry.listener == "handle"]
+    assert moved == [1, 3, 4, 5]
+
+
+def test_letters_that_stay_do_not_keep_those_behind_them(letters: Notes, admin: Admin) -> None:
+    """However small a step is."""
+    letters.execute(RAISES.replace("NEW.id = 2", "NEW.id < 5"))
+    assert admin.retry(Letters(), limit=2) == 1
+    assert [entry.id for entry in letters.entries()] == [5]
+    with pytest.raises(NotSettled, match=r"^dead letters 1, 2, 3, 4 stay where they are: "):
+        admin.retry(Letters(), limit=2)
+
+
+def test_letters_are_moved_by_an_engine_in_autocommit_too(letters: Notes) -> None:
+    letters.execute(RAISES)
+    engine = letters.engine.execution_options(isolation_level="AUTOCOMMIT")
+    assert Admin(engine, letters.metadata).retry(Letters()) == 4
+    assert [letter.id for letter in letters.dead()] == [2]
+
+
+def test_what_is_wrong_with_the_server_is_not_said_of_a_letter(letters: Notes, admin: Admin) -> None:
+    letters.execute(RAISES.replace("RAISE 'not this one'", "RAISE 'full' USING ERRCODE = '53100'"))
+    with pytest.raises(DBAPIError, match="full"):
+        admin.retry(Letters())
+    assert len(letters.dead()) == 5

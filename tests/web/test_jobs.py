@@ -239,3 +239,28 @@ def test_one_and_a_page_of_letters(many: Engine, client: Client, deed: str) -> N
     assert dead(many) == COUNT - 51
     again = client.post(f"/{deed}", data={"id": ids[0]})
     assert "Somebody else was quicker" in client.get("/" + again.headers["location"]).text
+
+
+def test_letters_that_the_outbox_does_not_take_are_named_by_the_page_and_by_the_job(
+    many: Engine, client: Client
+) -> None:
+    with many.begin() as connection:
+        ids = connection.scalars(
+            text("SELECT id FROM pubsub_dead_letter WHERE listener = 'mail' ORDER BY id LIMIT 3")
+        ).all()
+        connection.execute(
+            text(
+                "INSERT INTO pubsub_outbox (id, listener, operation, source) OVERRIDING SYSTEM VALUE"
+                " VALUES (:id, 'younger', 'INSERT', 'note')"
+            ),
+            {"id": ids[1]},
+        )
+    answer = client.post("/retry", data={"id": list(map(str, ids))})
+    assert f"2 of 3 dead letters retried; dead letter {ids[1]} stays where it is: an entry" in answer.text
+    alone = client.post("/retry", data={"id": str(ids[1])})
+    assert f"dead letter {ids[1]} stays where it is" in alone.text
+    begun = client.post("/retry", data={"listener": "mail", "all": "1"})
+    page = finished(client, "/" + begun.headers["location"])
+    assert ">failed<" in page
+    assert f"dead letter {ids[1]} stays where it is" in page
+    assert dead(many) == 1
