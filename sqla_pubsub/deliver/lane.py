@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sqla_pubsub.deliver.claim.batch_size import BatchSize
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
-from sqla_pubsub.deliver.happenings import Replayed, Settled
+from sqla_pubsub.deliver.happenings import Refused, Replayed, Settled
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.isolated import Isolated
@@ -129,7 +129,7 @@ class Lane:
         """
         try:
             plan = self._plan()
-            if not isinstance(plan, Record) and not self._refusal.is_over(store):
+            if self._refusal.pauses or not (isinstance(plan, Record) or self._refusal.is_over(store)):
                 return Turn()
             turn = self._absorb(plan, result := self._carry_out(plan, store), store)
             if result.error is not None:
@@ -161,8 +161,9 @@ class Lane:
         """Wait for the handlers that go on between turns; return how many events were settled."""
         # What is to be written down yet is not a part of that.
         unrecorded = self._unrecorded
-        settled = self._absorb(Record(()), self._runner.finish(store), store).settled
+        settled = self._absorb(Record(()), result := self._runner.finish(store), store).settled
         self._unrecorded = (*unrecorded, *self._unrecorded)
+        self._say_what_is_refused(result)
         return settled
 
     def abandon(self) -> None:
@@ -189,7 +190,8 @@ class Lane:
         if self._unrecorded:
             store = open_store()
             try:
-                self._absorb(plan := Record(self._unrecorded), self._carry_out(plan, store), store)
+                self._absorb(plan := Record(self._unrecorded), result := self._carry_out(plan, store), store)
+                self._say_what_is_refused(result)
             finally:
                 store.close()
 
@@ -246,6 +248,11 @@ class Lane:
         if result.outcomes:
             self._policy.settled(result.outcomes)
             self._instrument(Settled(listener=self.spec.name, outcomes=result.outcomes, at=store.now()))
+
+    def _say_what_is_refused(self, result: Result) -> None:
+        """At the end there is nobody left to raise it to."""
+        if isinstance(result.error, NotSettled):
+            self._instrument(Refused(listener=self.spec.name, error=result.error))
 
     def _move_cursor(self, plan: Plan, result: Result) -> None:
         # What was handled in isolation says nothing of those before it.

@@ -1,6 +1,7 @@
 """Who is blamed for a failure, and how often it may be nobody: without a server."""
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -112,6 +113,22 @@ def test_the_delays_of_what_is_nobodys_fault_begin_anew_after_another_end() -> N
     judged.settled([first])
     judged.settled([judged.failed(entry(), ValueError("no"))])
     assert judged.failed(entry(), database_error("53100")) == first
+
+
+def test_a_dead_letter_that_cannot_be_written_is_put_off_later_each_time() -> None:
+    judged = policy(limits=FailureLimits(longest_put_off=timedelta(seconds=5)))
+    letter = DeadLetter(id=7, attempt=3, reason="ValueError: no", traceback="its traceback")
+    found = []
+    for _ in range(5):
+        later = judged.unwritten(letter, database_error("P0001"))
+        judged.settled([later])
+        found.append(later)
+    assert [later.delay.total_seconds() for later in found] == [1, 2, 4, 5, 5]
+    assert {(later.attempt, later.counted) for later in found} == {(3, False)}
+    assert "its traceback" in found[0].error
+    assert judged.unwritten(replace(letter, id=8), database_error("P0001")).delay == found[0].delay
+    judged.settled([letter])
+    assert judged.unwritten(letter, database_error("P0001")) == found[0]
 
 
 def test_a_try_that_ended_with_its_server_is_put_off_later_each_time_and_counted_in_the_end() -> None:

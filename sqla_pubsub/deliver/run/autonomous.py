@@ -19,7 +19,13 @@ from sqla_pubsub.deliver.handle.unknown import Unknown
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner, acknowledged
 from sqla_pubsub.deliver.run.gate import Gate
-from sqla_pubsub.deliver.run.outside import decode_outside, leave_outside, settle_outside, take_outside
+from sqla_pubsub.deliver.run.outside import (
+    decode_outside,
+    give_back_outside,
+    leave_outside,
+    settle_outside,
+    take_outside,
+)
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
@@ -160,8 +166,7 @@ class Autonomous:
         settled = list[Outcome]()
         try:
             if isinstance(outcome, Again):
-                with store.begin():
-                    holds.release([entry.id])
+                give_back_outside(store, holds, [entry.id])
                 return outcome
             settled.append(settle_outside(store, self._events, entry, outcome))
             return settled[0]

@@ -23,6 +23,7 @@ from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.event import EventRunner, acknowledged
 from sqla_pubsub.deliver.run.outside import (
     decode_all_outside,
+    give_back_outside,
     leave_outside,
     settle_all_outside,
     take_all_outside,
@@ -32,7 +33,7 @@ from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
-from sqla_pubsub.errors import HandlerTimeout, is_stale
+from sqla_pubsub.errors import HandlerTimeout, NotSettled, is_stale
 
 CANDIDATES = 20
 """Entries looked at in one statement, besides those in hand."""
@@ -141,7 +142,10 @@ class Concurrent:
         """Wait for the handlers in hand, and settle those that end in time."""
         self._crew.end_all(self._grace)
         outcomes = list[Outcome]()
-        self._settle(store, outcomes)
+        try:
+            self._settle(store, outcomes)
+        except NotSettled as error:
+            return Result(outcomes=tuple(outcomes), error=error)
         return Result(outcomes=tuple(outcomes))
 
     def abandon(self) -> None:
@@ -167,10 +171,9 @@ class Concurrent:
         for entry, _ in ended:
             self._in_hand.pop(entry.id, None)
         try:
+            settle_all_outside(store, self._events, settled, outcomes)
             if again:
-                with store.begin():
-                    holds.release(again)
-            outcomes += settle_all_outside(store, self._events, settled)
+                give_back_outside(store, holds, again)
         finally:
             if not store.lost:
                 leave_outside(holds, outcomes, [entry for entry, _ in ended])
@@ -244,8 +247,7 @@ class Concurrent:
             return False
         entry_id = self._waits_alone
         self._wait_alone(None)
-        holds = self._holds_of(store)
-        entry = take_outside(store, holds, self._spec, self._unknown, entry_id)
+        entry = take_outside(store, self._holds_of(store), self._spec, self._unknown, entry_id)
         if entry is not None:
             self._hand_over(store, [entry], taken)
         self._cursor.start_over()
@@ -278,8 +280,7 @@ class Concurrent:
 
     def _give_back(self, store: Store, ids: list[int]) -> None:
         holds = self._holds_of(store)
-        with store.begin():
-            holds.release(ids)
+        give_back_outside(store, holds, ids)
         holds.leave(*ids)
 
     def _holds_of(self, store: Store) -> Holds:

@@ -26,7 +26,8 @@ from sqla_pubsub.deliver.run.result import (
 )
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry, is_denied
-from sqla_pubsub.errors import TransactionEnded, is_stale
+from sqla_pubsub.deliver.settle.writer import refuse_unwritten
+from sqla_pubsub.errors import NotSettled, TransactionEnded, is_stale
 
 
 class Isolated:
@@ -51,6 +52,7 @@ class Isolated:
 
         Raises:
             SQLAlchemyError: The connection is lost, or a right is missing.
+            NotSettled: The outbox takes neither what became of it, nor that this cannot be written.
         """
         if self._lent is not None:
             return self._lent.one(store, entry_id, taken)
@@ -93,7 +95,7 @@ class Isolated:
             if isinstance(handled, Retry | DeadLetter):
                 # Its failure is known; it could not be written.
                 store.abandon()
-                return self.record(store, [handled])
+                return self._recorded(store, handled)
             handled = ThrownBack(error)
         return self._result(store, entry, entry_id, handled)
 
@@ -131,21 +133,44 @@ class Isolated:
     def record(self, store: Store, outcomes: Sequence[Outcome]) -> Result:
         """Write down failures, but for those that somebody else has now, or whose row has others first again.
 
+        Those that the outbox does not take are still unrecorded, and their handlers not to be called before they are:
+        what they did may be committed.
+
         Raises:
-            SQLAlchemyError: One cannot be written.
+            DBAPIError: The connection is lost, or a right is missing.
         """
-        written = (self._written(store, outcome) for outcome in outcomes)
-        return Result(outcomes=tuple(outcome for outcome in written if outcome is not None))
+        written, unrecorded, refused = list[Outcome](), list[Outcome](), None
+        for outcome in outcomes:
+            try:
+                written += self._recorded(store, outcome).outcomes
+            except NotSettled as error:
+                store.abandon()
+                unrecorded.append(outcome)
+                refused = refused or error
+        return Result(outcomes=tuple(written), unrecorded=tuple(unrecorded), error=refused)
+
+    def _recorded(self, store: Store, outcome: Outcome) -> Result:
+        """Write down one failure.
+
+        Raises:
+            NotSettled: The outbox does not take it.
+            DBAPIError: The connection is lost, or a right is missing.
+        """
+        written = self._written(store, outcome)
+        return Result(outcomes=() if written is None else (written,))
 
     def _written(self, store: Store, outcome: Outcome) -> Outcome | None:
         """Return what was written down; a failure that cannot be written is put off."""
         try:
             return self._write(store, outcome)
         except DBAPIError as error:
-            if store.lost or is_denied(error) or not isinstance(outcome, DeadLetter):
+            if store.lost or is_denied(error):
                 raise
             store.abandon()
-            return self._write(store, self._events.policy.unwritten(outcome, error))
+            if not isinstance(outcome, DeadLetter):
+                refuse_unwritten([outcome.id], "updated", error)
+            later = self._events.policy.unwritten(outcome, error)
+        return self._written(store, later)
 
     def _write(self, store: Store, outcome: Outcome) -> Outcome | None:
         with store.begin():
@@ -168,4 +193,4 @@ class Isolated:
             case Again():
                 return Result(isolate=(entry.id,))
             case _:
-                return self.record(store, [outcome])
+                return self._recorded(store, outcome)

@@ -22,6 +22,8 @@ from sqla_pubsub.deliver.settle.outcome import (
     is_of_outbox,
     is_unreadable,
 )
+from sqla_pubsub.deliver.settle.writer import refuse_unwritten
+from sqla_pubsub.errors import NotSettled
 from sqla_pubsub.registry import ListenerSpec
 
 
@@ -32,6 +34,7 @@ def take_outside(
 
     Raises:
         DBAPIError: The connection is lost, or a right is missing.
+        NotSettled: The outbox does not take the claim.
     """
 
     def claimed(inline: int) -> Entry | None:
@@ -50,7 +53,13 @@ def take_outside(
             raise
     # The payload may be at fault: it is read later, when the entry is in hand.
     holds.leave(entry_id)
-    return claimed(-1)
+    try:
+        return claimed(-1)
+    except DBAPIError as error:
+        if store.lost:
+            raise
+        holds.leave(entry_id)
+        refuse_unwritten([entry_id], "claimed", error)
 
 
 def decode_outside(store: Store, events: EventRunner, entry: Entry) -> tuple[Entry, Decoded] | Outcome:
@@ -71,25 +80,25 @@ def settle_outside(store: Store, events: EventRunner, entry: Entry, outcome: Out
     """Write down the outcome, or why that cannot be done, and return what was written.
 
     Raises:
-        DBAPIError: The connection is lost, a right is missing, or nothing can be written.
+        DBAPIError: The connection is lost, or a right is missing.
+        NotSettled: The outbox takes neither.
     """
     try:
         with store.begin():
             store.settle([outcome], held=False)
+        return outcome
     except DBAPIError as error:
         if store.lost or is_denied(error):
             raise
         store.abandon()
         match outcome:
             case Acknowledge():
-                outcome = events.policy.failed(entry, error)
+                failure: Outcome = events.policy.failed(entry, error)
             case DeadLetter():
-                outcome = events.policy.unwritten(outcome, error)
+                failure = events.policy.unwritten(outcome, error)
             case Retry():
-                raise
-        with store.begin():
-            store.settle([outcome], held=False)
-    return outcome
+                refuse_unwritten([outcome.id], "updated", error)
+    return settle_outside(store, events, entry, failure)
 
 
 def take_all_outside(
@@ -99,6 +108,7 @@ def take_all_outside(
 
     Raises:
         DBAPIError: The connection is lost, or a right is missing.
+        NotSettled: The outbox takes no claim of them.
     """
     try:
         with store.connection.begin():
@@ -110,11 +120,43 @@ def take_all_outside(
         if store.lost or is_of_outbox(error):
             raise
         holds.leave(*ids)
-        alone = (take_outside(store, holds, spec, unknown, entry_id) for entry_id in ids)
-        return [entry for entry in alone if entry is not None]
+        return _take_each_outside(store, holds, spec, unknown, ids)
     taken = {entry.id for entry in mine}
     holds.leave(*(entry_id for entry_id in ids if entry_id not in taken))
     return mine
+
+
+def _take_each_outside(
+    store: Store, holds: Holds, spec: ListenerSpec, unknown: Unknown, ids: list[int]
+) -> list[Entry]:
+    taken, refused = list[Entry](), None
+    for entry_id in ids:
+        try:
+            entry = take_outside(store, holds, spec, unknown, entry_id)
+        except NotSettled as error:
+            # Those that are claimed go first: it is met again.
+            refused = refused or error
+        else:
+            taken += [] if entry is None else [entry]
+    if refused is not None and not taken:
+        raise refused
+    return taken
+
+
+def give_back_outside(store: Store, holds: Holds, ids: list[int]) -> None:
+    """Give back entries of which nothing is settled.
+
+    Raises:
+        DBAPIError: The connection is lost, or a right is missing.
+        NotSettled: The outbox does not take it.
+    """
+    try:
+        with store.begin():
+            holds.release(ids)
+    except DBAPIError as error:
+        if store.lost:
+            raise
+        refuse_unwritten(ids, "given back", error)
 
 
 def leave_outside(holds: Holds, outcomes: Sequence[Outcome], entries: Sequence[Entry]) -> None:
@@ -151,24 +193,34 @@ def decode_all_outside(
 
 
 def settle_all_outside(
-    store: Store, events: EventRunner, ended: list[tuple[Entry, Outcome]]
-) -> list[Outcome]:
-    """Write down outcomes, in one transaction where that works, and return what was written.
+    store: Store, events: EventRunner, ended: list[tuple[Entry, Outcome]], settled: list[Outcome]
+) -> None:
+    """Write down outcomes, in one transaction where that works, and add what was written to *settled*.
 
     Raises:
         DBAPIError: As for `settle_outside`.
+        NotSettled: The outbox takes nothing of one of them; the others are written.
     """
     if len(ended) > 1:
         try:
             with store.begin():
                 store.settle([outcome for _, outcome in ended], held=False)
-        except DBAPIError as error:
+        except (DBAPIError, NotSettled) as error:
             if store.lost or is_denied(error):
                 raise
             store.abandon()
         else:
-            return [outcome for _, outcome in ended]
-    return [settle_outside(store, events, entry, outcome) for entry, outcome in ended]
+            settled += [outcome for _, outcome in ended]
+            return
+    refused = None
+    for entry, outcome in ended:
+        try:
+            settled.append(settle_outside(store, events, entry, outcome))
+        except NotSettled as error:
+            store.abandon()
+            refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def _decode(store: Store, events: EventRunner, entry: Entry) -> tuple[Entry, Decoded]:

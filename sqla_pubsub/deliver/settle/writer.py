@@ -9,15 +9,17 @@ it, so the statements that settle name that number, without asking for it before
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, func, select
+from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.deliver.claim.statements import HELD, Statements
 from sqla_pubsub.deliver.happenings import Gone
 from sqla_pubsub.deliver.instrument import Instrument
-from sqla_pubsub.deliver.log import named
-from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
-from sqla_pubsub.errors import ENDED, NotSettled, TransactionEnded
+from sqla_pubsub.deliver.log import named, said
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry, is_of_outbox
+from sqla_pubsub.errors import ENDED, NotSettled, TransactionEnded, is_stale
 
 
 class Settling:
@@ -108,6 +110,22 @@ class Settling:
         if self._held:
             raise TransactionEnded(ENDED)
         self._instrument(Gone(entries=ids))
+
+
+def refuse_unwritten(ids: Sequence[int], what: str, error: DBAPIError) -> NoReturn:
+    """Raise what it means that the server raised *error* where entries were to be *what*, and nothing else is left to try.
+
+    Raises:
+        NotSettled: A trigger raises, say; the connection is as good as before.
+        DBAPIError: *error* itself: the outbox is not there, a right is missing, or the connection has to be another one.
+    """
+    if is_of_outbox(error) or is_stale(error):
+        raise error
+    raise NotSettled(
+        f"{named(ids)} could not be {what}: {said(error)}. All was rolled back. If a trigger or a constraint on the "
+        "outbox tables refuses it, mend or drop that.",
+        ids,
+    ) from error
 
 
 def _clean(value: str, encoding: str) -> str:
