@@ -28,6 +28,28 @@ HANGING = """
                 print("would not end", flush=True)
         session.add(Effect(listener="stubborn", item=new.item, process=0))
 """
+TWO_THREADS = """
+    import os
+    import threading
+    from datetime import timedelta
+    from sqla_pubsub import after_insert
+    from shop.models import Effect, Order
+
+    @after_insert(Order, transactional=False, timeout=timedelta(milliseconds=200))
+    def stubborn(new):
+        while new.item == "bad":
+            try:
+                threading.Event().wait(60)
+            except BaseException:
+                print("would not end", flush=True)
+
+    @after_insert(Order, transactional=False)
+    def patient(new):
+        if new.item == "held":
+            print("held begun", flush=True)
+            while not os.path.exists("released"):
+                threading.Event().wait(0.05)
+"""
 RUN = """
     import os
     import sys
@@ -48,6 +70,19 @@ RUN = """
         count_crash = Admin(engine, Base.metadata).count_crash
         sys.exit(Supervisor(plan, 1, count_crash=count_crash).run())
 """
+
+
+TELLING = RUN.replace('modules=("hanging",)', 'modules=("hanging",), concurrency=2').replace(
+    "count_crash = Admin(engine, Base.metadata).count_crash",
+    """admin = Admin(engine, Base.metadata)
+
+        def count_crash(entry_id):
+            entry = admin.entry(entry_id)
+            print("charged to", entry and entry.listener, flush=True)
+            return admin.count_crash(entry_id)
+""",
+)
+"""Two threads, and it is said whom a death is charged to."""
 
 
 def test_another_worker_takes_over_the_event_of_a_killed_one_before_the_next_poll(shop: Shop) -> None:
@@ -104,6 +139,32 @@ def test_a_handler_that_ignores_its_timeout_is_killed_and_given_up_in_the_end(ba
     assert shop.effects("stubborn") == ["good"]
     assert "worker.overdue" in shop.log
     assert shop.scalar("SELECT count(*) FROM pubsub_dead_letter WHERE reason LIKE '%process died%'") == 1
+    process.terminate()
+    assert process.wait(DEADLINE) == 0
+
+
+def test_only_what_outran_its_timeout_is_charged_with_the_process_that_was_killed_for_it(
+    bare_shop: Shop,
+) -> None:
+    """The other thread has an innocent entry in hand."""
+    shop = bare_shop
+    shop.write("hanging.py", TWO_THREADS)
+    shop.write("run.py", TELLING)
+
+    def charged(listener: str) -> int:
+        return shop.log.count(f"charged to {listener}")
+
+    process = shop.script("run.py")
+    captured = "SELECT count(*) FROM pg_proc WHERE prosrc LIKE '%stubborn%'"
+    wait_until(lambda: shop.scalar(captured) == 1, DEADLINE, "the capture to be installed")
+    shop.order("held")
+    wait_until(lambda: "held begun" in shop.log, DEADLINE, "the innocent order to be in hand")
+    shop.order("bad")
+    wait_until(lambda: charged("stubborn"), DEADLINE, "the first crash to be charged")
+    # It goes by itself now, which the other one must not keep it from; all charges of its first death were made by then.
+    shop.write("released", "")
+    wait_until(lambda: charged("stubborn") >= 2, 2 * DEADLINE, "the second crash to be charged")
+    assert charged("patient") == 0
     process.terminate()
     assert process.wait(DEADLINE) == 0
 
