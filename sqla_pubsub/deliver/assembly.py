@@ -27,6 +27,7 @@ from sqla_pubsub.deliver.relay.picking import Picker
 from sqla_pubsub.deliver.relay.relay import Relay
 from sqla_pubsub.deliver.run.autonomous import Autonomous
 from sqla_pubsub.deliver.run.batched import Batched
+from sqla_pubsub.deliver.run.candidates import Candidates
 from sqla_pubsub.deliver.run.claiming import Claimer
 from sqla_pubsub.deliver.run.concurrent import Concurrent, Crew
 from sqla_pubsub.deliver.run.event import EventRunner
@@ -125,15 +126,16 @@ class Assembly:
         spec = events.spec
         if spec.to is not None:
             return self._relay(spec.to, parts)
+        candidates = Candidates(spec, claimer, cursor, unknown, self.clock)
         if not spec.transactional and crew is not None:
             return Concurrent(
-                events, claimer, cursor, unknown, partial(OwnConnection, self.engine), crew,
+                events, candidates, cursor, unknown, partial(OwnConnection, self.engine), crew,
                 grace=self.config.grace, stopping=self.stopping, clock=self.clock,
             )  # fmt: skip
         if not spec.transactional:
             turn = self.config.commit_every.total_seconds()
             return Autonomous(
-                events, claimer, cursor, unknown, OwnConnection(self.engine), self.gate,
+                events, candidates, cursor, unknown, OwnConnection(self.engine), self.gate,
                 time_box=turn, stopping=self.stopping, clock=self.clock,
             )  # fmt: skip
         if spec.batch is not None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from sqla_pubsub import RetryPolicy, after_insert, after_update
+from sqla_pubsub import RetryLater, RetryPolicy, after_insert, after_update
 from sqla_pubsub.asyncio import AsyncListener
 from sqla_pubsub.deliver.io.driver import driver_of
 from tests.asyncio.conftest import AsyncNotes
@@ -49,6 +49,26 @@ def test_hundreds_of_waiting_handlers_use_two_connections(notes: AsyncNotes) -> 
     assert notes.left() == 0
 
 
+def test_a_new_event_is_found_behind_hundreds_that_are_in_hand(notes: AsyncNotes) -> None:
+    inside, go = 0, asyncio.Event()
+
+    @after_insert(notes.Note, transactional=False)
+    async def handle(new: Any) -> None:
+        nonlocal inside
+        inside += 1
+        await go.wait()
+
+    async def program() -> None:
+        async with notes.listening(concurrency=700) as listener, listener.running():
+            await asyncio.to_thread(wait_until, lambda: inside == 600, 4 * DEADLINE, "600 handlers")
+            await asyncio.to_thread(notes.write, "one more")
+            await asyncio.to_thread(wait_until, lambda: inside == 601, DEADLINE, "the new one")
+            go.set()
+
+    notes.write(*map(str, range(600)))
+    asyncio.run(program())
+
+
 def test_a_handler_that_uses_its_session_commits_by_itself(notes: AsyncNotes) -> None:
     @after_insert(notes.Note, transactional=False, retry=ONCE)
     async def handle(new: Any, session: AsyncSession) -> None:
@@ -77,6 +97,30 @@ def test_the_events_of_a_row_are_handled_one_after_the_other(notes: AsyncNotes) 
         notes.execute("UPDATE note SET content = :content", content=content)
     assert asyncio.run(notes.drained(concurrency=10)) == 4
     assert seen == [(what, content) for content in "abcd" for what in ("begin", "end")]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_storm_of_retries_leaves_new_events_their_share(notes: AsyncNotes, ordered: bool) -> None:
+    """Forty events that ask again at once, for ever, and twenty new ones."""
+    handled: set[str] = set()
+
+    @after_insert(notes.Note, transactional=False, ordered=ordered, retry=RetryPolicy(max_attempts=10**6))
+    async def handle(new: Any) -> None:
+        if new.content.startswith("storm"):
+            raise RetryLater(after=timedelta(0))
+        handled.add(new.content)
+
+    def all_failed() -> bool:
+        return bool(notes.scalar("SELECT count(*) = 40 FROM pubsub_outbox WHERE attempt > 0"))
+
+    async def program() -> None:
+        async with notes.listening(concurrency=5) as listener, listener.running():
+            await asyncio.to_thread(wait_until, all_failed, DEADLINE, "the storm")
+            await asyncio.to_thread(notes.write, *(str(number) for number in range(20)))
+            await asyncio.to_thread(wait_until, lambda: len(handled) == 20, DEADLINE, "the new events")
+
+    notes.write(*(f"storm {number}" for number in range(40)))
+    asyncio.run(program())
 
 
 def test_more_than_there_is_room_for_waits(notes: AsyncNotes) -> None:

@@ -1,6 +1,7 @@
 """Neighbours share a process by time, and new events share a listener with its retries."""
 
 import itertools
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,14 @@ from tests.waiting import wait_until
 
 AGAIN = RetryPolicy(max_attempts=10**6)
 AT_ONCE = RetryPolicy(max_attempts=10**6, initial=timedelta(0))
+KINDS: dict[str, dict[str, Any]] = {
+    "grouped": {},
+    "single": {"timeout": timedelta(seconds=30)},
+    "ordered": {"ordered": True},
+    "outside": {"transactional": False},
+    "outside with a time": {"transactional": False, "timeout": timedelta(seconds=30)},
+    "outside in order": {"transactional": False, "ordered": True},
+}
 
 pytestmark = pytest.mark.one_driver
 
@@ -63,11 +72,12 @@ def test_a_lane_that_breaks_the_connection_each_time_does_not_keep_others_from_w
         wait_until(lambda: len(handled) == 3, DEADLINE, "the other listener")
 
 
-def test_a_storm_of_retries_leaves_new_events_their_share(notes: Notes) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_storm_of_retries_leaves_new_events_their_share(notes: Notes, kind: str) -> None:
     """Forty events that ask again at once, for ever, and twenty new ones."""
     handled: set[str] = set()
 
-    @after_insert(notes.Note, retry=AGAIN)
+    @after_insert(notes.Note, retry=AGAIN, **KINDS[kind])
     def handle(new: Any) -> None:
         if new.content.startswith("storm"):
             raise RetryLater(after=timedelta(0))
@@ -82,3 +92,23 @@ def test_a_storm_of_retries_leaves_new_events_their_share(notes: Notes) -> None:
         )
         notes.write(*(str(number) for number in range(20)))
         wait_until(lambda: len(handled) == 20, DEADLINE, "the new events")
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_flood_of_new_events_leaves_retries_their_share(notes: Notes, ordered: bool) -> None:
+    """Each new event writes the next one, so there is always one; what failed once is handled again nevertheless."""
+    failed, handled = threading.Event(), threading.Event()
+
+    @after_insert(notes.Note, retry=AT_ONCE, transactional=False, ordered=ordered)
+    def handle(new: Any, session: Session) -> None:
+        if new.content != "retry":
+            session.add(notes.Note(content=new.content))
+        elif failed.is_set():
+            handled.set()
+        else:
+            failed.set()
+            raise ValueError("no")
+
+    notes.write(*(str(number) for number in range(60)), "retry")
+    with running(notes.listener()):
+        assert handled.wait(DEADLINE), "the retry"

@@ -122,6 +122,24 @@ def test_drain_ends_while_others_have_the_rest_in_hand(notes: Notes, held: int) 
     assert notes.drain() == held
 
 
+def test_retries_behind_those_that_others_have_in_hand_are_found(notes: Notes) -> None:
+    """What is due longest is looked at first, and may have the higher ids."""
+
+    @after_insert(notes.Note, transactional=False)
+    def handle(new: Any, session: Session) -> None:
+        session.add(notes.effect("handle", new.content))
+
+    notes.write(*map(str, range(1, 61)))
+    notes.execute("UPDATE pubsub_outbox SET attempt = 1, due_at = now() - id * interval '1 minute'")
+    with notes.engine.connect() as other:
+        for number in range(31, 61):
+            assert other.scalar(text(CLAIM), {"id": str(number)})
+        assert notes.drain() == 30
+        other.rollback()
+        other.execute(text("SELECT pg_advisory_unlock_all()"))
+    assert notes.drain() == 30
+
+
 def test_a_worker_waiting_for_what_another_has_in_hand_does_not_spin(notes: Notes) -> None:
     statements: list[str] = []
 

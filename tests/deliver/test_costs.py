@@ -204,6 +204,7 @@ def test_a_sleeper_reads_nothing_below_the_low_waters(backlog: Notes) -> None:
     ("kind", "ordered"),
     [
         ("claim_ready", False), ("claim_due", False), ("claim_some", False), ("candidates", False),
+        ("candidates_due", False), ("candidates_due", True),
         ("firsts", True), ("window_end", True), ("claim_due", True), ("claim_some", True), ("candidates", True),
     ],
 )  # fmt: skip
@@ -213,7 +214,7 @@ def test_a_claim_of_a_paused_listener_reads_no_entry(backlog: Notes, kind: str, 
     backlog.execute("INSERT INTO pubsub_listener (name) VALUES ('handle'), ('another')")
     _, indexes, touched = explained(
         backlog, getattr(statements(backlog, ordered=ordered), kind), listener="handle", start=DEAD + 1,
-        passed_to=0, size=SIZE, window=SIZE, ids=[ENTRIES],
+        passed=[], size=SIZE, window=SIZE, ids=[ENTRIES],
     )  # fmt: skip
     assert not {name for name in indexes if name.startswith("pubsub_outbox")}
     assert touched < 5

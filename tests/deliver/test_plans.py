@@ -24,7 +24,7 @@ BACKLOG = (
 
 def plan(notes: Notes, statement: Any) -> str:
     """Return the plan of a statement, with the values it has at run time."""
-    values = statement.params(listener="handle", start=0, passed_to=0, size=20, window=220)
+    values = statement.params(listener="handle", start=0, passed=[7, 8], size=20, window=220)
     return notes.plan(str(values.compile(notes.engine, compile_kwargs={"literal_binds": True})))
 
 
@@ -47,10 +47,11 @@ def test_due_retries_are_found_without_reading_those_that_still_wait(backlog: No
 
 
 def test_what_a_listener_outside_of_a_transaction_may_take_is_found_by_index(backlog: Notes) -> None:
-    found = plan(backlog, Statements(outbox(backlog.metadata)).candidates)
+    statements = Statements(outbox(backlog.metadata))
+    assert IN_TURN in plan(backlog, statements.candidates)
+    found = plan(backlog, statements.candidates_due)
     assert "Index Cond: ((listener = 'handle'::text) AND (due_at <= statement_timestamp()))" in found
-    assert "pubsub_outbox_ready" in found
-    assert "Seq Scan" not in found
+    assert "Sort" not in found
 
 
 IN_TURN = "Index Cond: ((ROW(listener, id) >= ROW('handle'::text, 0)) AND (ROW(listener, id) <= "

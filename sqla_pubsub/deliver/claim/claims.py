@@ -15,7 +15,7 @@ from sqla_pubsub.deliver.claim.cursor import Look
 from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.payloads import SMALL, Payloads
-from sqla_pubsub.deliver.claim.statements import LEFT, LEFT_DUE, Statements
+from sqla_pubsub.deliver.claim.statements import LEFT, Statements
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.place import Place
 from sqla_pubsub.registry import ListenerSpec
@@ -126,14 +126,12 @@ class Claims:
         *,
         start: int,
         low_water: int,
-        passed_to: int,
         size: int,
         left: Sequence[EntryKind] = (),
     ) -> Iterator[list[int]]:
-        """Find ids of up to *size* entries to be handled now, none of the kinds in *left*, and claim none.
+        """Find ids of up to *size* ready entries from id *start* on, none of the kinds in *left*, and claim none.
 
-        Ready ones from id *start* on, retries from id *passed_to* on. An ordered listener finds more of them
-        each time that it asks, in transactions of their own.
+        An ordered listener finds more of them each time that it asks, in transactions of their own.
         """
         statements = self._of(spec, left)
         stretches = self._stretches(spec, statements, start, low_water, size, left)
@@ -142,10 +140,19 @@ class Claims:
                 stretch = next(stretches, None)
                 if stretch is None:
                     return
-                found = list(
-                    self._connection.scalars(statements.candidates, {**stretch, "passed_to": passed_to})
-                )
+                found = list(self._connection.scalars(statements.candidates, stretch))
             yield found
+
+    def candidates_due(
+        self, spec: ListenerSpec, *, size: int, passed: Collection[int], left: Sequence[EntryKind] = ()
+    ) -> list[int]:
+        """Find ids of up to *size* retries whose time has come, the longest due first, and claim none.
+
+        None of *passed*, and none of the kinds in *left*.
+        """
+        parameters = {"listener": spec.name, "size": size, "passed": list(passed), **_left(left)}
+        with self._connection.begin():
+            return list(self._connection.scalars(self._of(spec, left).candidates_due, parameters))
 
     def paused(self, names: Sequence[str]) -> Sequence[str]:
         """Return which of these listeners are paused."""
@@ -246,4 +253,4 @@ class Claims:
 
 
 def _left(kinds: Sequence[EntryKind]) -> dict[str, Any]:
-    return {name: list(kinds) for name in (LEFT, LEFT_DUE)} if kinds else {}
+    return {LEFT: list(kinds)} if kinds else {}

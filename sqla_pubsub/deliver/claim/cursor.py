@@ -71,6 +71,8 @@ class ClaimCursor:
         """Forget all that was seen: the database may be another one."""
         self.passed_to = 0
         """All lower ids were handled, or left to others, since the last time that the scan started over."""
+        self.passed_due = set[int]()
+        """Retries that were handled, or left to others, since then."""
         self._look_at = 0.0
         self._low_water = self._order_low_water = self._ended = 0
         self._from_zero_every = self._limits.from_zero
@@ -105,8 +107,9 @@ class ClaimCursor:
 
     def start_over(self) -> bool:
         """Go back to the low-water mark; return whether anything was left out until now."""
-        middle = self.passed_to > 0
+        middle = self.passed_to > 0 or bool(self.passed_due)
         self.passed_to = 0
+        self.passed_due.clear()
         return middle
 
     def is_look_back(self, now: float) -> bool:

@@ -11,7 +11,6 @@ from sqlalchemy import (
     BindParameter,
     Boolean,
     ColumnElement,
-    CompoundSelect,
     Delete,
     Integer,
     Interval,
@@ -19,6 +18,7 @@ from sqlalchemy import (
     TableClause,
     Text,
     Update,
+    all_,
     any_,
     bindparam,
     case,
@@ -32,7 +32,6 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
-    union_all,
     update,
 )
 
@@ -43,8 +42,8 @@ from sqla_pubsub.deliver.io.place import Place, declared_place
 
 SIZE: BindParameter[int] = bindparam("size", type_=Integer)
 LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
-LEFT, LEFT_DUE = "left", "left_due"
-"""What kinds are called that are left alone: among all entries, and where retries are found by the same statement."""
+LEFT = "left"
+"""What kinds are called that are left alone."""
 HIGHEST: ColumnElement[int] = literal_column(str(2**63 - 1), BigInteger)
 """No id is higher."""
 HELD: ColumnElement[bool] = literal_column(
@@ -59,7 +58,7 @@ class Statements:
     Args:
         outbox: The tables.
         place: Where they are; None finds them by the search path.
-        leaving: Whether what finds entries takes more parameters, `LEFT` and `LEFT_DUE`: kinds that it leaves alone.
+        leaving: Whether what finds entries takes one more parameter, `LEFT`: kinds that it leaves alone.
     """
 
     def __init__(self, outbox: Outbox, place: Place | None = None, *, leaving: bool = False) -> None:
@@ -69,14 +68,14 @@ class Statements:
         self._pauses = place.listeners
         self._leaving = leaving
 
-    def _not_left(self, c: Any, name: str = LEFT) -> list[ColumnElement[bool]]:
+    def _not_left(self, c: Any) -> list[ColumnElement[bool]]:
         """Return what must hold of an entry for it to be none of those that are left alone.
 
-        Each place in a statement has a *name* of its own: a tuple that is named twice SQLAlchemy 2.0 does not compile.
+        Once in a statement: a tuple that is named twice SQLAlchemy 2.0 does not compile.
         """
         if not self._leaving:
             return []
-        return [tuple_(c.operation, c.source, c.format).not_in(bindparam(name, expanding=True))]
+        return [tuple_(c.operation, c.source, c.format).not_in(bindparam(LEFT, expanding=True))]
 
     def _running(self) -> list[ColumnElement[bool]]:
         """Return what must hold for anything to be claimed: the listener is not paused.
@@ -172,24 +171,17 @@ class Statements:
         return null()
 
     @cached_property
-    def candidates(self) -> CompoundSelect[Any]:
-        """Find entries without claiming them, ready and due ones. Parameters: listener, start, passed_to, size."""
+    def candidates(self) -> Select[Any]:
+        """Find ready entries without claiming them, lowest id first. Parameters: listener, start, size."""
+        return self._ready_ids().limit(SIZE)
+
+    @cached_property
+    def candidates_due(self) -> Select[Any]:
+        """Find retries whose time has come without claiming them. Parameters: listener, passed (ids), size."""
         c = self.entry.c
-        # Each by its own index; the two conditions in one, and the server reads all entries there are.
-        ready = self._ready_ids().limit(SIZE)
-        due = (
-            self._claim()
-            .with_only_columns(c.id)
-            .where(
-                *self._running(),
-                self._due(),
-                c.id >= bindparam("passed_to", type_=BigInteger),
-                *self._not_left(c, LEFT_DUE),
-            )
-            .order_by(c.due_at)
-            .limit(SIZE)
-        )
-        return union_all(ready.subquery().select(), due.subquery().select()).order_by("id").limit(SIZE)
+        passed = all_(bindparam("passed", type_=ARRAY(BigInteger)))
+        due = self._claim().where(*self._running(), self._due(), c.id != passed, *self._not_left(c))
+        return due.with_only_columns(c.id).order_by(c.due_at).limit(SIZE)
 
     @cached_property
     def some(self) -> Select[Any]:

@@ -16,7 +16,7 @@ from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
-from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.deliver.run.candidates import Candidates
 from sqla_pubsub.deliver.run.event import EventRunner, acknowledged
 from sqla_pubsub.deliver.run.gate import Gate
 from sqla_pubsub.deliver.run.outside import (
@@ -41,8 +41,8 @@ class Autonomous:
 
     Args:
         events: What calls the handler elsewhere; its spec, policy and scoreboard serve here too.
-        claimer: Looks below the start of the cursor.
-        cursor: Where to look for entries.
+        candidates: Finds entries.
+        cursor: Where it looks for them.
         unknown: Leaves alone what this worker does not know.
         own: The connection of the handlers' sessions.
         gate: Keeps apart what killed a process before.
@@ -54,7 +54,7 @@ class Autonomous:
     def __init__(
         self,
         events: EventRunner,
-        claimer: Claimer,
+        candidates: Candidates,
         cursor: ClaimCursor,
         unknown: Unknown,
         own: OwnConnection,
@@ -66,7 +66,7 @@ class Autonomous:
     ) -> None:
         self._events = events
         self._spec = events.spec
-        self._claimer = claimer
+        self._candidates = candidates
         self._cursor = cursor
         self._unknown = unknown
         self._holds: tuple[Store, Holds] | None = None
@@ -110,21 +110,9 @@ class Autonomous:
     def _turn(self, store: Store, outcomes: list[Outcome], taken: Callable[[], None]) -> tuple[bool, bool]:
         """Return whether there is more to do, and whether to begin at the lowest id again."""
         began = self._clock()
-        if self._cursor.is_look_back(began):
-            self._cursor.start_over()
-            with store.connection.begin():
-                self._claimer.look_back(store)
-        found = list[int]()
-        for found in store.claims.candidates(
-            self._spec,
-            start=self._cursor.start(began),
-            low_water=self._cursor.order_low_water(began),
-            passed_to=self._cursor.passed_to,
-            size=CANDIDATES,
-            left=self._unknown.left,
-        ):
+        for found in self._candidates.find(store, CANDIDATES):
             for entry_id in found:
-                self._cursor.passed(entry_id)
+                self._candidates.tried(entry_id)
                 if self._stopping():
                     return False, False
                 left = self._unknown.left
@@ -135,6 +123,7 @@ class Autonomous:
                 if entry is None:
                     continue
                 self._found = True
+                self._candidates.taken()
                 taken()
                 outcome = self._work(store, entry)
                 if not isinstance(outcome, Again):

@@ -19,7 +19,7 @@ from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.handle.unknown import Unknown
-from sqla_pubsub.deliver.run.claiming import Claimer
+from sqla_pubsub.deliver.run.candidates import Candidates
 from sqla_pubsub.deliver.run.event import EventRunner, acknowledged
 from sqla_pubsub.deliver.run.outside import (
     decode_all_outside,
@@ -37,8 +37,6 @@ from sqla_pubsub.errors import HandlerTimeout, NotSettled, is_stale
 
 CANDIDATES = 20
 """Entries looked at in one statement, besides those in hand."""
-MOST = 500
-"""Entries looked at in one statement at most."""
 PORTION = 50
 """Entries claimed in one transaction at most."""
 KEPT = 0.2
@@ -81,8 +79,8 @@ class Concurrent:
 
     Args:
         events: Its spec, policy and dispatcher serve here.
-        claimer: Looks below the start of the cursor.
-        cursor: Where to look for entries.
+        candidates: Finds entries.
+        cursor: Where it looks for them.
         unknown: Leaves alone what this worker does not know.
         connect: Makes the connection of a handler's session.
         crew: Runs the handlers.
@@ -94,7 +92,7 @@ class Concurrent:
     def __init__(
         self,
         events: EventRunner,
-        claimer: Claimer,
+        candidates: Candidates,
         cursor: ClaimCursor,
         unknown: Unknown,
         connect: Callable[[], OwnConnection],
@@ -106,7 +104,7 @@ class Concurrent:
     ) -> None:
         self._events = events
         self._spec = events.spec
-        self._claimer = claimer
+        self._candidates = candidates
         self._cursor = cursor
         self._unknown = unknown
         self._connect = connect
@@ -193,30 +191,18 @@ class Concurrent:
             return False
         some = [self._found.popleft() for _ in range(min(room, PORTION, len(self._found)))]
         for entry_id in some:
-            self._cursor.passed(entry_id)
+            self._candidates.tried(entry_id)
         self._begin_some(store, some, taken)
         return self._crew.is_alone if self._is_blocked() else True
 
     def _is_found(self, store: Store) -> bool:
         """Look for entries where none are left of the last look, or that is old; return whether there are some."""
-        now = self._clock()
-        if now >= self._found_until:
+        if self._clock() >= self._found_until:
             self._found.clear()
         if self._found:
             return True
-        if self._cursor.is_look_back(now):
-            self._cursor.start_over()
-            with store.connection.begin():
-                self._claimer.look_back(store)
-        for found in store.claims.candidates(
-            self._spec,
-            start=self._cursor.start(now),
-            low_water=self._cursor.order_low_water(now),
-            passed_to=self._cursor.passed_to,
-            size=min(MOST, CANDIDATES + len(self._in_hand)),
-            left=self._unknown.left,
-        ):
-            self._found.extend(entry_id for entry_id in found if entry_id not in self._in_hand)
+        for found in self._candidates.find(store, CANDIDATES, self._in_hand):
+            self._found.extend(found)
             if self._found:
                 break
         self._found_until = self._clock() + KEPT
@@ -234,6 +220,8 @@ class Concurrent:
     def _begin_some(self, store: Store, ids: list[int], taken: Callable[[], None]) -> None:
         """Claim and decode several in one transaction each, and begin those that may."""
         claimed = take_all_outside(store, self._holds_of(store), self._spec, self._unknown, ids)
+        if claimed:
+            self._candidates.taken()
         crashed = [entry for entry in claimed if entry.crashes]
         if crashed:
             # It goes by itself; nothing begins before the others have ended.
