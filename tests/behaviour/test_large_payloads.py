@@ -251,6 +251,47 @@ def test_a_row_that_the_connection_cannot_show_stops_no_other(
     assert "cannot be read" in dead.reason
 
 
+@pytest.fixture
+def bytewise(engine: Engine) -> Iterator[Notes]:
+    """Notes in a database without an encoding, which takes any bytes, read by connections that show UTF-8."""
+    name = f"{engine.url.database}_bytes"
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        preparer = connection.dialect.identifier_preparer
+        connection.exec_driver_sql(
+            f"CREATE DATABASE {preparer.quote(name)} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+        url = engine.url.set(database=name).update_query_dict({"options": "-c client_encoding=utf8"})
+        other = create_engine(url)
+        yield Notes(other)
+        other.dispose()
+        connection.exec_driver_sql(f"DROP DATABASE {preparer.quote(name)} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("size", [10, 300_000])
+@pytest.mark.parametrize("options", [{}, {"batch": 10}, {"ordered": True}, {"transactional": False}], ids=str)
+def test_bytes_of_no_encoding_that_the_connection_cannot_show_stop_no_other_row(
+    bytewise: Notes, size: int, options: dict[str, Any]
+) -> None:
+    """``SQL_ASCII`` converts nothing and takes what it is given."""
+    handled: list[int] = []
+    retry = RetryPolicy(max_attempts=1)
+    if "batch" in options:
+        after_insert(bytewise.Note, name="handle", retry=retry, **options)(
+            lambda events: handled.extend([event.new.id for event in events])
+        )
+    else:
+        after_insert(bytewise.Note, name="handle", retry=retry, **options)(lambda new: handled.append(new.id))
+    bytewise.write(*"abc")
+    # The byte E9, which begins a character of UTF-8 and does not end it.
+    bytewise.execute("INSERT INTO note (content) VALUES (repeat(chr(233), :size))", size=size)
+    bytewise.execute("INSERT INTO note (content) VALUES ('d'), ('e')")
+    drained(bytewise)
+    assert sorted(handled) == [1, 2, 3, 5, 6]
+    # The payload of the letter cannot be shown here either.
+    assert bytewise.scalar("SELECT array_agg(id) FROM pubsub_dead_letter WHERE attempt = 1") == [4]
+    assert "cannot be read" in bytewise.scalar("SELECT reason FROM pubsub_dead_letter")
+
+
 def test_an_error_that_is_stored_does_not_show_what_was_sent(notes: Notes) -> None:
     @after_insert(notes.Note, retry=RetryPolicy(max_attempts=1))
     def handle(new: Any, session: Session) -> None:
