@@ -216,3 +216,34 @@ def test_while_an_outbox_takes_nothing_no_handler_is_called_again(
         wait_until(lambda: notes.left() == 0, 2 * DEADLINE, "it to be handled")
     assert "connection.lost" not in caplog.text
     assert len(calls) <= 3
+
+
+def test_a_failure_that_broke_its_connection_waits_to_be_written_before_its_handler_is_called_again(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may have committed what it did. The pauses grow here too, and the neighbour goes on."""
+    calls: list[str] = []
+
+    @after_insert(notes.Note, retry=RetryPolicy(initial=HOUR, jitter=False))
+    def fails(new: Any, session: Session) -> None:
+        calls.append(new.content)
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    @after_insert(notes.Note)
+    def neighbour(new: Any, session: Session) -> None:
+        session.add(notes.effect("neighbour", new.content))
+
+    notes.install()
+    notes.execute(NO_RETRIES)
+    notes.write("a")
+    with caplog.at_level(logging.WARNING), running(notes.listener(poll_interval=timedelta(milliseconds=20))):
+        said = "outbox.refuses: 'fails'"
+        wait_until(lambda: caplog.text.count(said) >= 2, DEADLINE, "the listener to say it twice")
+        notes.write("b", "c")
+        wait_until(lambda: notes.effects("neighbour") == ["a", "b", "c"], DEADLINE, "the neighbour to go on")
+        assert calls == ["a"]
+        assert caplog.text.count(said) < 8
+        assert caplog.text.count("connection.lost") == 1
+        notes.execute("DROP FUNCTION no_retries CASCADE")
+        wait_until(lambda: notes.entries()[0].attempt == 1, 2 * DEADLINE, "the retry to be written")
+    assert calls.count("a") == 1
