@@ -58,18 +58,22 @@ def keep_history(old: Comment, session: Session) -> None:
     session.add(Revision(comment_id=old.id, content=old.content))
 """
 AWAITED_LISTENERS = """
+from datetime import timedelta
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from sqla_pubsub import after_insert, after_update
+from sqla_pubsub import Insert, RetryPolicy, after_insert, after_update
 
 from models import Comment, Revision
 
 mails = []
 
 
-@after_insert(Comment, load=[Comment.article])
-async def mail(new: Comment) -> None:
-    mails.append((new.article.title, new.content))
+@after_insert(Comment, load=[Comment.article], retry=RetryPolicy(initial=timedelta(minutes=1)))
+async def mail(event: Insert[Comment]) -> None:
+    if event.new.content == "offline" and event.attempt == 1:
+        raise ConnectionError("the mail server is away")
+    mails.append((event.new.article.title, event.new.content))
 
 
 @after_update(Comment, of=[Comment.content])

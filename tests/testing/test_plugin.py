@@ -41,6 +41,49 @@ def test_an_edited_comment_keeps_its_history(session, number):
     assert session.scalar(select(func.count()).select_from(Comment)) == 1
 """
 
+STATEMENTS = 70
+"""What one of these tests may send to the server, savepoints among them; it sends 63."""
+COUNTING = """
+
+import time
+
+from sqlalchemy import event
+
+
+class Costs:
+    def __init__(self):
+        self.of_tests = []
+        self.statements = 0
+        self.connections = 0
+        self.begun = time.process_time()
+
+    def processor_time(self):
+        return time.process_time() - self.begun
+
+
+@pytest.fixture(scope="session")
+def costs(engine):
+    costs = Costs()
+
+    def statement(*_):
+        costs.statements += 1
+
+    def connection(*_):
+        costs.connections += 1
+
+    event.listen(engine, "before_cursor_execute", statement)
+    event.listen(engine, "connect", connection)
+    return costs
+
+
+@pytest.fixture(autouse=True)
+def counted(costs, request):
+    before = costs.statements
+    yield
+    if "session" in request.fixturenames:
+        costs.of_tests.append(costs.statements - before)
+"""
+
 
 @pytest.fixture
 def suite(tmp_path: Path, server: Server, driver: Driver) -> Suite:
@@ -61,12 +104,21 @@ def left(server: Server) -> set[str]:
 def test_a_hundred_tests_in_transactions_that_are_rolled_back_leave_nothing_behind(
     suite: Suite, server: Server
 ) -> None:
-    suite.write("conftest.py", SHARED_SERVER + CONFTEST)
+    suite.write("conftest.py", SHARED_SERVER + CONFTEST + COUNTING)
     suite.write("test_comments.py", "import pytest\n" + TEST.format(number=100))
     suite.write(
         "test_zz_at_the_end.py",
+        f"STATEMENTS = {STATEMENTS}\n"
         """
 from sqlalchemy import text
+
+
+def test_no_test_costs_more_than_the_one_before(costs):
+    assert len(costs.of_tests) == 100
+    [each] = set(costs.of_tests)
+    assert each <= STATEMENTS
+    assert costs.connections == 1
+    assert costs.processor_time() < 10
 
 
 def test_nothing_is_there(engine):
@@ -78,8 +130,8 @@ def test_nothing_is_there(engine):
         assert connection.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 0
 """,
     )
-    said = suite.run("--durations=3")
-    assert "101 passed" in said, said
+    said = suite.run()
+    assert "102 passed" in said, said
     assert left(server) == set()
 
 
@@ -111,7 +163,22 @@ import listeners
 from models import Article, Comment, Revision
 from sqlalchemy import select
 
-from sqla_pubsub.testing import assert_published_once, assert_settled, drain, inline
+from sqla_pubsub.testing import (
+    advance,
+    assert_not_published,
+    assert_published,
+    assert_published_once,
+    assert_settled,
+    deliver_twice,
+    drain,
+    fail_commit,
+    in_any_order,
+    inline,
+    make_event,
+    published,
+    retries,
+    spy,
+)
 
 pytestmark = pytest.mark.{mark}
 
@@ -132,11 +199,45 @@ async def test_an_edited_comment_keeps_its_history(session, number):
         await session.commit()
     assert inlined.drained.acknowledged == 1
     await assert_settled(session)
+
+
+async def test_time_crashes_and_order_are_awaited_too(session):
+    listeners.mails.clear()
+    article = Article(title="Sets")
+    comment = Comment(content="offline", article=article)
+    session.add(comment)
+    await assert_published(session, Comment, op="insert", content="offline")
+    with pytest.raises(ConnectionError):
+        await drain(session)
+    [retry] = await retries(session, "mail")
+    assert retry.attempt == 1
+    await advance(session, minutes=1)
+    assert (await drain(session)).acknowledged == 1
+    session.add(Comment(content="twice", article=article))
+    [event] = await published(session, Comment, content="twice")
+    await deliver_twice(session, event)
+    session.add_all([Comment(content=content, article=article) for content in "abc"])
+    with in_any_order(seed=1):
+        assert (await drain(session)).acknowledged == 3
+    session.add(Comment(content="again", article=article))
+    with fail_commit():
+        assert (await drain(session)).acknowledged == 1
+    mails = [content for _, content in listeners.mails]
+    assert mails[:3] == ["offline", "twice", "twice"]
+    assert sorted(mails[3:6]) == ["a", "b", "c"]
+    assert mails[6:] == ["again", "again"]
+    await assert_not_published(session, Comment, op="delete")
+    await spy(session, Comment, op="delete")
+    await session.delete(comment)
+    await assert_published_once(session, Comment, op="delete", content="offline")
+    made = await make_event(Comment(id=1, article_id=1, content="made"), session=session)
+    assert made.new.content == "made"
+    await assert_settled(session)
 """,
     )
     suite.configure(*options)
     said = suite.run()
-    assert "3 passed" in said, said
+    assert "4 passed" in said, said
 
 
 def test_a_test_that_commits_has_a_database_of_its_own(suite: Suite, server: Server) -> None:
@@ -190,6 +291,40 @@ def test_that_fails_by_itself(session):
     assert said.count("AssertionError: the test leaves behind, in the outbox:") >= 2
     assert "1 of INSERT comment for 'mail'" in said
     assert "its own error" in said
+    assert left(server) == set()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_suite_is_run_by_two_workers_of_xdist(suite: Suite, server: Server, shared: bool) -> None:
+    suite.write("conftest.py", (SHARED_SERVER if shared else "") + CONFTEST)
+    suite.write("test_comments.py", "import pytest\n" + TEST.format(number=8))
+    suite.write(
+        "test_commits.py",
+        """
+import pytest
+from models import Article, Comment
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.orm import Session
+
+from sqla_pubsub import Listener
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.pubsub_settled
+def test_a_database_of_its_own(pubsub_database, number):
+    engine = create_engine(pubsub_database)
+    with Session(engine) as session, session.begin():
+        session.add(Comment(content="a", article=Article(title="Sets")))
+    assert Listener(engine, Comment.metadata).drain() == 1
+    with Session(engine) as session:
+        assert session.scalar(select(func.count()).select_from(Comment)) == 1
+    engine.dispose()
+""",
+    )
+    said = suite.run_anew("-n", "2", "-vv", "-p", "no:pytest_alembic")
+    assert "12 passed" in said, said
+    assert "[gw0]" in said
+    assert "[gw1]" in said
     assert left(server) == set()
 
 
