@@ -17,8 +17,11 @@ NO_MATTER = ("[no-untyped-def]", "[var-annotated]", "[no-untyped-call]")
 """Annotations that a short block goes without."""
 OF_OTHERS = re.compile(
     r'"db\.Model"|cannot subclass "Model"|Missing named argument "\w+" for "\w+"  \[call-arg\]'
+    # A mapping that is a dict, a callable that is a sessionmaker, two types for the same application.
+    r'|assignment \("Mapping\[str \| None, Engine\]"\)|"Callable\[\[\], AsyncSession\]" has no attribute "configure"'
+    r'|Argument 1 to "ASGITransport" has incompatible type "Litestar"'
 )
-"""What a type checker cannot know of Flask-SQLAlchemy, and not without a plugin of SQLModel."""
+"""What a type checker cannot know of Flask-SQLAlchemy and Advanced Alchemy, and not without a plugin of SQLModel."""
 HANGS = 300
 
 
