@@ -15,10 +15,12 @@ from sqla_pubsub import Message, RetryPolicy, after_insert
 from sqla_pubsub.asyncio import AsyncListener, publish
 from tests.asyncio.conftest import AsyncNotes
 from tests.deliver.notes import DEADLINE
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.one_driver, pytest.mark.either_driver]
 
 ONCE = RetryPolicy(max_attempts=1)
+ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 
 
 async def send_mail(ended: list[str], name: str = "mail") -> None:
@@ -66,7 +68,7 @@ def test_a_task_that_still_uses_the_session_is_ended_before_anybody_else_does(no
         await session.execute(insert(notes.Effect).values(listener="handle", what=new.content))
         if new.content == "b":
             kept.append(asyncio.create_task(session.execute(text("SELECT pg_sleep(60)"))))
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(wait_until, lambda: notes.scalar(ASLEEP), DEADLINE, "its query to run")
 
     notes.write("a", "b", "c")
     assert asyncio.run(notes.drained()) == 3

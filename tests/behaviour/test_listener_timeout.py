@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 from sqla_pubsub import Insert, RetryPolicy, after_insert
 from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.errors import HandlerTimeout
-from tests.deliver.notes import Notes
+from tests.deliver.notes import DEADLINE, Notes
+from tests.waiting import wait_until
 
 # An alarm may hit a finalizer that the garbage collector just runs, where Python drops the error.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -239,33 +240,42 @@ def test_an_alarm_that_comes_while_the_call_ends_leaves_no_timer_behind(engine: 
 
 def test_a_cancellation_that_comes_while_the_call_ends_hits_no_statement_after_it(engine: Engine) -> None:
     """On a busy machine the thread of the timer may be kept waiting just before it cancels."""
-    begun, ended, cancelled = threading.Event(), threading.Event(), list[BaseException]()
+    begun, went_on, cancelled = threading.Event(), threading.Event(), list[BaseException]()
+    timers: list[threading.Thread] = []
 
     def keep_waiting(frame: FrameType, event: str, _: Any) -> None:
         if event == "call" and frame.f_code.co_name == "cancel" and "deadline" in frame.f_code.co_filename:
+            timers.append(threading.current_thread())
             begun.set()
-            # Longer than the call needs to end, and shorter than the statement after it.
-            ended.wait(0.3)
+            wait_until(is_next_running, DEADLINE, "the call to end and the statement after it to run")
+            went_on.set()
+
+    def is_next_running() -> bool:
+        waiting = "datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'"
+        with engine.connect() as connection:
+            return bool(connection.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {waiting}")))
 
     def wait_until_it_has_begun() -> None:
-        begun.wait(15)
+        begun.wait(DEADLINE)
 
     def call() -> None:
         with engine.connect() as connection:
             call_within(timedelta(milliseconds=50), connection, "slow", wait_until_it_has_begun)
             try:
-                connection.execute(text("SELECT pg_sleep(1)"))
+                connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
             except DBAPIError as error:
                 cancelled.append(error)
 
     # No alarm is raised outside of the main thread: the call ends by itself.
     threading.settrace(keep_waiting)
     try:
-        thread = threading.Thread(target=call)
-        thread.start()
+        with engine.connect() as other:
+            other.execute(text("SELECT pg_advisory_xact_lock(1)"))
+            thread = threading.Thread(target=call)
+            thread.start()
+            assert went_on.wait(2 * DEADLINE)
+            timers[0].join()
         thread.join()
     finally:
         threading.settrace(None)
-        ended.set()
-    assert begun.is_set()
     assert not cancelled
