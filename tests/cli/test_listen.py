@@ -62,6 +62,8 @@ def test_sigterm_finishes_the_event_in_hand_and_exits_0_with_all_children(shop: 
     shop.order("slow", "next")
     wait_until(lambda: "slow begun" in shop.log, DEADLINE, "the slow order to be in hand")
     process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "supervisor.stopping" in shop.log, DEADLINE, "it to wait for the order")
+    shop.let_go()
     assert process.wait(DEADLINE) == 0
     assert "slow" in shop.effects("ship")
     assert not any(alive(worker) for worker in workers)

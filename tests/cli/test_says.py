@@ -20,6 +20,13 @@ TRACED = """
     def traced(function):
         return functools.wraps(function)(lambda **arguments: function(**arguments))
 """
+UNTIL_LET_GO = """
+            while not Path("go").exists():"""
+UNTIL_TOLD = """
+            import signal
+            told, before = threading.Event(), signal.getsignal(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, lambda *signals: (before(*signals), told.set()))
+            while not told.is_set():"""
 SLOWLY = """
     import os
     import sys
@@ -71,7 +78,6 @@ def test_it_says_that_it_is_ready_what_waits_and_what_nobody_takes(shop: Shop) -
 
 
 def test_a_stop_says_what_it_waits_for_and_a_second_signal_what_was_killed(shop: Shop) -> None:
-    shop.write("shop/listeners.py", LISTENERS.replace("time.sleep(1.5)", "time.sleep(600)"))
     process = shop.listening("--listener", "ship")
     shop.order("slow")
     wait_until(lambda: "slow begun" in shop.log, DEADLINE, "the slow order to be in hand")
@@ -90,6 +96,7 @@ def test_a_stop_says_what_it_waits_for_and_a_second_signal_what_was_killed(shop:
 
 
 def test_a_drain_that_is_stopped_before_it_is_done_ends_with_1(shop: Shop) -> None:
+    shop.write("shop/listeners.py", LISTENERS.replace(UNTIL_LET_GO, UNTIL_TOLD))
     shop.order(*["slow"] * 40)
     process = shop.start("listen", "shop.listeners", "--drain", "--listener", "ship")
     wait_until(lambda: "slow begun" in shop.log, DEADLINE, "the slow order to be in hand")
@@ -107,4 +114,5 @@ def test_an_event_that_is_long_in_hand_without_a_timeout_is_said(shop: Shop) -> 
         r"event\.slow: worker \d+ has had entry \d+ in hand for 0\.3 s, and its listener", shop.log
     )
     process.terminate()
+    shop.let_go()
     assert process.wait(DEADLINE) == 0

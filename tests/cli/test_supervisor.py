@@ -93,6 +93,7 @@ def test_another_worker_takes_over_the_event_of_a_killed_one_before_the_next_pol
     wait_until(lambda: busy.search(shop.log), DEADLINE, "the order to be in hand")
     os.kill(int(busy.findall(shop.log)[0]), signal.SIGKILL)
     wait_until(lambda: len(busy.findall(shop.log)) == 2, DEADLINE, "the other worker to have it")
+    shop.let_go()
     wait_until(lambda: shop.effects("ship") == ["slow"], DEADLINE, "the order to be handled")
     assert shop.scalar("SELECT count(*) FROM pubsub_outbox WHERE listener = 'ship'") == 0
 
@@ -120,6 +121,7 @@ def test_drain_gives_up_with_code_1_when_the_server_goes_away_for_good(shop: Sho
     process = shop.start("listen", "shop.listeners", "--drain", "--listener", "ship")
     wait_until(lambda: "slow begun" in shop.log, DEADLINE, "the order to be in hand")
     server.stop("immediate")
+    shop.let_go()
     assert process.wait(2 * DEADLINE) == 1
     assert "Traceback" not in shop.log
     assert "0 events handled" in shop.log
@@ -205,6 +207,8 @@ def test_ctrl_c_reaches_the_whole_group_and_the_event_in_hand_is_finished(shop: 
     shop.order("slow")
     wait_until(lambda: "slow begun" in shop.log, DEADLINE, "the order to be in hand")
     os.killpg(process.pid, signal.SIGINT)
+    wait_until(lambda: "supervisor.stopping" in shop.log, DEADLINE, "it to wait for the order")
+    shop.let_go()
     assert process.wait(DEADLINE) == 0
     assert shop.effects("ship") == ["slow"]
     assert "Traceback" not in shop.log
