@@ -23,7 +23,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import Engine, make_url, text
 
 from sqla_pubsub import Listener, ListenerConfig
@@ -266,11 +272,14 @@ class History:
             self._thread.stop()
 
     def kill_worker(self) -> None:
-        """Kill a worker process that has begun to work."""
+        """Kill a worker process that has begun to work, as one of them soon has."""
+        wait_until(lambda: bool(self._at_work()), SETTLED_WITHIN, "a worker")
+        os.kill(self._at_work()[0], signal.SIGKILL)
+        self.kills += 1
+
+    def _at_work(self) -> list[int]:
         started = {int(pid) for pid in re.findall(r"(\d+) listener\.started", self._shop.log)}
-        for pid in sorted(started.intersection(children(self._process.pid)))[:1]:
-            os.kill(pid, signal.SIGKILL)
-            self.kills += 1
+        return sorted(started.intersection(children(self._process.pid)))
 
     def cut(self, *, asleep: bool) -> None:
         """End a connection of some worker: one that listens, or the busiest of the others."""
@@ -425,6 +434,13 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.history = history
         self.table = history.table
+
+    @initialize(first=WORK, second=WORK)
+    def begin(self, first: Work, second: Work) -> None:
+        """Each history has a kill and a cut, whatever else is drawn."""
+        for work, fault in ((first, "kill"), (second, "cut one at work")):
+            self._work(self.table.begin(), work, "commit")
+            self._fault(fault)
 
     def _work(self, transaction: Transaction, work: Work, end: str) -> None:
         for kind, count, fates, savepoint in work:

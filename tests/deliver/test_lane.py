@@ -344,11 +344,14 @@ def test_no_handler_is_called_until_the_outbox_takes_what_it_refused() -> None:
     ]  # fmt: skip
 
 
-def test_failures_are_written_down_while_the_outbox_refuses() -> None:
-    """Writing them down calls no handler."""
+def test_failures_are_written_down_after_the_pause_while_the_outbox_refuses() -> None:
+    """Writing them down calls no handler, so it need not be rehearsed."""
     trial = Trial(Result(unrecorded=(retry(3),), error=NotSettled("swallowed", [7])))
     with pytest.raises(NotSettled):
         trial.step()
+    trial.step()
+    assert trial.did() == ["claim 1"]
+    trial.time += 1.0
     trial.step()
     assert trial.did() == ["claim 1", "record [3]"]
 

@@ -124,7 +124,12 @@ def _reads_row(before: Sequence[dis.Instruction], rows: Sequence[str]) -> bool:
 def _outside_of_loops(code: CodeType) -> Iterator[dis.Instruction]:
     """Yield the instructions, without what a comprehension asks of its own items."""
     end = -1
-    for each in dis.get_instructions(code):
+    instructions = dis.get_instructions(code)
+    for each in instructions:
+        # From 3.14 on any() and all() of a generator are part of it too, if their names still mean them.
+        if each.opname == "LOAD_COMMON_CONSTANT" and next(instructions).opname == "IS_OP":
+            next(instructions)
+            continue
         # From 3.12 on a comprehension is part of the function.
         if each.opname == "FOR_ITER":
             end = max(end, each.argval)
