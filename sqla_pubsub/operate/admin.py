@@ -198,7 +198,7 @@ class Admin:
         Raises:
             NotSettled: No other ones are left than those that stay; the message names them, and says why.
         """
-        return self._letters.revive(filter, limit=limit)
+        return self._letters.retry(filter, limit=limit)
 
     def discard(self, filter: Letters, *, limit: int = STEP) -> int:  # noqa: A002
         """Delete up to *limit* dead letters for good; return how many. Call it until there are none."""

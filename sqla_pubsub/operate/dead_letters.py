@@ -163,7 +163,7 @@ class DeadLetters:
             rows = connection.execute(_grouped(statements, letters, most), {"names": names}).mappings().all()
         return sorted((_group(row, most) for row in rows), key=lambda group: -group.newest_id)
 
-    def revive(self, letters: Letters, *, limit: int = STEP) -> int:
+    def retry(self, letters: Letters, *, limit: int = STEP) -> int:
         """Move up to *limit* dead letters back into the outbox, as the same events with the same ids.
 
         Raises:

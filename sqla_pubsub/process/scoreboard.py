@@ -134,5 +134,5 @@ class Scoreboard:
 
 
 def scoreboards(slots: MutableSequence[int], names: Sequence[str]) -> list[Scoreboard]:
-    """Return the boards of all threads of a worker with these listeners."""
+    """Return the scoreboards of all threads of a worker with these listeners."""
     return [Scoreboard(slots, thread, names) for thread in range(len(slots) // SLOTS)]

@@ -65,12 +65,12 @@ class Slot:
     @property
     def in_hand(self) -> list[int]:
         """The entries in hand."""
-        return [entry_id for board in self.scoreboards for entry_id in board.in_hand]
+        return [entry_id for each in self.scoreboards for entry_id in each.in_hand]
 
     @property
     def unlimited(self) -> list[int]:
         """The entries in hand of listeners without a timeout."""
-        return [entry_id for board in self.scoreboards if not board.is_limited for entry_id in board.in_hand]
+        return [entry_id for each in self.scoreboards if not each.is_limited for entry_id in each.in_hand]
 
     @property
     def crashing(self) -> bool:
@@ -80,4 +80,4 @@ class Slot:
     @property
     def settled(self) -> Counts:
         """What all its processes have settled."""
-        return total([board.settled for board in self.scoreboards])
+        return total([each.settled for each in self.scoreboards])

@@ -118,8 +118,8 @@ class Supervisor:
 
     def in_hand(self) -> list[tuple[str, list[int]]]:
         """Return the entries in hand, with the name of their listener, for each part of a worker that has some."""
-        boards = [board for slot in self._slots if slot.alive for board in slot.scoreboards]
-        shown = [(board.listener, board.in_hand) for board in boards]
+        scoreboards = [each for slot in self._slots if slot.alive for each in slot.scoreboards]
+        shown = [(scoreboard.listener, scoreboard.in_hand) for scoreboard in scoreboards]
         return [(listener, entries) for listener, entries in shown if listener is not None and entries]
 
     @property

@@ -172,10 +172,10 @@ def _listeners(plan: Plan, metadata: MetaData, shown: Shown, lifespans: list[Any
     specs = chosen(registry_of(metadata).listeners, plan.listeners)
     plain = [spec for spec in specs if not spec.asynchronous]
     awaited = [spec for spec in specs if spec.asynchronous]
-    boards, tally = shown.scoreboards(), shown.tally()
-    works: list[Works] = list(_plain(plan, metadata, plain, boards, tally)) if plain else []
+    scoreboards, tally = shown.scoreboards(), shown.tally()
+    works: list[Works] = list(_plain(plan, metadata, plain, scoreboards, tally)) if plain else []
     if awaited:
-        works.append(_on_loop(plan, metadata, awaited, boards[len(works) :], tally, lifespans))
+        works.append(_on_loop(plan, metadata, awaited, scoreboards[len(works) :], tally, lifespans))
     elif lifespans:
         raise ConfigurationError(
             "a lifespan of the settings is an asynchronous context manager, and this worker has no async def listener. "

@@ -178,7 +178,9 @@ def test_a_drain_whose_retry_cannot_be_written_says_so(notes: Notes, kind: str) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_event_that_can_neither_be_acknowledged_nor_buried_is_put_off(notes: Notes, kind: str) -> None:
+def test_an_event_that_can_neither_be_acknowledged_nor_dead_lettered_is_put_off(
+    notes: Notes, kind: str
+) -> None:
     """The acknowledgement fails, which is a failure of the event, and so does its dead letter."""
     calls: list[str] = []
     declare(notes, kind, lambda content, _: calls.append(content), ONCE)

@@ -27,7 +27,7 @@ HOUR = timedelta(hours=1)
 SETTLED = 5_000
 TRUSTING = Limits(cursor=CursorLimits(from_zero=3600.0))
 """Nothing mends a low-water mark that is too high."""
-LOOK_BACK = TRUSTING.cursor.look_back
+SURVEY_EVERY = TRUSTING.cursor.survey_every
 READ = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE indexrelname LIKE 'pubsub_outbox_%'"
 
 
@@ -211,7 +211,9 @@ def looked_again(notes: Notes) -> None:
     """Wait until the listener has looked back since it handled something."""
     began = notes.scalar("SELECT clock_timestamp()")
     after = "SELECT clock_timestamp() - :began > make_interval(secs => :pause)"
-    wait_until(lambda: bool(notes.scalar(after, began=began, pause=2 * LOOK_BACK)), DEADLINE, "the next look")
+    wait_until(
+        lambda: bool(notes.scalar(after, began=began, pause=2 * SURVEY_EVERY)), DEADLINE, "the next look"
+    )
 
 
 def test_ids_that_were_set_back_are_found(recording: Notes) -> None:

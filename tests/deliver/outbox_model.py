@@ -1,4 +1,4 @@
-"""How PostgreSQL hands out ids and ends transactions, as far as a look for entries depends on it: without a server.
+"""How PostgreSQL hands out ids and ends transactions, as far as a survey of entries depends on it: without a server.
 
 A transaction gets its number when it first writes, and takes ids after that; both only grow. Entries show when it
 commits, in whatever order transactions do. A snapshot knows the lowest number that was still running, of prepared
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sqla_pubsub.deliver.claim.cursor import ClaimCursor, CursorLimits, Look
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor, CursorLimits, Survey
 
 TRUSTING = CursorLimits(from_zero=1e9)
 """Nothing mends a low-water mark that is too high."""
@@ -23,7 +23,7 @@ _MOST_OPEN = 4
 
 
 class Forgotten(AssertionError):
-    """An entry that no look will find."""
+    """An entry that no survey will find."""
 
 
 @dataclass(slots=True)
@@ -117,12 +117,12 @@ class World:
             worker.entries.append(entry)
         return worker.entries
 
-    def look(self, worker: Transaction, *, start: int, bind: bool) -> Look:
+    def survey(self, worker: Transaction, *, start: int, bind: bool) -> Survey:
         """Look as the statement of the same name does: all in one snapshot, which is taken before a number is."""
         ready = [entry.id for entry in self.entries.values() if entry.ready and entry.id >= start]
         waiting = [entry.id for entry in self.entries.values() if entry.committed and entry.waiting]
         oldest = min(self.running, default=self.next_number)
-        return Look(
+        return Survey(
             lowest=min(ready, default=None), waiting=min(waiting, default=None), oldest=oldest,
             transaction=self.number(worker) if bind else None,
         )  # fmt: skip
@@ -133,17 +133,17 @@ class World:
         transaction.number = None
 
 
-Moment = Literal["look", "claim", "settle"]
+Moment = Literal["survey", "claim", "settle"]
 
 
 class Worker:
-    """One lane with its scan: a group is a look if it is time, a claim, and the end of the transaction."""
+    """One lane with its cursor: a group is a survey if it is time, a claim, and the end of the transaction."""
 
-    def __init__(self, world: World, scan: ClaimCursor) -> None:
+    def __init__(self, world: World, cursor: ClaimCursor) -> None:
         self._world = world
-        self.scan = scan
+        self.cursor = cursor
         self._transaction = Transaction()
-        self._moment: Moment = "look"
+        self._moment: Moment = "survey"
         self._size = 0
 
     def go_on(self, size: int, settled: int, how: int) -> None:
@@ -155,64 +155,64 @@ class Worker:
             how: 0 gives the group up, 1 lets all handlers ask for a retry.
         """
         match self._moment:
-            case "look":
+            case "survey":
                 self._look()
                 self._moment = "claim"
             case "claim":
                 self._size = size
                 claimed = self._world.claim(
-                    self._transaction, start=self.scan.start(self._world.now), size=size
+                    self._transaction, start=self.cursor.start(self._world.now), size=size
                 )
-                self._moment = "settle" if claimed else "look"
+                self._moment = "settle" if claimed else "survey"
                 if not claimed:
                     self._world.settle(self._transaction, 0)
-                    self.scan.start_over()
+                    self.cursor.start_over()
             case "settle":
                 self._settle(settled, how)
-                self._moment = "look"
+                self._moment = "survey"
 
     def finish_group(self) -> None:
         """Come to the end of what has been begun, and handle it."""
-        while self._moment != "look":
+        while self._moment != "survey":
             self.go_on(1000, 1000, 2)
 
     def _look(self) -> None:
         now = self._world.now
-        if self.scan.is_look_back(now):
-            look = self._world.look(
-                self._transaction, start=self.scan.low_water(now), bind=self.scan.is_unbound
+        if self.cursor.is_survey_due(now):
+            survey = self._world.survey(
+                self._transaction, start=self.cursor.low_water(now), bind=self.cursor.is_unbound
             )
-            self.scan.looked(now, now, look)
+            self.cursor.surveyed(now, now, survey)
 
     def _settle(self, settled: int, how: int) -> None:
         entries = [entry.id for entry in self._transaction.entries]
         handled = entries[:settled]
         for entry_id in handled:
-            self.scan.passed(entry_id)
+            self.cursor.passed(entry_id)
         if how == 0:
             self._world.settle(self._transaction, 0)
-            self.scan.start_over()
+            self.cursor.start_over()
             return
         self._world.settle(self._transaction, len(handled), retries=how == 1)
-        self.scan.claimed(max(entries))
+        self.cursor.claimed(max(entries))
         if len(entries) < self._size:
-            self.scan.start_over()
+            self.cursor.start_over()
 
 
 class History:
     """Lets things happen.
 
     Args:
-        scan: The one that is tried.
+        cursor: The one that is tried.
         choices: What happens next, as numbers; the history ends with them.
         odd: Whether somebody takes ids before beginning to write, or sets them back. Then the low-water mark may be
-            wrong until the next look from zero, and only the end is looked at.
+            wrong until the next survey from zero, and only the end is looked at.
     """
 
-    def __init__(self, scan: ClaimCursor, choices: Iterator[int], *, odd: bool = False) -> None:
+    def __init__(self, cursor: ClaimCursor, choices: Iterator[int], *, odd: bool = False) -> None:
         self.world = World()
-        self.worker = Worker(self.world, scan)
-        self._scan = scan
+        self.worker = Worker(self.world, cursor)
+        self._scan = cursor
         self._choices = choices
         self._odd = odd
         usual: list[Callable[[], None]] = [
@@ -250,10 +250,10 @@ class History:
     def _finish(self) -> None:
         self.worker.finish_group()
         if self._odd:
-            # A look that finds it was wrong is the first of two.
+            # A survey that finds it was wrong is the first of two.
             self.world.now += 2 * CursorLimits().from_zero
         for _ in range(4):
-            self.world.now += 2 * CursorLimits().look_back
+            self.world.now += 2 * CursorLimits().survey_every
             self.worker.go_on(1000, 1000, 2)
             self.worker.finish_group()
         left = [entry for entry in self.world.entries.values() if entry.ready]

@@ -28,7 +28,7 @@ from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
 LONG = timedelta(seconds=30)
-RARE_LOOKS = Limits(cursor=CursorLimits(look_back=3600.0, due_every=3600.0))
+RARE_SURVEYS = Limits(cursor=CursorLimits(survey_every=3600.0, due_every=3600.0))
 """Some looks are repeated so many times a second, which says nothing of what a group costs."""
 ENTRIES, DEAD, SIZE = 50_000, 10_000, 100
 BACKLOG = (
@@ -174,8 +174,8 @@ def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_looking_back_reads_nothing_below_the_low_water(backlog: Notes, ordered: bool) -> None:
     """Nor, in order, more than some of the retries that wait, however many there are."""
-    look = statements(backlog, ordered=ordered).look
-    nodes, indexes, touched = explained(backlog, look, listener="handle", start=DEAD + 1, bind=True)
+    survey = statements(backlog, ordered=ordered).survey
+    nodes, indexes, touched = explained(backlog, survey, listener="handle", start=DEAD + 1, bind=True)
     assert indexes == {"pubsub_outbox_ready", *(["pubsub_outbox_due"] if ordered else [])}
     assert "Seq Scan" not in nodes
     assert touched < (1_500 if ordered else 20)
@@ -249,7 +249,7 @@ def statements_per_group(notes: Notes, groups: int, size: int) -> float:
     for events in (size, (1 + groups) * size):
         notes.write(*map(str, range(events)))
         with recorded(notes) as sent:
-            assert notes.drain(limits=RARE_LOOKS, commit_every=LONG) == events
+            assert notes.drain(limits=RARE_SURVEYS, commit_every=LONG) == events
         counts.append(len(sent))
     return (counts[1] - counts[0]) / groups
 
@@ -277,7 +277,7 @@ def test_the_events_of_one_row_share_groups_too(notes: Notes) -> None:
     notes.write("0")
     notes.execute("DO $$ BEGIN FOR n IN 1..2000 LOOP UPDATE note SET content = n::text; END LOOP; END $$")
     with recorded(notes) as sent:
-        assert notes.drain(limits=RARE_LOOKS, commit_every=LONG) == 2000
+        assert notes.drain(limits=RARE_SURVEYS, commit_every=LONG) == 2000
     assert seen == list(range(1, 2001))
     assert len(sent) < 100
 

@@ -7,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqla_pubsub.deliver.claim.cursor import ClaimCursor, CursorLimits, Look
+from sqla_pubsub.deliver.claim.cursor import ClaimCursor, CursorLimits, Survey
 from tests.deliver.outbox_model import TRUSTING, Forgotten, History
 from tests.lengths import length
 
 HISTORIES = length(short=4_000, full=100_000)
 MOMENTS = 250
-NOTHING = Look(lowest=None, waiting=None, oldest=1, transaction=None)
+NOTHING = Survey(lowest=None, waiting=None, oldest=1, transaction=None)
 
 
 class DoesNotWait(ClaimCursor):
     """Broken: what was claimed raises the mark at once, whoever is older and still runs."""
 
-    def looked(self, began: float, ended: float, look: Look) -> None:
-        super().looked(began, ended, Look(
-            lowest=look.lowest, waiting=look.waiting, oldest=10**9, transaction=look.transaction
+    def surveyed(self, began: float, ended: float, survey: Survey) -> None:
+        super().surveyed(began, ended, Survey(
+            lowest=survey.lowest, waiting=survey.waiting, oldest=10**9, transaction=survey.transaction
         ))  # fmt: skip
 
 
@@ -37,8 +37,8 @@ class CountsItsOwnClaim(ClaimCursor):
 class PassesOverOthers(ClaimCursor):
     """Broken: the mark passes over what is there, because others have it in hand."""
 
-    def looked(self, began: float, ended: float, look: Look) -> None:
-        super().looked(began, ended, look)
+    def surveyed(self, began: float, ended: float, survey: Survey) -> None:
+        super().surveyed(began, ended, survey)
         self._low_water = self._ended
 
 
@@ -97,92 +97,92 @@ def test_histories_raise_the_mark_and_end_with_all_of_them_handled() -> None:
     """Else nothing would be tried by them."""
     raised = 0
     for seed in range(200):
-        scan = ClaimCursor(limits=TRUSTING)
-        history = History(scan, numbers(seed))
+        cursor = ClaimCursor(limits=TRUSTING)
+        history = History(cursor, numbers(seed))
         history.run()
-        raised += scan.low_water(history.world.now) > 0
+        raised += cursor.low_water(history.world.now) > 0
     assert raised > 100
 
 
 def has_low_water(at: int) -> ClaimCursor:
-    """Return a scan that knows of nothing below an id, since second 1."""
-    scan = ClaimCursor()
-    scan.looked(0.0, 0.0, NOTHING)
-    scan.claimed(at - 1)
-    scan.looked(0.5, 0.5, Look(lowest=None, waiting=None, oldest=7, transaction=8))
-    scan.looked(1.0, 1.0, Look(lowest=None, waiting=None, oldest=9, transaction=None))
-    assert scan.low_water(1.0) == at
-    return scan
+    """Return a cursor that knows of nothing below an id, since second 1."""
+    cursor = ClaimCursor()
+    cursor.surveyed(0.0, 0.0, NOTHING)
+    cursor.claimed(at - 1)
+    cursor.surveyed(0.5, 0.5, Survey(lowest=None, waiting=None, oldest=7, transaction=8))
+    cursor.surveyed(1.0, 1.0, Survey(lowest=None, waiting=None, oldest=9, transaction=None))
+    assert cursor.low_water(1.0) == at
+    return cursor
 
 
 def test_the_mark_waits_for_the_transaction_that_was_named() -> None:
-    scan = ClaimCursor()
-    scan.looked(0.0, 0.0, NOTHING)
-    scan.claimed(99)
-    scan.looked(0.5, 0.5, Look(lowest=None, waiting=None, oldest=7, transaction=8))
+    cursor = ClaimCursor()
+    cursor.surveyed(0.0, 0.0, NOTHING)
+    cursor.claimed(99)
+    cursor.surveyed(0.5, 0.5, Survey(lowest=None, waiting=None, oldest=7, transaction=8))
     # One is enough until it has ended.
-    assert not scan.is_unbound
-    scan.looked(1.0, 1.0, Look(lowest=None, waiting=None, oldest=7, transaction=None))
-    assert scan.low_water(1.0) == 0
-    scan.looked(1.5, 1.5, Look(lowest=None, waiting=None, oldest=8, transaction=None))
-    assert scan.low_water(1.5) == 100
+    assert not cursor.is_unbound
+    cursor.surveyed(1.0, 1.0, Survey(lowest=None, waiting=None, oldest=7, transaction=None))
+    assert cursor.low_water(1.0) == 0
+    cursor.surveyed(1.5, 1.5, Survey(lowest=None, waiting=None, oldest=8, transaction=None))
+    assert cursor.low_water(1.5) == 100
 
 
 def test_what_is_known_is_forgotten_where_ids_were_set_back() -> None:
     """All that the mark was raised by belongs to ids of before."""
-    scan = has_low_water(100)
-    scan.looked(6.0, 6.0, Look(lowest=1, waiting=None, oldest=20, transaction=None))
-    assert scan.low_water(6.0) == 0
+    cursor = has_low_water(100)
+    cursor.surveyed(6.0, 6.0, Survey(lowest=1, waiting=None, oldest=20, transaction=None))
+    assert cursor.low_water(6.0) == 0
     for second in (7.0, 8.0):
-        scan.looked(second, second, Look(lowest=None, waiting=None, oldest=30, transaction=None))
-        assert scan.low_water(second) == 0
+        cursor.surveyed(second, second, Survey(lowest=None, waiting=None, oldest=30, transaction=None))
+        assert cursor.low_water(second) == 0
 
 
 def test_a_lane_that_adopts_entries_has_no_mark() -> None:
     """They may have any id."""
-    scan = ClaimCursor(has_low_water=False)
-    scan.looked(0.0, 0.0, NOTHING)
-    scan.claimed(99)
-    assert not scan.is_unbound
+    cursor = ClaimCursor(has_low_water=False)
+    cursor.surveyed(0.0, 0.0, NOTHING)
+    cursor.claimed(99)
+    assert not cursor.is_unbound
 
 
 def test_a_retry_that_waits_holds_the_mark_of_rows_back_and_not_that_of_claims() -> None:
-    scan = has_low_water(100)
-    scan.looked(2.0, 2.0, Look(lowest=None, waiting=40, oldest=9, transaction=None))
-    assert (scan.low_water(2.0), scan.order_low_water(2.0)) == (100, 40)
-    scan.looked(3.0, 3.0, Look(lowest=None, waiting=0, oldest=9, transaction=None))
-    assert scan.order_low_water(3.0) == 0
+    cursor = has_low_water(100)
+    cursor.surveyed(2.0, 2.0, Survey(lowest=None, waiting=40, oldest=9, transaction=None))
+    assert (cursor.low_water(2.0), cursor.order_low_water(2.0)) == (100, 40)
+    cursor.surveyed(3.0, 3.0, Survey(lowest=None, waiting=0, oldest=9, transaction=None))
+    assert cursor.order_low_water(3.0) == 0
 
 
 def test_a_claim_begins_where_the_last_one_ended_until_a_look_finds_something_lower() -> None:
-    scan = ClaimCursor()
-    scan.looked(0.0, 0.0, NOTHING)
-    scan.passed(9)
-    assert scan.start(0.1) == 10
-    scan.looked(0.5, 0.5, Look(lowest=4, waiting=None, oldest=1, transaction=None))
-    assert scan.start(0.5) == 4
-    assert scan.start_over()
-    assert scan.start(0.5) == 0
-    assert not scan.start_over()
+    cursor = ClaimCursor()
+    cursor.surveyed(0.0, 0.0, NOTHING)
+    cursor.passed(9)
+    assert cursor.start(0.1) == 10
+    cursor.surveyed(0.5, 0.5, Survey(lowest=4, waiting=None, oldest=1, transaction=None))
+    assert cursor.start(0.5) == 4
+    assert cursor.start_over()
+    assert cursor.start(0.5) == 0
+    assert not cursor.start_over()
 
 
 def test_a_sleeper_looks_from_zero_once_in_a_while() -> None:
-    scan = has_low_water(100)
-    assert scan.peek_low_water(1.0) == 100
-    assert scan.peek_low_water(6.0) == 0
-    assert scan.peek_low_water(6.1) == 100
-    assert scan.peek_low_water(12.0) == 0
+    cursor = has_low_water(100)
+    assert cursor.peek_low_water(1.0) == 100
+    assert cursor.peek_low_water(6.0) == 0
+    assert cursor.peek_low_water(6.1) == 100
+    assert cursor.peek_low_water(12.0) == 0
 
 
 def test_a_long_look_from_zero_does_not_put_off_the_next_one() -> None:
-    """It is rare already; only the looks between are to take a small part of the time."""
+    """It is rare already; only the surveys between are to take a small part of the time."""
     limits = CursorLimits()
-    scan = ClaimCursor(limits=limits)
-    scan.looked(0.0, 1.0, NOTHING)
-    assert scan.is_look_back(1.0 + limits.look_back)
-    scan.looked(2.0, 3.0, NOTHING)
-    assert not scan.is_look_back(3.0 + limits.look_back)
-    assert scan.is_look_back(3.0 + 1.0 / limits.share)
+    cursor = ClaimCursor(limits=limits)
+    cursor.surveyed(0.0, 1.0, NOTHING)
+    assert cursor.is_survey_due(1.0 + limits.survey_every)
+    cursor.surveyed(2.0, 3.0, NOTHING)
+    assert not cursor.is_survey_due(3.0 + limits.survey_every)
+    assert cursor.is_survey_due(3.0 + 1.0 / limits.share)
 
 
 @given(
@@ -190,28 +190,28 @@ def test_a_long_look_from_zero_does_not_put_off_the_next_one() -> None:
     st.floats(0.01, 1), st.floats(0.01, 1),
 )  # fmt: skip
 def test_looks_take_their_share_of_the_time_at_most(
-    looks: list[tuple[float, float]], share: float, look_back: float
+    surveys: list[tuple[float, float]], share: float, survey_every: float
 ) -> None:
-    """However long each of them is: those between looks from zero, and those from zero."""
-    scan = ClaimCursor(limits=CursorLimits(share=share, look_back=look_back, from_zero=1e9))
-    scan.looked(0.0, 0.0, NOTHING)
+    """However long each of them is: those between surveys from zero, and those from zero."""
+    cursor = ClaimCursor(limits=CursorLimits(share=share, survey_every=survey_every, from_zero=1e9))
+    cursor.surveyed(0.0, 0.0, NOTHING)
     now = 0.0
-    for pause, took in looks:
+    for pause, took in surveys:
         now += pause
-        if scan.is_look_back(now):
-            scan.looked(now, now + took, NOTHING)
+        if cursor.is_survey_due(now):
+            cursor.surveyed(now, now + took, NOTHING)
             now += took
-            assert not scan.is_look_back(now + 0.99 * max(look_back, took / share) - 1e-6)
+            assert not cursor.is_survey_due(now + 0.99 * max(survey_every, took / share) - 1e-6)
 
 
 def test_due_retries_are_looked_for_once_a_while_and_when_one_is_known_to_be_due() -> None:
-    scan = ClaimCursor(limits=CursorLimits(due_every=10.0))
-    assert scan.is_due(0.0)
-    scan.no_more_due(0.0)
-    assert not scan.is_due(9.9)
-    assert scan.is_due(10.0)
-    scan.no_more_due(10.0)
-    scan.due(12.0)
-    scan.due(15.0)
-    assert not scan.is_due(11.9)
-    assert scan.is_due(12.0)
+    cursor = ClaimCursor(limits=CursorLimits(due_every=10.0))
+    assert cursor.is_due(0.0)
+    cursor.no_more_due(0.0)
+    assert not cursor.is_due(9.9)
+    assert cursor.is_due(10.0)
+    cursor.no_more_due(10.0)
+    cursor.due(12.0)
+    cursor.due(15.0)
+    assert not cursor.is_due(11.9)
+    assert cursor.is_due(12.0)

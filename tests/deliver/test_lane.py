@@ -135,7 +135,7 @@ class Trial:
         self.said: list[str] = []
         self.told: list[Happening] = []
         self.time = 100.0
-        self.cursor = ClaimCursor(limits=CursorLimits(look_back=1e9))
+        self.cursor = ClaimCursor(limits=CursorLimits(survey_every=1e9))
         self.size = BatchSize(0.1, 500)
         self.store: Any = Store(self.said)
         self.runner = Runner(self.said, list(results))

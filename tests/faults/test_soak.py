@@ -94,7 +94,7 @@ class Soak:
         """Whether the supervisor ended because one worker was killed again and again while it started."""
         return self.process.wait(DEADLINE) == 1 and "supervisor.gave_up" in self.shop.log
 
-    def _revive(self) -> None:
+    def _retry_letters(self) -> None:
         """Start a supervisor that gave up again, as systemd does with exit code 1."""
         if self.process.poll() is not None:
             assert self._has_given_up(), (self.process.returncode, self.shop.log)
@@ -104,7 +104,7 @@ class Soak:
 
     def inflict(self) -> None:
         """Do one thing at random, at first what was not yet done."""
-        self._revive()
+        self._retry_letters()
         new = [fault for fault in self.weights if not self.done[fault.__name__]]
         known = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
         fault = self.rng.choice(new) if new else known
@@ -178,7 +178,7 @@ class Soak:
     def check(self) -> None:
         """Let everything be settled, and ask the oracle."""
         self.resume()
-        self._revive()
+        self._retry_letters()
         # One event after the other with its own connection: outside work is what is left at the end.
         try:
             wait_until(self.shop.settled, length(short=4, full=20) * DEADLINE, "the outbox to be empty")

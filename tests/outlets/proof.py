@@ -239,7 +239,7 @@ class Proof:
         path = self.shop.folder / "shop" / "die" / point
         path.touch()
         wait_until(lambda: not path.exists(), 2 * DEADLINE, f"a worker to die: {point}")
-        self._revive()
+        self._retry_letters()
 
     def kill_engine(self) -> None:
         """Kill the engine, and start it again when that was noticed."""
@@ -291,7 +291,7 @@ class Proof:
         assert self._process is not None
         return children(self._process.pid)
 
-    def _revive(self) -> None:
+    def _retry_letters(self) -> None:
         """Start a supervisor that gave up, because workers died too often, as systemd does."""
         assert self._process is not None
         if self._process.poll() is not None:
@@ -305,7 +305,7 @@ class Proof:
             highest = self.shop.scalar("SELECT coalesce(max(id), 0) FROM pubsub_outbox")
 
         def passed() -> bool:
-            self._revive()
+            self._retry_letters()
             with suppress(DBAPIError):
                 return self.shop.scalar("SELECT coalesce(min(id), 9e18) FROM pubsub_outbox") > highest
             return False
@@ -313,7 +313,7 @@ class Proof:
         wait_until(passed, 3 * DEADLINE, "workers to go on")
 
     def _settled(self) -> bool:
-        self._revive()
+        self._retry_letters()
         with suppress(DBAPIError):
             return bool(self.shop.scalar("SELECT count(*) FROM pubsub_outbox") == 0)
         return False

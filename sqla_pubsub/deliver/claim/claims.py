@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from sqla_pubsub.contract.envelope import Entry, EntryKind
 from sqla_pubsub.contract.tables import Outbox
-from sqla_pubsub.deliver.claim.cursor import Look
+from sqla_pubsub.deliver.claim.cursor import Survey
 from sqla_pubsub.deliver.claim.hold import Holds
 from sqla_pubsub.deliver.claim.ordered import OrderedStatements
 from sqla_pubsub.deliver.claim.payloads import SMALL, Payloads
@@ -115,10 +115,10 @@ class Claims:
         found = self._without_rivals(statements, self._entries(claim, parameters))
         return found[0] if found else None
 
-    def look(self, spec: ListenerSpec, *, start: int, bind: bool) -> Look:
+    def survey(self, spec: ListenerSpec, *, start: int, bind: bool) -> Survey:
         """Look for ready entries from id *start* on, also for those that others have in hand."""
         parameters = {"listener": spec.name, "start": start, "bind": bind}
-        return Look(**self._connection.execute(self._of(spec).look, parameters).mappings().one())
+        return Survey(**self._connection.execute(self._of(spec).survey, parameters).mappings().one())
 
     def candidates(
         self,

@@ -5,7 +5,7 @@ over them. So a claim starts where the last one ended, and now and then further 
 that is there, for writers that committed late and for what others had in hand and gave back.
 
 Below the *low-water mark* no ready entry is left, and none can come: all transactions that got ids from there have
-ended. While an old transaction keeps vacuum from its work, only the low-water mark keeps the looks from becoming
+ended. While an old transaction keeps vacuum from its work, only the low-water mark keeps the surveys from becoming
 longer with every event. Below the *order low-water mark* no retry waits either, so nothing there holds others back.
 """
 
@@ -19,7 +19,7 @@ class CursorLimits:
     """How often is looked where there is probably nothing.
 
     Args:
-        look_back: Seconds after which a claim looks below its start again.
+        survey_every: Seconds after which a claim looks below its start again.
         from_zero: Seconds after which the low-water mark is not believed any more: somebody may have set the ids back, or
             was stopped between taking an id and beginning to write.
         share: Most of the time that looking below the start may take.
@@ -27,7 +27,7 @@ class CursorLimits:
         due_every: Seconds between two looks for due retries while there is ready work.
     """
 
-    look_back: float = 0.2
+    survey_every: float = 0.2
     from_zero: float = 5.0
     share: float = 0.1
     share_from_zero: float = 0.02
@@ -38,8 +38,8 @@ _DEFAULTS = CursorLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What one look at the ready entries of a listener saw.
+class Survey:
+    """What the server knows of the ready entries of a listener at one moment.
 
     Attributes:
         lowest: The lowest id, in whose hands ever; None without one.
@@ -73,7 +73,7 @@ class ClaimCursor:
         """All lower ids were handled, or left to others, since the last time that the scan started over."""
         self.passed_due = set[int]()
         """Retries that were handled, or left to others, since then."""
-        self._look_at = 0.0
+        self._survey_at = 0.0
         self._low_water = self._order_low_water = self._ended = 0
         self._from_zero_every = self._limits.from_zero
         self._low_water_until = self._peek_at = 0.0
@@ -112,13 +112,13 @@ class ClaimCursor:
         self.passed_due.clear()
         return middle
 
-    def is_look_back(self, now: float) -> bool:
+    def is_survey_due(self, now: float) -> bool:
         """Whether it is time to look below the start."""
-        return now >= self._look_at
+        return now >= self._survey_at
 
     @property
     def is_unbound(self) -> bool:
-        """Whether the next look should name its transaction, to raise the low-water mark by it later.
+        """Whether the next survey should name its transaction, to raise the low-water mark by it later.
 
         Ids are given out one by one, to transactions that have begun to write. So who got a lower one than was
         claimed in a transaction that has ended is older than one that begins now, and when all those who are
@@ -131,33 +131,33 @@ class ClaimCursor:
         """Say that *entry_id* was claimed in a transaction that has ended."""
         self._seen = max(self._seen, entry_id + 1)
 
-    def looked(self, began: float, ended: float, look: Look) -> None:
-        """Move start and marks by a look at all entries from the low-water mark on.
+    def surveyed(self, began: float, ended: float, survey: Survey) -> None:
+        """Move start and marks by a survey of all entries from the low-water mark on.
 
         Args:
             began: When it began.
             ended: When it ended.
-            look: What it saw.
+            survey: What it saw.
         """
         limits = self._limits
-        if self._bound is not None and look.oldest >= self._bound[1]:
+        if self._bound is not None and survey.oldest >= self._bound[1]:
             self._ended, self._bound = self._bound[0], None
-        if look.transaction is not None:
-            self._bound = self._seen, look.transaction
-        self._look_at = ended + max(limits.look_back, (ended - began) / limits.share)
+        if survey.transaction is not None:
+            self._bound = self._seen, survey.transaction
+        self._survey_at = ended + max(limits.survey_every, (ended - began) / limits.share)
         if began >= self._low_water_until:
-            self._look_at = ended + limits.look_back
+            self._survey_at = ended + limits.survey_every
             self._from_zero_every = max(limits.from_zero, (ended - began) / limits.share_from_zero)
             self._low_water_until = ended + self._from_zero_every
-            if look.lowest is not None and look.lowest < self._low_water:
+            if survey.lowest is not None and survey.lowest < self._low_water:
                 # It was wrong, and so may be all that it was raised by.
                 self._ended, self._seen, self._bound = 0, 0, None
-        self._low_water = self._ended if look.lowest is None else min(self._ended, look.lowest)
+        self._low_water = self._ended if survey.lowest is None else min(self._ended, survey.lowest)
         self._order_low_water = (
-            self._low_water if look.waiting is None else min(self._low_water, look.waiting)
+            self._low_water if survey.waiting is None else min(self._low_water, survey.waiting)
         )
-        if look.lowest is not None:
-            self.passed_to = min(self.passed_to, look.lowest)
+        if survey.lowest is not None:
+            self.passed_to = min(self.passed_to, survey.lowest)
 
     def is_due(self, now: float) -> bool:
         """Whether it is time to look for due retries."""

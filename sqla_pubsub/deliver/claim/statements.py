@@ -150,7 +150,7 @@ class Statements:
         return self.claiming(self._some())
 
     @cached_property
-    def look(self) -> Select[Any]:
+    def survey(self) -> Select[Any]:
         """Find the lowest ready id, the lowest waiting one, the oldest transaction, and name the present one.
 
         Parameters: listener, start, bind (whether to name it, which gives it an id).
@@ -224,7 +224,7 @@ class Statements:
         return self.retry.where(HELD)
 
     @cached_property
-    def bury(self) -> Select[Any]:
+    def dead_letter(self) -> Select[Any]:
         """Move an entry to the dead letters; return how many left the one table and came into the other.
 
         Parameters: b_id, b_attempt, b_reason, b_traceback.
@@ -232,8 +232,8 @@ class Statements:
         return self._moved(true())
 
     @cached_property
-    def bury_held(self) -> Select[Any]:
-        """Move an entry that this transaction claimed to the dead letters, as `bury` does."""
+    def dead_letter_held(self) -> Select[Any]:
+        """Move an entry that this transaction claimed to the dead letters, as `dead_letter` does."""
         return self._moved(HELD)
 
     def _moved(self, condition: ColumnElement[bool]) -> Select[Any]:

@@ -221,8 +221,8 @@ class Picker:
 
     def _next(self, store: Store, free: list[int], size: int) -> list[Row]:
         now = self._clock()
-        if self._cursor.is_look_back(now):
-            self._claimer.look_back(store)
+        if self._cursor.is_survey_due(now):
+            self._claimer.survey(store)
         if not free:
             return []
         common = {"listener": self._name, "lanes": free, "inline": self._inline}

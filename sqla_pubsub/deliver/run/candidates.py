@@ -46,10 +46,10 @@ class Candidates:
 
     def find(self, store: Store, size: int, in_hand: Collection[int] = ()) -> Iterator[list[int]]:
         """Yield ids of up to *size* entries each time, none of those *in hand*: all of one kind, then of the other."""
-        if self._cursor.is_look_back(self._clock()):
+        if self._cursor.is_survey_due(self._clock()):
             self._cursor.start_over()
             with store.connection.begin():
-                self._claimer.look_back(store)
+                self._claimer.survey(store)
         for due in (False, True) if self._due_last else (True, False):
             for found in (self._find_due if due else self._find_new)(store, size, in_hand):
                 self._due = due

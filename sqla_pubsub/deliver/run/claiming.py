@@ -103,8 +103,8 @@ class Claimer:
     def _new(self, store: Store, size: int, inline: int) -> list[Entry]:
         self._due_last = False
         now = self._clock()
-        if self._cursor.is_look_back(now):
-            self.look_back(store)
+        if self._cursor.is_survey_due(now):
+            self.survey(store)
         start, low_water = self._cursor.start(now), self._cursor.order_low_water(now)
         return store.claims.ready(
             self._spec,
@@ -115,13 +115,13 @@ class Claimer:
             left=self._unknown.left,
         )
 
-    def look_back(self, store: Store) -> None:
-        """Look for what is left below the start: late commits, and what others gave back."""
+    def survey(self, store: Store) -> None:
+        """Look at what is left below the start: late commits, and what others gave back."""
         began = self._clock()
-        look = store.claims.look(
+        survey = store.claims.survey(
             self._spec, start=self._cursor.low_water(began), bind=self._cursor.is_unbound
         )
-        self._cursor.looked(began, self._clock(), look)
+        self._cursor.surveyed(began, self._clock(), survey)
 
 
 def _apart(known: list[Entry], expired: list[Entry], *, full: bool) -> Claimed:

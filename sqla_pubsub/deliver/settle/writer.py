@@ -55,7 +55,7 @@ class Settling:
                 case Retry():
                     self._retry(outcome, encoding)
                 case DeadLetter():
-                    self._bury(outcome, encoding)
+                    self._dead_letter(outcome, encoding)
                 case Acknowledge():
                     pass
 
@@ -79,8 +79,8 @@ class Settling:
         if updated.rowcount != 1:
             self._refuse([outcome.id], "updated")
 
-    def _bury(self, outcome: DeadLetter, encoding: str) -> None:
-        statement = self._statements.bury_held if self._held else self._statements.bury
+    def _dead_letter(self, outcome: DeadLetter, encoding: str) -> None:
+        statement = self._statements.dead_letter_held if self._held else self._statements.dead_letter
         moved = self._connection.execute(
             statement,
             {

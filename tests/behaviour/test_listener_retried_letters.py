@@ -40,7 +40,7 @@ class Handler:
             assert self.go_on.wait(DEADLINE)
         self.ended.append(content)
 
-    def revive(self) -> None:
+    def retry_letters(self) -> None:
         """Put the dead letters back, which are good from now on."""
         self.failing = False
         assert Admin(self.notes.engine, self.notes.metadata).retry(Letters()) > 0
@@ -80,7 +80,7 @@ def test_a_letter_that_comes_back_waits_for_the_later_event_in_hand(
     update(notes, "later", "last")
     with running(notes.listener()):
         assert handler.begun.wait(DEADLINE)
-        handler.revive()
+        handler.retry_letters()
         assert handler.drain() == 0
         assert handler.ended == []
         handler.go_on.set()
@@ -97,7 +97,7 @@ def test_other_rows_go_on_while_a_letter_waits(notes: Notes, transactional: bool
     update(notes, "later")
     with running(notes.listener()):
         assert handler.begun.wait(DEADLINE)
-        handler.revive()
+        handler.retry_letters()
         notes.execute("UPDATE note SET content = 'other' WHERE id = 2")
         assert handler.drain() == 1
         assert handler.ended == ["other"]
@@ -112,7 +112,7 @@ def test_no_later_event_is_taken_beside_a_letter_that_came_back(notes: Notes, tr
     handler.drain()
     update(notes, "later", "last")
     handler.held = "bad"
-    handler.revive()
+    handler.retry_letters()
     with running(notes.listener()):
         assert handler.begun.wait(DEADLINE)
         assert handler.drain() == 0
@@ -131,7 +131,7 @@ def test_who_looked_before_a_letter_came_back_does_not_get_the_next_of_its_row(n
     update(notes, "later", "last")
     handler.held = "bad"
     found = [entry.id for entry in notes.entries()]
-    handler.revive()
+    handler.retry_letters()
     free = "SELECT array_agg(id) FROM (SELECT id FROM pubsub_outbox WHERE id = ANY(:ids) FOR UPDATE SKIP LOCKED) AS e"
     with running(notes.listener()):
         assert handler.begun.wait(DEADLINE)
@@ -145,7 +145,7 @@ def test_a_worker_whose_mark_is_above_a_letter_that_came_back_sees_it(notes: Not
     handler = declared(notes, transactional=True)
     update(notes, "bad")
     handler.drain()
-    handler.revive()
+    handler.retry_letters()
     update(notes, "new")
     registry = registry_of(notes.metadata)
     spec = registry.listeners["handle"]
@@ -171,7 +171,7 @@ def test_a_letter_waits_for_the_event_that_moves_its_row_to_another_key(
     notes.execute("UPDATE note SET id = 3, content = 'later' WHERE id = 1")
     with running(notes.listener()):
         assert handler.begun.wait(DEADLINE)
-        handler.revive()
+        handler.retry_letters()
         assert handler.drain() == 0
         handler.go_on.set()
         wait_until(lambda: not notes.left(), DEADLINE, "all to be handled")
@@ -187,7 +187,7 @@ def test_a_letter_that_moved_its_row_waits_for_events_of_both_keys(notes: Notes,
     update(notes, "later")
     with running(notes.listener()):
         assert handler.begun.wait(DEADLINE)
-        handler.revive()
+        handler.retry_letters()
         assert handler.drain() == 0
         handler.go_on.set()
         wait_until(lambda: not notes.left(), DEADLINE, "all to be handled")
@@ -210,7 +210,7 @@ def test_a_truncate_that_comes_back_waits_for_all_that_is_in_hand(notes: Notes, 
     notes.execute("UPDATE note SET content = 'later' WHERE id = (SELECT min(id) FROM note)")
     with running(notes.listener()):
         assert handler.begun.wait(DEADLINE)
-        handler.revive()
+        handler.retry_letters()
         assert handler.drain() == 0
         handler.go_on.set()
         wait_until(lambda: not notes.left(), DEADLINE, "all to be handled")
