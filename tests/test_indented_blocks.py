@@ -73,7 +73,7 @@ def test_an_indented_block_is_what_it_seems(
             assert container["readinessProbe"]["httpGet"] == {"path": READY, "port": 8080}
             assert container["livenessProbe"]["httpGet"] == {"path": LIVE, "port": 8080}
         case "--":
-            # What `grants` prints; tests/test_rights.py compares it.
+            # What `grants` prints: tests/cli/test_grants.py compares it.
             assert document == "privileges.md"
         case other:
             raise AssertionError(f"{document}: nobody tries a block that begins with {other!r}")
