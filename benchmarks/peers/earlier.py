@@ -16,6 +16,7 @@ class Peer(_Now):
     """Ours, earlier."""
 
     name = "earlier"
+    delivery = f"commit {os.environ.get(VARIABLE, 'unknown')[:7]}; {_Now.delivery}"
 
     def python_path(self) -> list[Path]:
         return [library_of(os.environ[VARIABLE]), *super().python_path()]
