@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 HOUR = timedelta(hours=1)
 KEY = """hashtextextended('public."pubsub_outbox"', 0)"""
 CHANNEL = f"'{CHANNEL_PREFIX}' || to_hex({KEY})"
-DOORMEN = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+SLEEPERS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
 LISTENING = "query LIKE 'LISTEN %' OR query LIKE '%pg_listening_channels%' OR query LIKE '%advisory%'"
 LISTENERS = f"SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND ({LISTENING})"
 
@@ -47,7 +47,7 @@ def asleep(notes: Notes, **config: Any) -> Iterator[Listener | AwaitedListener]:
     """Run a listener and wait until it sleeps as the sleep lockman."""
     listener = notes.listener(**{"poll_interval": HOUR, **config})
     with running(listener):
-        wait_until(lambda: notes.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+        wait_until(lambda: notes.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep")
         yield listener
 
 
@@ -81,7 +81,7 @@ def test_a_sleeping_listener_is_woken_at_once(recording: Notes) -> None:
     never = Limits(poll=PollLimits(first=HOUR.total_seconds()))
     with asleep(recording, limits=never):
         for number in range(3):
-            wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+            wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep")
             recording.write(str(number))
             wait_until(lambda: len(recording.effects("record")) == number + 1, DEADLINE, "the effect")  # noqa: B023
 
@@ -128,7 +128,7 @@ def test_forged_notifications_do_no_harm(recording: Notes, payload: str) -> None
     with asleep(recording):
         for _ in range(20):
             recording.execute(f"SELECT pg_notify({CHANNEL}, :payload)", payload=payload)
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep again")
         recording.write("a")
         wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
 
@@ -183,7 +183,7 @@ def test_a_terminated_connection_is_replaced_before_the_next_poll_and_the_log_sa
     engine = create_engine(recording.engine.url.update_query_dict({"application_name": "worker"}))
     listener = Listener(engine, recording.metadata, ListenerConfig(poll_interval=HOUR))
     with running(listener):
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep")
         killed = recording.scalar(
             f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others} AND ({conditions[which]})"
         )
@@ -191,7 +191,7 @@ def test_a_terminated_connection_is_replaced_before_the_next_poll_and_the_log_sa
         # No poll would find it before an hour is over.
         recording.write("a")
         wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep again")
     engine.dispose()
     assert recording.left() == 0
     said = [record.getMessage().partition(":")[0] for record in caplog.records]
@@ -212,12 +212,12 @@ def test_a_connection_that_ends_without_a_word_is_replaced(recording: Notes, whi
 
     event.listen(engine, "before_cursor_execute", note)
     with running(Listener(engine, recording.metadata, ListenerConfig(poll_interval=HOUR))):
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep")
         with socket.socket(fileno=os.dup(sockets[which])) as ours:
             ours.shutdown(socket.SHUT_RDWR)
         recording.write("a")
         wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep again")
     engine.dispose()
 
 
@@ -237,7 +237,7 @@ def test_a_listener_that_was_deafened_listens_again(
     listener = Listener(engine, recording.metadata, ListenerConfig(poll_interval=HOUR))
     with running(listener):
         wait_until(lambda: "listener.deaf" in caplog.text, DEADLINE, "the listener to notice")
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep")
         recording.write("a")
         wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
     engine.dispose()
@@ -280,7 +280,7 @@ def test_two_listeners_asleep_are_both_woken(recording: Notes) -> None:
     recording.install()
     with running(*(Listener(engine, recording.metadata, config) for engine in engines)):
         wait_until(lambda: recording.scalar(LISTENERS) == 2, DEADLINE, "both to listen")
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "one to sleep")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "one to sleep")
         recording.write("a", "b")
         wait_until(lambda: len(recording.effects("slow")) == 2, DEADLINE, "both effects")
     for engine in engines:
@@ -300,10 +300,10 @@ def test_a_slow_handler_leaves_the_door_to_a_neighbour(recording: Notes) -> None
     engines = [create_engine(recording.engine.url) for _ in range(2)]
     config = ListenerConfig(poll_interval=HOUR)
     with running(*(Listener(engine, recording.metadata, config) for engine in engines)):
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "one to sleep")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "one to sleep")
         recording.write("slow")
         assert busy.wait(DEADLINE)
-        wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the other one to sleep")
+        wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the other one to sleep")
         # No poll would find it before an hour is over.
         recording.write("quick")
         wait_until(lambda: "quick" in recording.effects("record"), DEADLINE, "the effect")
@@ -339,7 +339,7 @@ def test_many_open_files_do_not_matter(recording: Notes) -> None:
     try:
         engine: Engine = create_engine(recording.engine.url)
         with running(Listener(engine, recording.metadata, ListenerConfig(poll_interval=HOUR))):
-            wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+            wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep")
             recording.write("a")
             wait_until(lambda: handled(recording, "a"), DEADLINE, "the effect")
         engine.dispose()
@@ -375,7 +375,7 @@ def test_a_listener_does_not_spin_over_what_another_one_has_in_hand(recording: N
     with recording.engine.connect() as other:
         other.execute(text("SELECT FROM pubsub_outbox FOR UPDATE"))
         with running(Listener(engine, recording.metadata)):
-            wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep")
+            wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep")
             before = len(statements)
             threading.Event().wait(0.5)
             assert len(statements) - before < 60
@@ -406,7 +406,7 @@ def test_the_sleep_lock_is_given_up_where_many_writers_wait_for_each_other_s_com
                     connection.execute(crowd, {"writers": writers})
                     connection.commit()
                 # What it answers with comes before the next one is heard.
-                wait_until(lambda: recording.scalar(DOORMEN) == 1, DEADLINE, "the listener to sleep again")
+                wait_until(lambda: recording.scalar(SLEEPERS) == 1, DEADLINE, "the listener to sleep again")
             return listens in [notification.pid for notification in heard]
 
         if given_up:

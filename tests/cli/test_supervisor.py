@@ -185,8 +185,8 @@ def test_workers_that_are_killed_again_and_again_are_replaced_and_do_not_pile_up
 def test_a_sleeping_supervisor_is_woken_to_stop(shop: Shop) -> None:
     shop.write("pyproject.toml", "[tool.sqla-pubsub.listen]\npoll_interval = 3600\n")
     process = shop.listening("--processes", "2", workers=2)
-    doormen = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
-    wait_until(lambda: shop.scalar(doormen) == 1, DEADLINE, "the workers to sleep")
+    sleepers = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+    wait_until(lambda: shop.scalar(sleepers) == 1, DEADLINE, "the workers to sleep")
     workers = children(process.pid)
     process.terminate()
     assert process.wait(DEADLINE) == 0

@@ -64,7 +64,7 @@ def order_again(shop: Shop, item: str) -> None:
     wait_until(ordered, DEADLINE, "the server to take an order")
 
 
-DOORMEN = (
+SLEEPERS = (
     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
@@ -72,7 +72,7 @@ DOORMEN = (
 
 def doorman_asleep(shop: Shop) -> bool:
     """Whether everything is drained and a worker waits for notifications."""
-    return shop.scalar(f"SELECT count(*) FROM ({DOORMEN}) AS doormen") > 0
+    return shop.scalar(f"SELECT count(*) FROM ({SLEEPERS}) AS sleepers") > 0
 
 
 def terminate(shop: Shop, condition: str) -> int:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.cli.project import Shop
 from tests.faults.oracle import (
     DEADLINE,
-    DOORMEN,
+    SLEEPERS,
     check_exactly_once,
     doorman_asleep,
     end_holder_connection,
@@ -36,7 +36,7 @@ def test_a_worker_whose_sleeping_connection_is_ended_is_back_in_a_second(shop: S
     """Row 5: pg_terminate_backend on the LISTEN connection."""
     shop.listening()
     wait_until(lambda: doorman_asleep(shop), DEADLINE, "the worker to sleep")
-    assert terminate(shop, f"pid IN ({DOORMEN})") == 1
+    assert terminate(shop, f"pid IN ({SLEEPERS})") == 1
     ended = time.monotonic()
     shop.order("after")
     check_exactly_once(shop)

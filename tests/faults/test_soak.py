@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from sqla_pubsub.contract.wakeup import LOCK_KEY, lock_parameters
 from tests.cli.project import Running, Shop
 from tests.cli.test_listen import alive, children
-from tests.faults.oracle import DEADLINE, DOORMEN, compare_effects, terminate
+from tests.faults.oracle import DEADLINE, SLEEPERS, compare_effects, terminate
 from tests.faults.writers import AWAITED, LISTENERS, MODELS, Writer
 from tests.lengths import length
 from tests.servers import Server
@@ -142,7 +142,7 @@ class Soak:
 
     def cut_listen(self) -> None:
         """End the connection that waits for notifications."""
-        terminate(self.shop, f"pid IN ({DOORMEN})")
+        terminate(self.shop, f"pid IN ({SLEEPERS})")
 
     def restart_server(self) -> None:
         """Restart in one of the ways that end connections."""
