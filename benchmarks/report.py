@@ -7,10 +7,10 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from benchmarks.goals import comparisons
-from benchmarks.harness.adapter import OURS
+from benchmarks.goals import EARLIER, comparisons
+from benchmarks.harness.adapter import LIMITS, OURS
 from benchmarks.harness.results import Results
-from benchmarks.harness.tables import markdown
+from benchmarks.harness.tables import markdown, tables
 from benchmarks.own import Measured
 
 _RATIOS = ("workload: figure", "compared with", "theirs", "ours", "ratio", "goal")
@@ -34,12 +34,23 @@ def page(results: Results, own: Sequence[Measured], *, repeats: int, scale: floa
             "limits: the same SQL by hand, without decoding, retries or listeners, and without SQLAlchemy but for",
             "`raw_session`.\n",
             *markdown(_RATIOS, rows),
+            *_all_systems(results),
             "\n## By itself\n",
             *markdown(("what", "measured", "goal"), [each.row() for each in own]),
             *_wrong(results),
             "",
         ]
     )
+
+
+def _all_systems(results: Results) -> list[str]:
+    """Return a table for each workload that was given to systems of others, all of them in it."""
+    known = {OURS, EARLIER, *LIMITS}
+    plain = [run for run in results.runs if not run["option"]]
+    of_others = {run["workload"] for run in plain if run["peer"] not in known}
+    if not of_others:
+        return []
+    return ["\n## All systems", tables([run for run in plain if run["workload"] in of_others])]
 
 
 def _setting(results: Results, *, repeats: int, scale: float, minutes: float) -> list[str]:

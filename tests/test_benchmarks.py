@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ ENVIRONMENT = {
 
 
 def line(peer: str, workload: str, **figures: Any) -> dict[str, Any]:
-    return {"peer": peer, "workload": workload, **figures}
+    return {"peer": peer, "workload": workload, "processes": 2, "n": 1000, "opts": {}, **figures}
 
 
 @pytest.fixture
@@ -312,6 +313,11 @@ def test_the_page_names_machine_versions_and_settings_beside_the_tables(results:
     assert "fsync = on" in written
     assert "| `drain_db`: defaults, events/s | pgqueuer | 4,000 | 6,000 | 1.50 | >= 1.2: reached |" in written
     assert "| memory | 50 MB | < 120 MB: reached |" in written
+    systems = written.partition("## All systems")[2].partition("## By itself")[0]
+    assert re.findall(r"^\| (\w+) \| 2 \| 1,000 \| (\d) ", systems, re.MULTILINE) == [
+        (OURS, "3"),
+        ("pgqueuer", "1"),
+    ]
 
 
 def test_worker_processes_share_a_backlog_and_tell_what_it_took(server: Server) -> None:
