@@ -1,6 +1,5 @@
 """A server without room, memory or connections: nobody's fault, so no attempt is counted, however long it lasts."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from sqla_pubsub import RetryPolicy, after_insert
+from sqla_pubsub import RetryPolicy
 from sqla_pubsub.deliver.limits import Limits
 from sqla_pubsub.deliver.settle.outcome import FailureLimits
 from sqla_pubsub.errors import NotSettled
@@ -39,23 +38,6 @@ ROOM = "DROP FUNCTION IF EXISTS full_for_delete, full_for_update CASCADE"
 DUE = "UPDATE pubsub_outbox SET due_at = now()"
 
 
-def declare(notes: Notes, kind: str, work: Callable[[str, Session], None]) -> None:
-    """Declare the listener 'handle' of one kind, which does *work* with the content of each of its events."""
-    decorate = after_insert(notes.Note, name="handle", retry=ONCE, **KINDS[kind])
-    if kind == "batch":
-
-        @decorate
-        def together(events: list[Any], session: Session) -> None:
-            for event in events:
-                work(event.new.content, session)
-
-    else:
-
-        @decorate
-        def one(new: Any, session: Session) -> None:
-            work(new.content, session)
-
-
 @pytest.mark.in_turn("state")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES)
@@ -67,7 +49,7 @@ def test_a_handler_that_meets_it_is_put_off_and_burns_no_attempt(notes: Notes, k
             session.execute(text(RAISE.format(state)))
         handled.append(content)
 
-    declare(notes, kind, work)
+    notes.declare("handle", work, retry=ONCE, **KINDS[kind])
     notes.write("a", "bad", "b")
     assert notes.drain(limits=LATE) == 3
     assert {"a", "b"} <= set(handled)
@@ -92,7 +74,7 @@ def test_an_acknowledgement_that_meets_it_is_put_off_and_burns_no_attempt(
     notes: Notes, kind: str, state: str
 ) -> None:
     handled = list[str]()
-    declare(notes, kind, lambda content, _: handled.append(content))
+    notes.declare("handle", lambda content, _: handled.append(content), retry=ONCE, **KINDS[kind])
     notes.install()
     notes.execute(FULL.format(event="delete", state=state, when=BAD))
     notes.write("a", "bad", "b")
@@ -116,7 +98,7 @@ def test_an_acknowledgement_that_meets_it_is_put_off_and_burns_no_attempt(
 def test_where_nothing_can_be_written_for_it_nothing_is_counted_either(
     notes: Notes, kind: str, state: str
 ) -> None:
-    declare(notes, kind, lambda _, __: None)
+    notes.declare("handle", lambda _, __: None, retry=ONCE, **KINDS[kind])
     notes.install()
     notes.execute(FULL.format(event="delete", state=state, when=BAD))
     moved = f"{BAD} AND NEW.due_at IS DISTINCT FROM OLD.due_at"

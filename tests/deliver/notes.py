@@ -4,14 +4,14 @@ The table of effects has no unique constraint on purpose: an effect that happene
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Engine, MetaData, delete, func, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_pubsub import DeadLetter, Listener, ListenerConfig, OutboxEntry, PubSub, outbox
+from sqla_pubsub import DeadLetter, Listener, ListenerConfig, OutboxEntry, PubSub, after_insert, outbox
 from sqla_pubsub.deliver.limits import DEFAULTS, Limits
 from sqla_pubsub.registry import registry_of
 from tests.deliver.awaited import AwaitedListener
@@ -141,6 +141,22 @@ class Notes:
         with Session(self.engine) as session:
             session.execute(delete(outbox(self.metadata).Entry))
             session.commit()
+
+    def declare(self, name: str, work: Callable[[str, Session], None], **options: Any) -> None:
+        """Declare a plain listener that does *work* with the content of each of its events, in batches if so said."""
+        decorate = after_insert(self.Note, name=name, **options)
+        if "batch" in options:
+
+            @decorate
+            def together(events: list[Any], session: Session) -> None:
+                for event in events:
+                    work(event.new.content, session)
+
+        else:
+
+            @decorate
+            def one(new: Any, session: Session) -> None:
+                work(new.content, session)
 
 
 @contextmanager
