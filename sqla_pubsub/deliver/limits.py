@@ -8,7 +8,7 @@ from sqla_pubsub.deliver.claim.batch_size import BatchSizeLimits
 from sqla_pubsub.deliver.claim.cursor import CursorLimits
 from sqla_pubsub.deliver.relay.circuit import CircuitLimits
 from sqla_pubsub.deliver.settle.outcome import FailureLimits
-from sqla_pubsub.deliver.wake.idle_policy import PollLimits
+from sqla_pubsub.deliver.wake.idle_policy import CrowdLimits, PollLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,7 @@ class Limits:
     cursor: CursorLimits = field(default_factory=CursorLimits)
     batch_size: BatchSizeLimits = field(default_factory=BatchSizeLimits)
     poll: PollLimits = field(default_factory=PollLimits)
+    crowd: CrowdLimits = field(default_factory=CrowdLimits)
     failure: FailureLimits = field(default_factory=FailureLimits)
     circuit: CircuitLimits = field(default_factory=CircuitLimits)
 

@@ -96,7 +96,7 @@ class Listener:
         self._limits = limits
         self._stop = StopSignal(self._colour.wait)
         self._crew = crew
-        self._leadership = leadership or Leadership()
+        self._leadership = leadership or Leadership(limits.crowd)
         self._follower = follower
         self._connections = Connections(
             engine, self._specs, self._registry.outbox, self._config, self._instrument, self._colour
@@ -185,7 +185,9 @@ class Listener:
                     self._sleeper.progress()
                     if more:
                         self._sleeper.busy()
-                    continue
+                    # Else each lane has seen that there is nothing more, and the sleeper looks again before it sleeps.
+                    if more or self._sleeper.expects_more:
+                        continue
                 due_in = self._sleeper.sleep()
                 self._connections.adopt()
                 self._lanes.rewind(due=due_in is not None and due_in <= 0)

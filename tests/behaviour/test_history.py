@@ -406,7 +406,7 @@ _WORKER = text(
 _CUT = text(
     "SELECT count(pg_terminate_backend(pid)) FROM ("
     " SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'history_worker'"
-    " AND (query ILIKE '%listen%' AND query NOT ILIKE '%listener%') = :asleep"
+    " AND (application_name = 'sqla-pubsub listen') = :asleep"
     " ORDER BY state = 'idle', pid LIMIT 1) AS p"
 )
 

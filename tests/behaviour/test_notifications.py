@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from sqla_pubsub import Listener, ListenerConfig, after_insert
 from sqla_pubsub.contract.names import CHANNEL_PREFIX
 from sqla_pubsub.deliver.limits import Limits
-from sqla_pubsub.deliver.wake.idle_policy import PollLimits
+from sqla_pubsub.deliver.wake.idle_policy import CrowdLimits, PollLimits
 from tests.deliver.awaited import AwaitedListener
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
@@ -26,7 +26,10 @@ HOUR = timedelta(hours=1)
 KEY = """hashtextextended('public."pubsub_outbox"', 0)"""
 CHANNEL = f"'{CHANNEL_PREFIX}' || to_hex({KEY})"
 SLEEPERS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
-LISTENING = "query LIKE 'LISTEN %' OR query LIKE '%pg_listening_channels%' OR query LIKE '%advisory%'"
+LISTENING = " OR ".join(
+    f"query LIKE '{each}'"
+    for each in ("LISTEN %", "%pg_listening_channels%", "%sqla_pubsub_look%", "%advisory%")
+)
 LISTENERS = f"SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND ({LISTENING})"
 
 
@@ -385,14 +388,17 @@ def test_a_listener_does_not_spin_over_what_another_one_has_in_hand(recording: N
 
 
 @pytest.mark.one_driver
-@pytest.mark.parametrize(("writers", "given_up"), [(5, True), (1, False)])
-def test_the_sleep_lock_is_given_up_where_many_writers_wait_for_each_other_s_commits(
-    recording: Notes, writers: int, given_up: bool
+@pytest.mark.parametrize(
+    ("writers", "within", "given_up"), [(5, 60.0, True), (1, 60.0, True), (5, -1.0, False)]
+)
+def test_the_sleep_lock_is_given_up_where_notifications_come_one_after_the_other(
+    recording: Notes, writers: int, within: float, given_up: bool
 ) -> None:
     """Who gives it up tells that to other workers, by a notification of its own."""
     crowd = text(f"SELECT pg_notify({CHANNEL}, CAST(n AS text)) FROM generate_series(1, 20 / :writers) AS n")
     tried = 0
-    with asleep(recording), ExitStack() as stack:
+    limits = Limits(crowd=CrowdLimits(within=within))
+    with asleep(recording, limits=limits), ExitStack() as stack:
         listens = recording.scalar(
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'sqla-pubsub listen'"
         )

@@ -160,6 +160,36 @@ def test_claiming_due_retries_reads_only_what_it_claims(backlog: Notes, ordered:
 
 @pytest.mark.every_server
 @pytest.mark.one_driver
+@pytest.mark.parametrize("due", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "ordered", "pages"),
+    [
+        ("claim_ready", False, 1.5), ("claim_due", False, 1.5), ("candidates", False, 0.5),
+        ("candidates_due", False, 1.5), ("survey", False, 0.5), ("survey", True, 3),
+        ("firsts", True, 14), ("window_end", True, 0.5), ("claim_due", True, 16), ("candidates_due", True, 16),
+    ],
+)  # fmt: skip
+def test_a_burst_into_an_outbox_without_statistics_is_not_read_whole(
+    notes: Notes, kind: str, ordered: bool, pages: float, due: bool
+) -> None:
+    """A new one, say. The server expects few entries, and to sort them all would seem as good as the index."""
+
+    @after_insert(notes.Note)
+    def handle() -> None: ...
+
+    size = ListenerConfig().claim_size
+    notes.install()
+    notes.execute("ALTER TABLE pubsub_outbox SET (autovacuum_enabled = false)")
+    notes.execute(BACKLOG.replace("n % 5 = 3", str(due)).replace("n % 5 WHEN 4", "0 WHEN 1"), rows=ENTRIES)
+    _, _, touched = explained(
+        notes, getattr(statements(notes, ordered=ordered), kind), listener="handle", start=DEAD,
+        bind=True, passed=[], size=size, window=size,
+    )  # fmt: skip
+    assert touched < pages * size
+
+
+@pytest.mark.every_server
+@pytest.mark.one_driver
 @pytest.mark.parametrize("ordered", [False, True])
 def test_claiming_one_entry_reads_a_few_pages(backlog: Notes, ordered: bool) -> None:
     claim = statements(backlog, ordered=ordered).claim_some

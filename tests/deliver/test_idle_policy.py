@@ -168,26 +168,49 @@ def test_new_work_after_a_notification_is_gone_for_at_once() -> None:
     assert policy.decide(Guard.HELD, READY, 2.0) == Return()
 
 
-def test_writers_that_come_in_crowds_are_not_made_to_notify() -> None:
-    crowd, now = Crowd(CrowdLimits(notifications=16, writers=4, within=0.1)), 0.0
-    told = []
-    for number in range(32):
-        now += 0.001
-        told.append(crowd.notified([100 + number % 8], now))
-    assert [number for number, each in enumerate(told, 1) if each] == [16, 32], "each time anew"
+CROWD = CrowdLimits(notifications=4, within=0.024, lasts=0.1)
+
+
+def test_where_events_come_one_after_the_other_writers_are_not_made_to_notify() -> None:
+    crowd = Crowd(CROWD)
+    told = [crowd.notified(1, number * 0.001) for number in range(1, 9)]
+    assert [number for number, each in enumerate(told, 1) if each] == [4, 8], "each time anew"
 
 
 @pytest.mark.parametrize(
-    ("writers", "pause", "said"),
-    [(8, 0.001, True), (8, 0.01, False), (3, 0.001, False), (1, 0.0, False), (4, 0.006, True)],
-    ids=["many, often", "many, seldom", "few, often", "one, often", "at the bounds"],
+    ("pause", "said"), [(0.001, True), (0.008, True), (0.009, False)], ids=["often", "at the bound", "seldom"]
 )
-def test_a_few_writers_or_a_few_notifications_are_no_crowd(writers: int, pause: float, said: bool) -> None:
-    crowd = Crowd(CrowdLimits(notifications=16, writers=4, within=0.1))
-    assert any(crowd.notified([number % writers], number * pause) for number in range(100)) == said
+def test_a_few_notifications_are_no_crowd(pause: float, said: bool) -> None:
+    crowd = Crowd(CROWD)
+    assert any(crowd.notified(1, number * pause) for number in range(100)) == said
 
 
 def test_what_comes_at_once_counts_one_by_one() -> None:
-    crowd = Crowd(CrowdLimits(notifications=16, writers=4, within=0.1))
-    assert not crowd.notified([1, 2, 3, 4, 5, 6, 7, 8], 0.0)
-    assert crowd.notified([1, 2, 3, 4, 5, 6, 7, 8], 0.05)
+    crowd = Crowd(CROWD)
+    assert not crowd.notified(2, 0.0)
+    assert crowd.notified(2, 0.01)
+    assert crowd.notified(1000, 0.02)
+
+
+def test_more_is_expected_for_a_while_after_a_crowd() -> None:
+    crowd = Crowd(CROWD)
+    assert not crowd.is_there(0.0)
+    assert not crowd.notified(3, 0.0)
+    assert not crowd.is_there(0.0)
+    assert crowd.notified(1, 0.01)
+    assert [crowd.is_there(now) for now in (0.01, 0.1, 0.12)] == [True, True, False]
+    assert crowd.notified(4, 1.0)
+    assert crowd.is_there(1.05)
+
+
+def test_notifications_of_giving_it_up_alone_end() -> None:
+    """Two workers, each of which hears what the other one sends when it gives the lock up, and nothing else."""
+    crowds, holder, now = (Crowd(CROWD), Crowd(CROWD)), 0, 0.0
+    sent = 0
+    heard = 4
+    while heard:
+        now += 0.001
+        heard = int(crowds[holder].notified(heard, now))
+        sent += heard
+        holder = 1 - holder
+    assert sent == 1

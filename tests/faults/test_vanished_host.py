@@ -19,7 +19,8 @@ from tests.waiting import wait_until
 DEADLINE = 60.0
 _numbers = itertools.count()
 SLEEPING = (
-    "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE '%pg_listening%'"
+    "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+    " AND (query LIKE '%pg_listening%' OR query LIKE '%sqla_pubsub_look%')"
     " AND client_addr = '127.0.0.1'"
 )
 PROGRAM = """

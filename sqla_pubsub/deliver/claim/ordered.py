@@ -35,11 +35,11 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from sqla_pubsub.contract.tables import Outbox
 from sqla_pubsub.deliver.claim.rivals import ALL_ROWS, rivals
-from sqla_pubsub.deliver.claim.statements import HIGHEST, LISTENER, SIZE, Statements
+from sqla_pubsub.deliver.claim.statements import HIGHEST, LISTENER, SIZE, Statements, at_most
 from sqla_pubsub.deliver.io.place import Place
 
 _Columns = ReadOnlyColumnCollection[str, Any]
-_WINDOW: BindParameter[int] = bindparam("window", type_=Integer)
+_WINDOW = at_most("window")
 _LOW_WATER: BindParameter[int] = bindparam("low_water", 0, type_=BigInteger)
 """What holds others back has no lower id; where nothing is known, nothing is left out."""
 _MOST_WAITING = 1_000
@@ -150,7 +150,7 @@ class OrderedStatements(Statements):
             *self._first_of_its_row(first, self._present_low_water()),
             *self._not_left(first),
         )
-        return select(first.id).where(*conditions).order_by(first.id)
+        return self._often("firsts", select(first.id).where(*conditions).order_by(first.id))
 
     def _present_low_water(self) -> ColumnElement[int]:
         """Return the low-water mark, or what waits below it by now: a dead letter may have come back since the last look."""
@@ -195,9 +195,10 @@ class OrderedStatements(Statements):
         """
         c = self.entry.c
         window = self._in_turn(select(c.id, c.listener)).where(*self._running())
-        last = window.offset(_WINDOW - 1).limit(1).subquery("last").c
+        last = window.offset(_WINDOW - literal_column("1")).limit(1).subquery("last").c
         names = (last.listener, *map(literal, self._previous))
-        return select(last.id).where(*(self._none_before(last, name, "key", ALL_ROWS) for name in names))
+        found = select(last.id).where(*(self._none_before(last, name, "key", ALL_ROWS) for name in names))
+        return self._often("window_end", found)
 
     @cached_property
     def followers(self) -> Select[Any]:
@@ -220,7 +221,7 @@ class OrderedStatements(Statements):
             .subquery("found")
             .c
         )
-        return select(found.id, found.row).where(found.unbroken).order_by(found.id)
+        return self._often("followers", select(found.id, found.row).where(found.unbroken).order_by(found.id))
 
     def _behind(self, head: Any) -> Any:
         """The next entries with the key of *head*, and of each, whether nothing else holds it back."""
@@ -259,10 +260,6 @@ class OrderedStatements(Statements):
         rather read all that are.
         """
         c = self.entry.c
-        return self.claiming(
-            self._columns()
-            .add_columns(c.due_at.is_(None).label("ready"))
-            .where(c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
-            .order_by(c.id)
-            .limit(SIZE)
-        )
+        found = self._columns().add_columns(c.due_at.is_(None).label("ready"))
+        some = found.where(c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
+        return self._often("take", self.claiming(some.order_by(c.id).limit(SIZE)))

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Delete,
     Integer,
     Interval,
+    ScalarSelect,
     Select,
     TableClause,
     Text,
@@ -39,8 +40,8 @@ from sqla_pubsub.contract.envelope import CLAIMED_COLUMNS
 from sqla_pubsub.contract.tables import STORED_COLUMNS, Outbox
 from sqla_pubsub.deliver.claim.payloads import BOUND, with_small_payloads
 from sqla_pubsub.deliver.io.place import Place, declared_place
+from sqla_pubsub.deliver.io.prepared import prepared
 
-SIZE: BindParameter[int] = bindparam("size", type_=Integer)
 LISTENER: BindParameter[str] = bindparam("listener", type_=Text)
 LEFT = "left"
 """What kinds are called that are left alone."""
@@ -50,6 +51,20 @@ HELD: ColumnElement[bool] = literal_column(
     "xmax = CAST(pg_catalog.pg_current_xact_id_if_assigned() AS xid)", Boolean
 )
 """The present transaction has the entry claimed: a row that is locked FOR UPDATE carries the transaction's number."""
+
+
+def at_most(name: str) -> ScalarSelect[int]:
+    """Return a limit, the parameter *name*, that the server does not know before it plans.
+
+    Of an outbox without statistics it expects fewer entries than the limit, and to sort all that are there seems as good
+    to it then as to walk the index. With a limit unknown to it, it expects to be asked for a tenth of them.
+    """
+    return select(cast(bindparam(name, type_=BigInteger), BigInteger)).scalar_subquery()
+
+
+SIZE: ScalarSelect[int] = at_most("size")
+FIRST: ScalarSelect[int] = select(literal_column("1", BigInteger)).scalar_subquery()
+"""A limit of one, of which the same holds: a plan that is kept from when there were few entries serves many, too."""
 
 
 class Statements:
@@ -97,6 +112,10 @@ class Statements:
         c = self.entry.c
         return select(*(c[name] for name in CLAIMED_COLUMNS), BOUND.label("large"))
 
+    def _often(self, purpose: str, statement: Select[Any]) -> Select[Any]:
+        """Say that it is sent again and again; not where its text depends on what is left alone."""
+        return statement if self._leaving else statement.execution_options(**prepared(purpose))
+
     def claiming(self, found: Select[Any]) -> Select[Any]:
         """Claim what is *found*, and return small payloads with it."""
         return with_small_payloads(found.with_for_update(skip_locked=True, of=self.entry), CLAIMED_COLUMNS)
@@ -131,13 +150,13 @@ class Statements:
     def claim_ready(self) -> Select[Any]:
         """Claim entries that wait for nothing, lowest id first. Parameters: listener, start, size, inline."""
         found = self._in_turn(self._columns()).where(*self._running(), *self._not_left(self.entry.c))
-        return self.claiming(found.limit(SIZE))
+        return self._often("claim", self.claiming(found.limit(SIZE)))
 
     @cached_property
     def claim_due(self) -> Select[Any]:
         """Claim retries whose time has come. Parameters: listener, size, inline."""
         due = self._claim().where(*self._running(), self._due(), *self._not_left(self.entry.c))
-        return self.claiming(due.order_by(self.entry.c.due_at).limit(SIZE))
+        return self._often("claim_due", self.claiming(due.order_by(self.entry.c.due_at).limit(SIZE)))
 
     @cached_property
     def claim_some(self) -> Select[Any]:
@@ -155,15 +174,18 @@ class Statements:
 
         Parameters: listener, start, bind (whether to name it, which gives it an id).
         """
-        lowest = self._in_turn(select(self.entry.c.id)).limit(1).scalar_subquery()
+        lowest = self._in_turn(select(self.entry.c.id)).limit(FIRST).scalar_subquery()
         oldest = func.pg_snapshot_xmin(func.pg_current_snapshot())
         transaction = case((bindparam("bind", type_=Boolean), _number(func.pg_current_xact_id())))
         # In one statement, because its snapshot must be that of all.
-        return select(
-            lowest.label("lowest"),
-            self._lowest_waiting().label("waiting"),
-            _number(oldest).label("oldest"),
-            transaction.label("transaction"),
+        return self._often(
+            "survey",
+            select(
+                lowest.label("lowest"),
+                self._lowest_waiting().label("waiting"),
+                _number(oldest).label("oldest"),
+                transaction.label("transaction"),
+            ),
         )
 
     def _lowest_waiting(self) -> ColumnElement[Any]:

@@ -107,6 +107,9 @@ class AsyncpgDriver:
     def prepare_nothing(self) -> None:
         """Do nothing: that has to be said to `create_async_engine`."""
 
+    def prepare_own(self) -> None:
+        """Do nothing: asyncpg prepares everything."""
+
     def keep_alive(self) -> None:
         """Set the socket's options."""
         transport = getattr(self._own, "_transport", None)

@@ -56,6 +56,9 @@ class Driver(Protocol):
     def prepare_nothing(self) -> None:
         """Keep the driver from preparing statements, which a pooler before PgBouncer 1.21 loses, where it can be told."""
 
+    def prepare_own(self) -> None:
+        """Let the server parse once what has the options `prepared`, where the driver prepares nothing by itself."""
+
     def keep_alive(self) -> None:
         """Notice a server that goes away without a word, where the options of the URL cannot say that."""
 

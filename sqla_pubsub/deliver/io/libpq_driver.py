@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.deliver.io.preceding import IN_TRANSACTION, Preceding
+from sqla_pubsub.deliver.io.prepared import keep_prepared
 from sqla_pubsub.sqlstates import CRASH_SHUTDOWN
 
 CRASHED = "crash of another server process"
@@ -94,6 +95,11 @@ class LibpqDriver:
         """Keep psycopg from preparing; psycopg2 never does."""
         if hasattr(self._own, "prepare_threshold"):
             self._own.prepare_threshold = None
+
+    def prepare_own(self) -> None:
+        """Have what is `prepared` parsed once; psycopg prepares whatever is sent again and again."""
+        if not self._has_queue:
+            keep_prepared(self._connection)
 
     def keep_alive(self) -> None:
         """Do nothing: libpq was told by the options of the URL."""

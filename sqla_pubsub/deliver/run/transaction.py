@@ -83,6 +83,8 @@ def one_transaction(
     try:
         claimed = claimer.claim(store, size)
     except UNREADABLE as error:
+        if is_stale(error):
+            store.close()
         if bare or store.lost or is_of_outbox(error):
             raise
         # A payload may be at fault, and the next claim reads none.

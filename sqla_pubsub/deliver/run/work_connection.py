@@ -69,6 +69,7 @@ class WorkConnection:
             self.driver.prepare_nothing()
             wanted |= dict.fromkeys(connection.scalars(LIMITS), "0")
         else:
+            self.driver.prepare_own()
             for name, value in wanted.items():
                 connection.execute(
                     text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}

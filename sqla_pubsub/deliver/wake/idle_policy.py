@@ -8,13 +8,15 @@ A look walks over all that was settled since the oldest open transaction, which 
 a writer stays open, the slower it is. So where looks would follow each other quickly for long, the pause after a
 look is a multiple of what it took.
 
-Commits with a NOTIFY wait for each other. Writers that are made to by a lock that is never given up commit so slowly that
-the worker always finds its way back to sleep, and goes on holding the lock. So where many writers notify again and
-again, it is given up: while they have transactions open nobody gets it, and they commit beside each other.
+Commits with a NOTIFY wait for each other, and each wakes every worker. Writers that are made to by a lock that is never
+given up commit so slowly that the worker always finds its way back to sleep, and goes on holding the lock. So where
+notifications come one after the other it is given up: while writers have transactions open nobody gets it, and they commit
+beside each other.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,42 +44,46 @@ class PollLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrowdLimits:
-    """When writers are so many that they are not made to notify.
+    """When notifications come so often that writers are not made to send them.
 
     Args:
         notifications: At least so many,
-        writers: from at least so many of them,
         within: in so many seconds.
+        lasts: Seconds for which more events are expected then.
     """
 
-    notifications: int = 16
-    writers: int = 4
-    within: float = 0.1
+    notifications: int = 4
+    within: float = 0.025
+    lasts: float = 0.1
 
 
 class Crowd:
-    """Tells from the notifications whether writers wait for each other's commits."""
+    """Tells from the notifications whether events come one after the other."""
 
     def __init__(self, limits: CrowdLimits) -> None:
         self._limits = limits
-        self._last: deque[tuple[float, int]] = deque(maxlen=limits.notifications)
+        self._last: deque[float] = deque(maxlen=limits.notifications)
+        self._until = -math.inf
 
-    def notified(self, writers: Iterable[int], now: float) -> bool:
+    def notified(self, count: int, now: float) -> bool:
         """Count notifications; return whether the sleep lock is to be given up.
 
         Args:
-            writers: The server processes that notified since the last call.
+            count: How many came since the last call.
             now: The time, in seconds.
         """
         limits = self._limits
-        self._last.extend((now, writer) for writer in writers)
-        if len(self._last) < limits.notifications or now - self._last[0][0] > limits.within:
+        self._last.extend([now] * min(count, limits.notifications))
+        if len(self._last) < limits.notifications or now - self._last[0] > limits.within:
             return False
-        if len({writer for _, writer in self._last}) < limits.writers:
-            return False
-        # It is given up once, and then has to be shown anew.
+        # It is given up once, and then has to be shown anew: to give it up notifies, and two workers would never end.
         self._last.clear()
+        self._until = now + limits.lasts
         return True
+
+    def is_there(self, now: float) -> bool:
+        """Whether there are probably more events by now than the last claim has found."""
+        return now < self._until
 
 
 class Guard(Enum):

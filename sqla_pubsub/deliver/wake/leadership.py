@@ -98,17 +98,23 @@ class Member:
         self.until, self.works, self.slept = until, works, True
 
 
+_DEFAULTS = CrowdLimits()
+
+
 class Leadership:
     """Shared by the listeners of a process: it knows which one waits at the connection, and which ones it calls.
 
+    Args:
+        limits: When notifications come so often that the sleep lock is given up.
+
     Attributes:
         listening: The connection, None where it is to be opened. Only the leader may touch it.
-        crowd: Tells when so many writers notify that the sleep lock is to be given up.
+        crowd: Tells whether they do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CrowdLimits = _DEFAULTS) -> None:
         self.listening: ListeningConnection | None = None
-        self.crowd = Crowd(CrowdLimits())
+        self.crowd = Crowd(limits)
         self._lock = Lock()
         self._members: set[Member] = set()
         self._leader: Member | None = None

@@ -62,8 +62,8 @@ class ListeningConnection:
         self._connection: Connection = connect(engine, "AUTOCOMMIT")
         self._driver = driver_of(self._connection)
         self._holding = self._deaf = False
-        self.notifiers: list[int] = []
-        """The server processes that notified, when that ended the waiting."""
+        self.notifications = 0
+        """How many came, when that ended the waiting."""
         self.blind = silent
         """Whether no notification can be received."""
         try:
@@ -157,6 +157,7 @@ class ListeningConnection:
         self._driver.keep_alive()
         # A pooler between us and the server hands out a process id of its own.
         if self._driver.backend_pid == self._pid:
+            self._driver.prepare_own()
             self._connection.execute(NAMED, {"purpose": f"{PROGRAM} listen"})
             self._connection.execute(UNLIMITED)
             self._connection.execute(WATCHED, {"pid": self._pid})
@@ -184,5 +185,5 @@ class ListeningConnection:
         self._driver.listen(self._channel)
 
     def _notified(self) -> bool:
-        self.notifiers = [pid for pid in self._driver.notifications() if pid != self._pid]
-        return bool(self.notifiers)
+        self.notifications = sum(pid != self._pid for pid in self._driver.notifications())
+        return self.notifications > 0

@@ -20,8 +20,9 @@ from sqlalchemy import (
     tuple_,
 )
 
-from sqla_pubsub.deliver.claim.statements import HIGHEST
+from sqla_pubsub.deliver.claim.statements import FIRST, HIGHEST
 from sqla_pubsub.deliver.io.place import Place
+from sqla_pubsub.deliver.io.prepared import prepared
 
 
 def peek(place: Place) -> Executable:
@@ -42,7 +43,7 @@ def peek(place: Place) -> Executable:
             c.due_at.is_(None),
         )
         .order_by(c.listener, c.id)
-        .limit(1)
+        .limit(FIRST)
         .correlate(name)
         .scalar_subquery()
     )
@@ -62,6 +63,7 @@ def peek(place: Place) -> Executable:
     listening = (
         select(literal(1)).select_from(channel).where(channel.c.channel == bindparam("channel", type_=Text))
     )
-    return select(
+    seen = select(
         name.c.name, ready.label("ready"), due_in.label("due_in"), listening.exists().label("listening")
-    ).select_from(name)
+    )
+    return seen.select_from(name).execution_options(**prepared("look"))

@@ -83,6 +83,11 @@ class Sleeper:
         if self._config.notify != "always":
             self._alone(self._hand_over)
 
+    @property
+    def expects_more(self) -> bool:
+        """Whether notifications came so often that there is probably more to do by now."""
+        return self._leadership.crowd.is_there(self._clock())
+
     def sleep(self) -> float | None:
         """Return when there may be work, or when stopped.
 
@@ -152,7 +157,7 @@ class Sleeper:
             nearest = min(each.until or 0.0 for each in self._leadership.idle())
             match listening.wait(nearest - self._clock(), self._stop, self._member.bell.descriptor):
                 case Ended.NOTIFIED:
-                    crowded = self._leadership.crowd.notified(listening.notifiers, self._clock())
+                    crowded = self._leadership.crowd.notified(listening.notifications, self._clock())
                     if crowded and self._config.notify != "always":
                         listening.hand_over()
                     # It was for those too that are called to lead, or work still.
