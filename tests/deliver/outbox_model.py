@@ -156,7 +156,8 @@ class Worker:
         """
         match self._moment:
             case "survey":
-                self._look()
+                if not self.cursor.may_survey_wait(self._world.now):
+                    self._look()
                 self._moment = "claim"
             case "claim":
                 self._size = size
@@ -165,6 +166,7 @@ class Worker:
                 )
                 self._moment = "settle" if claimed else "survey"
                 if not claimed:
+                    self._look()
                     self._world.settle(self._transaction, 0)
                     self.cursor.start_over()
             case "settle":

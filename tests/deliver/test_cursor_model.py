@@ -185,6 +185,20 @@ def test_a_long_look_from_zero_does_not_put_off_the_next_one() -> None:
     assert cursor.is_survey_due(3.0 + 1.0 / limits.share)
 
 
+def test_a_survey_waits_for_a_claim_from_the_mark_and_not_for_long() -> None:
+    limits = CursorLimits(survey_every=0.2)
+    cursor = ClaimCursor(limits=limits)
+    assert not cursor.may_survey_wait(1000.0), "the first one comes first"
+    cursor.surveyed(1000.0, 1000.0, NOTHING)
+    assert cursor.is_survey_due(1000.2)
+    assert cursor.may_survey_wait(1000.3)
+    assert not cursor.may_survey_wait(1000.5)
+    cursor.passed(7)
+    assert not cursor.may_survey_wait(1000.3), "something may be left below the start"
+    cursor.start_over()
+    assert cursor.may_survey_wait(1000.3)
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=20),
     st.floats(0.01, 1), st.floats(0.01, 1),

@@ -116,6 +116,14 @@ class ClaimCursor:
         """Whether it is time to look below the start."""
         return now >= self._survey_at
 
+    def may_survey_wait(self, now: float) -> bool:
+        """Whether a survey that is due may follow the next claim, if that finds nothing.
+
+        A claim that starts at the low-water mark sees by itself what is below its start, and who waits for the first event
+        after a sleep need not wait for the survey too. Not for long: the mark has to be raised.
+        """
+        return self.passed_to == 0 and now < self._survey_at + self._limits.survey_every
+
     @property
     def is_unbound(self) -> bool:
         """Whether the next survey should name its transaction, to raise the low-water mark by it later.

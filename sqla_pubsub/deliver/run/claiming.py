@@ -103,10 +103,12 @@ class Claimer:
     def _new(self, store: Store, size: int, inline: int) -> list[Entry]:
         self._due_last = False
         now = self._clock()
-        if self._cursor.is_survey_due(now):
+        due = self._cursor.is_survey_due(now)
+        waits = due and self._cursor.may_survey_wait(now)
+        if due and not waits:
             self.survey(store)
         start, low_water = self._cursor.start(now), self._cursor.order_low_water(now)
-        return store.claims.ready(
+        found = store.claims.ready(
             self._spec,
             start=start,
             low_water=low_water,
@@ -114,6 +116,9 @@ class Claimer:
             inline=inline,
             left=self._unknown.left,
         )
+        if waits and not found:
+            self.survey(store)
+        return found
 
     def survey(self, store: Store) -> None:
         """Look at what is left below the start: late commits, and what others gave back."""
