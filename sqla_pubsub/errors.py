@@ -16,8 +16,6 @@ ENDED = (
 
 _STALE = ("InvalidCachedStatementError", "OutdatedSchemaCacheError")
 """What asyncpg calls it."""
-_FUNCTIONS = ("RevalidateCachedQuery", "FetchPreparedStatement")
-"""Where the server finds that a prepared statement is none any more, or is gone."""
 
 
 class PubSubError(Exception):
@@ -169,7 +167,7 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def is_stale(error: BaseException) -> bool:
-    """Whether a statement that was prepared before was overtaken by a change of the schema, or is gone.
+    """Whether a statement that was prepared before was overtaken by a change of the schema.
 
     It says nothing about the event. On the same connection the next try may meet it again, on another one it cannot.
     """
@@ -180,7 +178,7 @@ def is_stale(error: BaseException) -> bool:
 
 def _is_of_plan(error: object) -> bool:
     function = getattr(getattr(error, "diag", None), "source_function", None)
-    if function in _FUNCTIONS or type(error).__name__ in _STALE:
+    if function == "RevalidateCachedQuery" or type(error).__name__ in _STALE:
         return True
     try:
         said = str(error)

@@ -16,6 +16,9 @@ NO_TABLE = "42P01"
 GONE = frozenset({NO_TABLE, "3F000"})
 """A table or schema that is not there, or not for a role without the right on its schema."""
 
+UNPREPARED = "26000"
+"""A prepared statement that is not there."""
+
 ABORTED = "25P02"
 """A statement in a transaction that an error has aborted."""
 

@@ -185,7 +185,6 @@ class Listener:
                     self._sleeper.progress()
                     if more:
                         self._sleeper.busy()
-                    # Else each lane has seen that there is nothing more, and the sleeper looks again before it sleeps.
                     if more or self._sleeper.expects_more:
                         continue
                 due_in = self._sleeper.sleep()

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
 
 from sqla_pubsub import Listener, ListenerConfig, after_insert
+from tests.behaviour.test_notifications import CHANNEL
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
 
@@ -65,7 +66,9 @@ def test_what_changes_each_statement_of_an_engine_prepares_nothing(notes: Notes,
 
 
 @pytest.mark.parametrize("lost", ["DEALLOCATE ALL", "DISCARD PLANS"])
-def test_a_handler_that_loses_what_was_prepared_loses_nothing_else(notes: Notes, lost: str) -> None:
+def test_a_handler_that_loses_what_was_prepared_costs_its_connection_once(
+    notes: Notes, lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
     @after_insert(notes.Note)
     def handle(new: Any, session: Session) -> None:
         session.add(notes.effect("handle", new.content))
@@ -77,6 +80,9 @@ def test_a_handler_that_loses_what_was_prepared_loses_nothing_else(notes: Notes,
             wait_until(lambda: len(notes.effects("handle")) == 2 * number + 2, DEADLINE, "both effects")  # noqa: B023
     assert len(set(notes.effects("handle"))) == 12
     assert notes.left() == 0
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    deallocated = lost == "DEALLOCATE ALL" and notes.engine.driver == "psycopg2"
+    assert said.count("connection.lost") == deallocated
 
 
 @pytest.mark.parametrize(
@@ -108,25 +114,33 @@ def test_an_outbox_that_changes_beside_a_worker_is_claimed_from_again(notes: Not
 
 
 def test_a_burst_after_single_events_is_not_read_whole_for_each_group(notes: Notes) -> None:
-    """What was prepared, and perhaps planned, when the outbox was all but empty serves it when it is full, too."""
-    burst = 20_000
+    """What is prepared may have been planned when the outbox was empty, and its statistics say so still."""
+    burst, looks = 20_000, 0
 
     @after_insert(notes.Note)
     def handle() -> None: ...
 
+    def count(_: Any, __: Any, statement: str, *___: Any) -> None:
+        nonlocal looks
+        looks += "pg_listening_channels" in statement
+
     notes.install()
     notes.execute("ALTER TABLE pubsub_outbox SET (autovacuum_enabled = false)")
+    event.listen(notes.engine, "before_cursor_execute", count)
     read = "SELECT coalesce(sum(seq_tup_read + idx_tup_fetch), 0) FROM pg_stat_user_tables WHERE relname = 'pubsub_outbox'"
     with running(notes.listener(poll_interval=HOUR)):
-        for _ in range(2):
-            for number in range(8):
-                notes.write(str(number))
-                wait_until(lambda: notes.left() == 0, DEADLINE, "the event to be handled")
-            # Its statistics are those of an empty table then.
-            with notes.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("VACUUM ANALYZE pubsub_outbox")
+        for number in range(8):
+            notes.write(str(number))
+            wait_until(lambda: notes.left() == 0, DEADLINE, "the event to be handled")
+        with notes.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE pubsub_outbox")
+        for _ in range(8):
+            before = looks
+            notes.execute(f"SELECT pg_notify({CHANNEL}, '')")
+            wait_until(lambda: looks > before, DEADLINE, "the worker to find nothing")  # noqa: B023
         notes.execute("INSERT INTO note (content) SELECT 'x' FROM generate_series(1, :burst)", burst=burst)
         wait_until(lambda: notes.left() == 0, 4 * DEADLINE, "the burst to be handled")
+    event.remove(notes.engine, "before_cursor_execute", count)
     # Those who are gone have told what they read.
     wait_until(lambda: notes.scalar(OTHERS) == 0, DEADLINE, "the worker's connections to end")
     assert burst <= notes.scalar(read) < 6 * burst

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, select
@@ -19,6 +19,8 @@ from sqla_pubsub.deliver.claim.statements import LEFT, Statements
 from sqla_pubsub.deliver.instrument import Instrument
 from sqla_pubsub.deliver.io.place import Place
 from sqla_pubsub.registry import ListenerSpec
+
+_T = TypeVar("_T")
 
 WINDOW = 200
 """Ready entries at which an ordered listener looks besides as many as it may take: others may have those."""
@@ -39,6 +41,7 @@ class Claims:
         instrument: Is told of claims that are ignored.
         known: Statements of this place that were made before, kept for others.
         put_off: Ids of retries that are left alone although their time has come.
+        keeps_plans: Whether statements are prepared on the connection, and planned only now and then.
     """
 
     def __init__(
@@ -49,8 +52,13 @@ class Claims:
         instrument: Instrument,
         known: Known | None = None,
         put_off: Collection[int] = (),
+        *,
+        keeps_plans: bool = False,
     ) -> None:
         self._put_off = put_off
+        self._keeps_plans = keeps_plans
+        self._full = set[str]()
+        """Listeners of whom the last claim found as much as was asked for."""
         self._instrument = instrument
         self._connection = connection
         self._outbox = outbox
@@ -83,16 +91,14 @@ class Claims:
                 "inline": inline,
                 **_left(left),
             }
-            return self._entries(statements.claim_ready, parameters)
+            return self._enough(spec, self._entries(statements.claim_ready, parameters), size)
         for stretch in self._stretches(spec, statements, start, low_water, size, left):
             firsts = self._connection.scalars(statements.firsts, stretch).all()
             if heads := self._take(statements, firsts, size, inline):
                 room = size - len(heads)
-                return sorted(
-                    [*heads, *self._followers(statements, heads, stretch, room, inline)],
-                    key=attrgetter("id"),
-                )
-        return []
+                found = [*heads, *self._followers(statements, heads, stretch, room, inline)]
+                return self._enough(spec, sorted(found, key=attrgetter("id")), size)
+        return self._enough(spec, [], size)
 
     def due(
         self, spec: ListenerSpec, *, size: int, inline: int = SMALL, left: Sequence[EntryKind] = ()
@@ -140,7 +146,9 @@ class Claims:
                 stretch = next(stretches, None)
                 if stretch is None:
                     return
-                found = list(self._connection.scalars(statements.candidates, stretch))
+                found = self._enough(
+                    spec, list(self._connection.scalars(statements.candidates, stretch)), size
+                )
             yield found
 
     def candidates_due(
@@ -200,6 +208,15 @@ class Claims:
             stretch = {**parameters, "start": end + 1, "window": window}
             yield stretch
             end, window = self._connection.scalar(statements.window_end, stretch), WIDEN * window
+
+    def _enough(self, spec: ListenerSpec, found: list[_T], size: int) -> list[_T]:
+        """Return what was found; where a backlog begins, plans are made anew: they may be of an empty outbox."""
+        if len(found) < size:
+            self._full.discard(spec.name)
+        elif self._keeps_plans and spec.name not in self._full:
+            self._full.add(spec.name)
+            self._connection.exec_driver_sql("DISCARD PLANS")
+        return found
 
     def _take(self, statements: OrderedStatements, ids: Sequence[int], size: int, inline: int) -> list[Entry]:
         if not ids:

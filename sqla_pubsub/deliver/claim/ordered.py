@@ -34,8 +34,9 @@ from sqlalchemy import (
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from sqla_pubsub.contract.tables import Outbox
+from sqla_pubsub.deliver.claim.bounds import SIZE, at_most
 from sqla_pubsub.deliver.claim.rivals import ALL_ROWS, rivals
-from sqla_pubsub.deliver.claim.statements import HIGHEST, LISTENER, SIZE, Statements, at_most
+from sqla_pubsub.deliver.claim.statements import HIGHEST, LISTENER, Statements
 from sqla_pubsub.deliver.io.place import Place
 
 _Columns = ReadOnlyColumnCollection[str, Any]

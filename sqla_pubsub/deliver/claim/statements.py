@@ -14,7 +14,6 @@ from sqlalchemy import (
     Delete,
     Integer,
     Interval,
-    ScalarSelect,
     Select,
     TableClause,
     Text,
@@ -38,6 +37,7 @@ from sqlalchemy import (
 
 from sqla_pubsub.contract.envelope import CLAIMED_COLUMNS
 from sqla_pubsub.contract.tables import STORED_COLUMNS, Outbox
+from sqla_pubsub.deliver.claim.bounds import FIRST, SIZE
 from sqla_pubsub.deliver.claim.payloads import BOUND, with_small_payloads
 from sqla_pubsub.deliver.io.place import Place, declared_place
 from sqla_pubsub.deliver.io.prepared import prepared
@@ -51,20 +51,6 @@ HELD: ColumnElement[bool] = literal_column(
     "xmax = CAST(pg_catalog.pg_current_xact_id_if_assigned() AS xid)", Boolean
 )
 """The present transaction has the entry claimed: a row that is locked FOR UPDATE carries the transaction's number."""
-
-
-def at_most(name: str) -> ScalarSelect[int]:
-    """Return a limit, the parameter *name*, that the server does not know before it plans.
-
-    Of an outbox without statistics it expects fewer entries than the limit, and to sort all that are there seems as good
-    to it then as to walk the index. With a limit unknown to it, it expects to be asked for a tenth of them.
-    """
-    return select(cast(bindparam(name, type_=BigInteger), BigInteger)).scalar_subquery()
-
-
-SIZE: ScalarSelect[int] = at_most("size")
-FIRST: ScalarSelect[int] = select(literal_column("1", BigInteger)).scalar_subquery()
-"""A limit of one, of which the same holds: a plan that is kept from when there were few entries serves many, too."""
 
 
 class Statements:

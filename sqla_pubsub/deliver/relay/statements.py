@@ -33,9 +33,10 @@ from sqlalchemy import (
 
 from sqla_pubsub.contract.envelope import CLAIMED_COLUMNS
 from sqla_pubsub.contract.tables import Outbox
+from sqla_pubsub.deliver.claim.bounds import SIZE
 from sqla_pubsub.deliver.claim.payloads import with_small_payloads
 from sqla_pubsub.deliver.claim.rivals import ALL_ROWS
-from sqla_pubsub.deliver.claim.statements import LISTENER, SIZE, Statements
+from sqla_pubsub.deliver.claim.statements import LISTENER, Statements
 from sqla_pubsub.deliver.io.place import Place
 
 _IDS: BindParameter[Any] = bindparam("ids", type_=ARRAY(BigInteger))

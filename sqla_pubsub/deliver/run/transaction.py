@@ -83,8 +83,7 @@ def one_transaction(
     try:
         claimed = claimer.claim(store, size)
     except UNREADABLE as error:
-        if is_stale(error):
-            store.close()
+        _give_up_if_stale(store, error)
         if bare or store.lost or is_of_outbox(error):
             raise
         # A payload may be at fault, and the next claim reads none.
@@ -105,11 +104,16 @@ def one_transaction(
         store.close()
         done = Undone(cause=error, isolate=ids(claimed.entries))
     except SQLAlchemyError as error:
-        if is_stale(error):
-            store.close()
+        _give_up_if_stale(store, error)
         # A lost connection says nothing about these entries: they are free, and may go together again.
         done = Undone(cause=error, isolate=() if store.lost else ids(claimed.entries))
     return _undo(store, claimed, done, ordered=events.spec.ordered)
+
+
+def _give_up_if_stale(store: Store, error: Exception) -> None:
+    """On the same connection the next try may meet it again."""
+    if is_stale(error):
+        store.close()
 
 
 def _committed(claimed: Claimed, done: Worked, fit: int | None) -> Result:

@@ -57,7 +57,7 @@ class WorkConnection:
             self.close()
             raise
         self.statements = Statements(outbox, place)
-        self.claims = Claims(self.connection, outbox, place, instrument)
+        self.claims = Claims(self.connection, outbox, place, instrument, keeps_plans=not self.pooled)
 
     def _set_up(self, config: ListenerConfig) -> None:
         connection = self.connection

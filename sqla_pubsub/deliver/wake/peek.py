@@ -20,7 +20,8 @@ from sqlalchemy import (
     tuple_,
 )
 
-from sqla_pubsub.deliver.claim.statements import FIRST, HIGHEST
+from sqla_pubsub.deliver.claim.bounds import FIRST
+from sqla_pubsub.deliver.claim.statements import HIGHEST
 from sqla_pubsub.deliver.io.place import Place
 from sqla_pubsub.deliver.io.prepared import prepared
 
