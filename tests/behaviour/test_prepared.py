@@ -5,10 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, MetaData, create_engine, event, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.schema import CreateSchema
 
-from sqla_pubsub import Listener, ListenerConfig, after_insert
+from sqla_pubsub import Listener, ListenerConfig, PubSub, after_insert, configure
 from tests.behaviour.test_notifications import CHANNEL
 from tests.deliver.notes import DEADLINE, Notes, running
 from tests.waiting import wait_until
@@ -42,6 +43,34 @@ def test_claims_of_psycopg2_are_parsed_once(notes: Notes, worked: list[str]) -> 
         "sqla_pubsub_survey",
     }
     assert len(worked) == 3
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_names_that_look_like_parameters_are_names(engine: Engine, ordered: bool) -> None:
+    odd = """we"i'rd %(listener)s %s $1; :size"""
+
+    class Base(DeclarativeBase):
+        metadata = MetaData(schema=odd)
+
+    class Note(PubSub, Base):
+        __tablename__ = "note"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        content: Mapped[str]
+
+    seen = list[str]()
+
+    @after_insert(Note, name=odd, ordered=ordered)
+    def handle(new: Note) -> None:
+        seen.append(new.content)
+
+    configure(Base.metadata, schema=odd)
+    with engine.begin() as connection:
+        connection.execute(CreateSchema(odd))
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, session.begin():
+        session.add_all([Note(content=f"{odd} {number}") for number in range(700)])
+    assert Listener(engine, Base.metadata).drain() == 700
+    assert len(set(seen)) == 700
 
 
 @pytest.mark.one_driver("psycopg2")

@@ -25,7 +25,8 @@ from sqlalchemy import Connection, Engine, event
 from sqla_pubsub.sqlstates import UNPREPARED
 
 _OPTION = "sqla_pubsub_prepared"
-_PARAMETER = re.compile(r"%\((\w+)\)s")
+_PARAMETER = re.compile(r"%%|%\((\w+)\)s")
+"""A parameter, or a percent sign of a name, which the driver makes a single one."""
 _losing: WeakSet[Engine] = WeakSet()
 """Engines on whose connections one was gone."""
 
@@ -69,13 +70,13 @@ def keep_prepared(connection: Connection) -> None:
 
 
 def _made(statement: str, context: Any) -> _Prepared:
-    names = list(dict.fromkeys(_PARAMETER.findall(statement)))
+    names = list(dict.fromkeys(filter(None, _PARAMETER.findall(statement))))
     process, binds = context.dialect.type_compiler_instance.process, context.compiled.binds
     numbers = {each: f"${number}" for number, each in enumerate(names, 1)}
     made = _Prepared(statement)
     made.purpose = context.execution_options[_OPTION]
     made.types = ", ".join(process(binds[each].type) for each in names)
-    made.body = _PARAMETER.sub(lambda found: numbers[found[1]], statement)
+    made.body = _PARAMETER.sub(lambda found: numbers.get(found[1], "%%"), statement)
     made.arguments = ", ".join(f"%({each})s" for each in names)
     return made
 
