@@ -181,15 +181,14 @@ class Listener:
                 before = self._settled
                 more = self._round(None)
                 self._outage.over()
-                if self._settled > before or more:
-                    self._sleeper.progress()
-                    if more:
-                        self._sleeper.busy()
-                    if more or self._sleeper.expects_more:
-                        continue
-                due_in = self._sleeper.sleep()
-                self._connections.adopt()
-                self._lanes.rewind(due=due_in is not None and due_in <= 0)
+                if more:
+                    self._sleeper.busy()
+                elif (pause := self._sleeper.pause(found=self._settled > before)) is not None:
+                    self._stop.wait(pause)
+                else:
+                    due_in = self._sleeper.sleep()
+                    self._connections.adopt()
+                    self._lanes.rewind(due=due_in is not None and due_in <= 0)
             self._finish()
         except Exception as error:
             if not isinstance(error, ConnectionLost) and not self._outage.may_pass(error):

@@ -168,7 +168,7 @@ def test_new_work_after_a_notification_is_gone_for_at_once() -> None:
     assert policy.decide(Guard.HELD, READY, 2.0) == Return()
 
 
-CROWD = CrowdLimits(notifications=4, within=0.024, lasts=0.1)
+CROWD = CrowdLimits(notifications=4, within=0.024, pauses=(0.002, 0.004))
 
 
 def test_where_events_come_one_after_the_other_writers_are_not_made_to_notify() -> None:
@@ -192,15 +192,17 @@ def test_what_comes_at_once_counts_one_by_one() -> None:
     assert crowd.notified(1000, 0.02)
 
 
-def test_more_is_expected_for_a_while_after_a_crowd() -> None:
+def test_after_a_crowd_claims_follow_each_other_until_they_find_nothing() -> None:
     crowd = Crowd(CROWD)
-    assert not crowd.is_there(0.0)
+    assert crowd.pause(found=True) is None, "a single event is waited for by sleeping"
     assert not crowd.notified(3, 0.0)
-    assert not crowd.is_there(0.0)
+    assert crowd.pause(found=True) is None
     assert crowd.notified(1, 0.01)
-    assert [crowd.is_there(now) for now in (0.01, 0.1, 0.12)] == [True, True, False]
-    assert crowd.notified(4, 1.0)
-    assert crowd.is_there(1.05)
+    found = [True, True, False, True, False, False, True]
+    pauses = [crowd.pause(found=each) for each in found]
+    assert pauses == [0.002, 0.002, 0.004, 0.002, 0.004, None, None]
+    assert crowd.notified(4, 1.0), "it begins anew"
+    assert [crowd.pause(found=False) for _ in range(3)] == [0.004, None, None]
 
 
 def test_notifications_of_giving_it_up_alone_end() -> None:

@@ -11,12 +11,12 @@ look is a multiple of what it took.
 Commits with a NOTIFY wait for each other, and each wakes every worker. Writers that are made to by a lock that is never
 given up commit so slowly that the worker always finds its way back to sleep, and goes on holding the lock. So where
 notifications come one after the other it is given up: while writers have transactions open nobody gets it, and they commit
-beside each other.
+beside each other. Nobody is told of events then, so the worker goes on to claim, with a short pause before each claim that
+lets several come together, until it finds none.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,26 +44,28 @@ class PollLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrowdLimits:
-    """When notifications come so often that writers are not made to send them.
+    """When notifications come so often that writers are not made to send them, and what is done instead.
 
     Args:
         notifications: At least so many,
         within: in so many seconds.
-        lasts: Seconds for which more events are expected then.
+        pauses: Seconds before the next claim, so that it finds several events; longer where the last ones found none. Where
+            no pause is left, no more events are expected.
     """
 
-    notifications: int = 4
-    within: float = 0.025
-    lasts: float = 0.1
+    notifications: int = 8
+    within: float = 0.02
+    pauses: tuple[float, ...] = (0.002, 0.004)
 
 
 class Crowd:
-    """Tells from the notifications whether events come one after the other."""
+    """Tells from notifications whether events come one after the other, and from what is found whether they still do."""
 
     def __init__(self, limits: CrowdLimits) -> None:
         self._limits = limits
         self._last: deque[float] = deque(maxlen=limits.notifications)
-        self._until = -math.inf
+        self._in_vain: int | None = None
+        """How many claims in turn found nothing; None where no events are expected."""
 
     def notified(self, count: int, now: float) -> bool:
         """Count notifications; return whether the sleep lock is to be given up.
@@ -78,12 +80,21 @@ class Crowd:
             return False
         # It is given up once, and then has to be shown anew: to give it up notifies, and two workers would never end.
         self._last.clear()
-        self._until = now + limits.lasts
+        self._in_vain = 0
         return True
 
-    def is_there(self, now: float) -> bool:
-        """Whether there are probably more events by now than the last claim has found."""
-        return now < self._until
+    def pause(self, *, found: bool) -> float | None:
+        """Return how many seconds to wait before the next claim, None where no more events are expected.
+
+        Args:
+            found: Whether the last one found any.
+        """
+        if self._in_vain is not None:
+            self._in_vain = 0 if found else self._in_vain + 1
+            if self._in_vain < len(self._limits.pauses):
+                return self._limits.pauses[self._in_vain]
+            self._in_vain = None
+        return None
 
 
 class Guard(Enum):

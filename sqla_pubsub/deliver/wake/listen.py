@@ -135,15 +135,29 @@ class ListeningConnection:
         nudged = lost = False
         try:
             nudged = stop.wait_for(seconds, self._driver.fileno(), bell)
+        except self._driver.error:
+            lost = True
+        if self.notified(lost=lost):
+            return Ended.NOTIFIED
+        return Ended.NUDGED if nudged else Ended.OTHERWISE
+
+    def notified(self, *, lost: bool = False) -> bool:
+        """Return whether notifications have come.
+
+        Args:
+            lost: Whether the connection is known to be.
+
+        Raises:
+            DBAPIError: The connection is lost.
+        """
+        try:
             self._driver.read()
         except self._driver.error:
             lost = True
         if lost or self._driver.closed:
             # So that SQLAlchemy finds it lost.
             self._connection.execute(select(1))
-        if self._notified():
-            return Ended.NOTIFIED
-        return Ended.NUDGED if nudged else Ended.OTHERWISE
+        return self._notified()
 
     def close(self) -> None:
         """Give up the connection, and with it the lock."""

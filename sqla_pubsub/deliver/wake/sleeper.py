@@ -74,19 +74,22 @@ class Sleeper:
             self._leadership.leave(self._member)
             raise
 
-    def progress(self) -> None:
-        """Say that there was work: the next sleep begins with a fresh look."""
-        self._member.policy.worked(self._clock())
-
     def busy(self) -> None:
         """Say that there is more than a moment's work: who has none takes the sleep lock."""
+        self._member.policy.worked(self._clock())
         if self._config.notify != "always":
             self._alone(self._hand_over)
 
-    @property
-    def expects_more(self) -> bool:
-        """Whether notifications came so often that there is probably more to do by now."""
-        return self._leadership.crowd.is_there(self._clock())
+    def pause(self, *, found: bool) -> float | None:
+        """Return how many seconds to wait before the next claim, None where it is time to sleep.
+
+        Args:
+            found: Whether the last one found any event.
+        """
+        if found:
+            self._member.policy.worked(self._clock())
+        self._alone(self._count)
+        return self._leadership.crowd.pause(found=found)
 
     def sleep(self) -> float | None:
         """Return when there may be work, or when stopped.
@@ -157,9 +160,7 @@ class Sleeper:
             nearest = min(each.until or 0.0 for each in self._leadership.idle())
             match listening.wait(nearest - self._clock(), self._stop, self._member.bell.descriptor):
                 case Ended.NOTIFIED:
-                    crowded = self._leadership.crowd.notified(listening.notifications, self._clock())
-                    if crowded and self._config.notify != "always":
-                        listening.hand_over()
+                    self._count_notified(listening)
                     # It was for those too that are called to lead, or work still.
                     self._leadership.stir()
                     idle = self._leadership.idle()
@@ -217,6 +218,17 @@ class Sleeper:
                 blind_poll=self._blind_poll,
             )  # fmt: skip
         return self._leadership.listening
+
+    def _count(self) -> None:
+        """Count the notifications that came while there was work."""
+        if self._leadership.listening is not None and self._leadership.listening.notified():
+            self._count_notified(self._leadership.listening)
+            self._leadership.stir()
+
+    def _count_notified(self, listening: ListeningConnection) -> None:
+        crowded = self._leadership.crowd.notified(listening.notifications, self._clock())
+        if crowded and self._config.notify != "always":
+            listening.hand_over()
 
     def _hand_over(self) -> None:
         if self._leadership.listening is not None:
