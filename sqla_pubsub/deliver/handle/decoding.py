@@ -4,9 +4,9 @@ A payload is one JSON object per row, keyed by column name::
 
     {"id": 7, "article_id": 1, "content": "text", "price": 1.50, "at": "2026-01-31T09:00:00+00:00"}
 
-PostgreSQL wrote it, and PostgreSQL turns it back into typed values, so that every type is exact; the
-driver and the model's types do the rest, when a handler looks. What is decoded are the model's columns,
-not the table's: an entry outlives changes of the table.
+PostgreSQL wrote it, and PostgreSQL turns it back into typed values, so that every type is exact; rows of types that
+JSON has too are read here (see `plain_rows`). The driver and the model's types do the rest, when a handler looks. What
+is decoded are the model's columns, not the table's: an entry outlives changes of the table.
 """
 
 from __future__ import annotations
@@ -90,12 +90,11 @@ class RowDecoder:
                 self._shapes = self._readings[source].shapes
                 self._makers.clear()
             reading = self._readings[source]
-            statement = reading.plain if plain else reading.statement
-            result: Any = connection.execute(statement, parameters)
-            codes = [described[1] for described in result.cursor.description]
+            values, codes = _read_here(reading, parameters) or _ask(
+                reading, connection, parameters, plain=plain
+            )
             if len(codes) not in self._processors:
                 self._processors[len(codes)] = _processors(reading.kinds, connection, codes)
-            values: Sequence[Values] = result.all()
         except DBAPIError:
             # Types that only the database knows may be others by now.
             self._readings.clear()
@@ -222,6 +221,21 @@ class RowDecoder:
     def _class(self, identity: Any) -> Mapper[Any]:
         found = self._top.polymorphic_map.get(identity, self._top)
         return found if found in self._shapes else self._top
+
+
+def _read_here(
+    reading: Reading, parameters: dict[str, Any]
+) -> tuple[Sequence[Values], Sequence[object]] | None:
+    values = None if reading.here is None else reading.here.read(parameters["payloads"])
+    return None if values is None or reading.here is None else (values, reading.here.codes)
+
+
+def _ask(
+    reading: Reading, connection: Connection, parameters: dict[str, Any], *, plain: bool
+) -> tuple[Sequence[Values], Sequence[object]]:
+    result: Any = connection.execute(reading.plain if plain else reading.statement, parameters)
+    codes = [described[1] for described in result.cursor.description]
+    return result.all(), codes
 
 
 def _processors(

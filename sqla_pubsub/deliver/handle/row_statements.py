@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapper
 
 from sqla_pubsub.deliver.handle.mapped import MappedRows, Shape
+from sqla_pubsub.deliver.handle.plain_rows import PlainRows, plain_rows
 from sqla_pubsub.deliver.handle.reading import Kind, as_declared, is_foreign_array, read_as
 from sqla_pubsub.deliver.handle.type_names import named_types
 
@@ -45,12 +47,14 @@ class Reading:
         plain: Reads all but the expressions.
         kinds: The model's type of each value.
         shapes: By class, where its attributes are found.
+        here: Reads them without the server, where that can be.
     """
 
     statement: Select[Any]
     plain: Select[Any]
     kinds: tuple[Kind, ...]
     shapes: dict[Mapper[Any], Shape]
+    here: PlainRows | None
 
 
 def reading_of(rows: MappedRows, connection: Connection, source: Source) -> Reading:
@@ -79,8 +83,11 @@ def reading_of(rows: MappedRows, connection: Connection, source: Source) -> Read
         read.append(rows.on_row(rows.switch, stored, given))
         kinds.append(rows.switch.type)
     computed = [rows.on_row(each, stored, given) for each in chosen]
+    values = [*read, *computed]
+    bare = len(values) == len(known) and all(map(operator.is_, values, stored.c))
     return Reading(
-        statement=select_all([*read, *computed]),
+        here=plain_rows(tuple(known), tuple(known.values())) if bare and source is None else None,
+        statement=select_all(values),
         plain=select_all(read),
         kinds=(*kinds, *(each.type for each in chosen)),
         shapes={mapper: rows.shape(mapper, chosen, after=len(read)) for mapper in rows.classes},
