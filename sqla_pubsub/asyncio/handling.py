@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import MissingGreenlet, StatementError
@@ -29,6 +29,8 @@ from sqla_pubsub.errors import (
     TaskLeft,
 )
 from sqla_pubsub.registry import ListenerSpec
+
+_T = TypeVar("_T")
 
 HARD = 5.0
 """Seconds after which a cancelled handler is given up, together with its connection."""
@@ -93,9 +95,9 @@ class Asynchronous:
         if not all(await asyncio.gather(*(end(task, HARD) for task in tasks))):
             self._stuck = error
 
-    def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], None]) -> None:
+    def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], _T]) -> _T:
         """Call *handle*: `call` sees to the time."""
-        handle()
+        return handle()
 
     def is_stop(self, error: BaseException) -> bool:
         """Whether the listener's own task is being ended."""

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -20,6 +20,8 @@ from sqla_pubsub.errors import ConfigurationError
 from sqla_pubsub.process.named import Names, names_of
 from sqla_pubsub.registry import ListenerSpec
 from sqla_pubsub.settings import load_settings
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +90,17 @@ class Colours:
 class _Sparing(Synchronous):
     """Plain functions, whose time is bounded so that the connection of the test goes on."""
 
-    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None]) -> None:
+    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], _T]) -> _T:
         if spec.timeout is None:
-            handle()
-        else:
-            call_within(spec.timeout, connection, spec.name, handle, spare=True)
+            return handle()
+        return call_within(spec.timeout, connection, spec.name, handle, spare=True)
 
 
 class _Unbounded(Synchronous):
     """Plain functions on a loop, where no alarm may interrupt them: it would hit the loop."""
 
-    def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], None]) -> None:
-        handle()
+    def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], _T]) -> _T:
+        return handle()
 
 
 @lru_cache(maxsize=8)

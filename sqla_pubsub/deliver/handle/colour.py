@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -20,6 +20,8 @@ from sqla_pubsub.deliver.handle.surroundings import Surroundings
 from sqla_pubsub.deliver.io.reconnect import make_engine
 from sqla_pubsub.deliver.io.waiter import wait_readable
 from sqla_pubsub.registry import ListenerSpec
+
+_T = TypeVar("_T")
 
 
 class Colour(Protocol):
@@ -39,8 +41,8 @@ class Colour(Protocol):
     def call(self, spec: ListenerSpec, arguments: dict[str, Any], /) -> Any:
         """Call the handler, see that it has run, and return what it returned; what it raises comes out."""
 
-    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None], /) -> None:
-        """Call *handle*, and raise HandlerTimeout when it takes longer than the listener's ``timeout=``."""
+    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], _T], /) -> _T:
+        """Call *handle* and return what it returned; raise HandlerTimeout after the ``timeout=`` of the listener."""
 
     def is_stop(self, error: BaseException, /) -> bool:
         """Whether an exception in a handler is the end of the listener, and says nothing of the event."""
@@ -83,16 +85,15 @@ class Synchronous:
             refuse_not_run(returned, spec.name)
         return returned
 
-    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], None]) -> None:
+    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], _T]) -> _T:
         """Interrupt the handler, and the statement that it waits for.
 
         Raises:
             HandlerTimeout: It took too long.
         """
         if spec.timeout is None:
-            handle()
-        else:
-            call_within(spec.timeout, connection, spec.name, handle)
+            return handle()
+        return call_within(spec.timeout, connection, spec.name, handle)
 
     def is_stop(self, _: BaseException) -> bool:
         """Whatever a handler raises here, it has raised itself."""

@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from sqla_pubsub.deliver.io.driver import Driver, driver_of
 from sqla_pubsub.errors import HandlerTimeout
+
+_T = TypeVar("_T")
 
 AGAIN = 1.0
 """Seconds until the alarm is repeated: Python drops one that hits a finalizer, and a handler may swallow it."""
@@ -61,9 +64,9 @@ class _End:
 
 
 def call_within(
-    limit: timedelta, connection: Connection, name: str, handle: Callable[[], None], *, spare: bool = False
-) -> None:
-    """Call *handle*, and raise HandlerTimeout in it when it takes longer than *limit*.
+    limit: timedelta, connection: Connection, name: str, handle: Callable[[], _T], *, spare: bool = False
+) -> _T:
+    """Call *handle* and return what it returned; raise HandlerTimeout in it when it takes longer than *limit*.
 
     Outside the main thread no alarm can be raised: there only the running query is cancelled.
 
@@ -87,7 +90,7 @@ def call_within(
             watchdog.start()
             if in_main:
                 signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
-            handle()
+            return handle()
         finally:
             end.armed = False
     except Exception as raised:

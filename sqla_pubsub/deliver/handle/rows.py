@@ -1,7 +1,8 @@
 """The rows of events in the sessions of handlers.
 
 A session knows one object of a row, and the state at the event wins over what the session has of it. Yet
-nothing that a handler did may be lost by that. What the handler loaded by itself stays in the session and
+nothing that a handler did may be lost by that. Most handlers ask the session for nothing: a row only knows its session, and
+waits to be one of its objects until somebody looks for those. What the handler loaded by itself stays in the session and
 takes over the values of the event, except those that the handler has changed. The row of an earlier event of
 a batch makes room for the next one, and is back in its turn if the handler changes it or names it later.
 """
@@ -12,10 +13,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.orm import MANYTOONE, Session
+from sqlalchemy.orm import MANYTOONE, InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
+from sqlalchemy.orm.identity import IdentityMap
 
 from sqla_pubsub.deliver.handle.hydrating import is_heard
+
+_Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +41,8 @@ class RowSession(Session):
     """A session to which the rows of events belong."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._waiting: dict[_Key, InstanceState[Any]] = {}
+        """Rows that know the session, and are not among its objects yet."""
         super().__init__(*arguments, **options)
         self._rows: list[object] = []
         """Objects given to the handler as the row of an event."""
@@ -44,14 +50,32 @@ class RowSession(Session):
         self._adds_as_sqlalchemy = _is_own(super().add, "add") and _is_own(super().expunge_all, "expunge_all")
         """Whether the application's class has no say in what is added and taken out."""
 
+    @property
+    def identity_map(self) -> IdentityMap:
+        """The objects of the session: who looks for them finds the rows too."""
+        if self._waiting:
+            self._attach_waiting()
+        return self._objects
+
+    @identity_map.setter
+    def identity_map(self, objects: IdentityMap) -> None:
+        self._objects = objects
+
     def show(self, instance: Any) -> Any:
         """Take over the row of an event; return the object that stands for it, which may be another one."""
-        key = instance_state(instance).key
-        known = None if key is None else self.identity_map.get(key)
+        state = instance_state(instance)
+        key = state.key
+        known = None
+        if key is not None and (self._objects or key in self._waiting):
+            known = self.identity_map.get(key)
         if known is None:
             if self._displaced:
                 self._take_back([instance])
-            self._attach(instance)
+            if key is not None and self._is_unheard(state):
+                self._waiting[key] = state
+                state.session_id = self.hash_key
+            else:
+                super().add(instance)
         elif type(known) is type(instance) and not _is_among(known, self._rows):
             self._overlay(known, instance)
             instance = known
@@ -97,32 +121,40 @@ class RowSession(Session):
                     self._put_back(present)
         self._displaced.clear()
 
-    def _attach(self, instance: Any) -> None:
-        """Add a row: of one that was made for nobody to hear of, all that there is to it."""
-        state, heard = instance_state(instance), self.dispatch
-        if (
+    def _is_unheard(self, state: InstanceState[Any]) -> bool:
+        """Whether nobody hears of a row that comes into the session and leaves it, or has a say in it."""
+        heard = self.dispatch
+        return (
             self._adds_as_sqlalchemy
-            and not (heard.before_attach or heard.after_attach or heard.detached_to_persistent)
+            and not (heard.before_attach or heard.after_attach)
+            and not (heard.detached_to_persistent or heard.persistent_to_detached)
             and not is_heard(state.mapper)
-        ):
-            if not self.in_transaction():
-                self._autobegin_t()
-            self.identity_map.add(state)
-            state.session_id = self.hash_key
-        else:
-            super().add(instance)
+        )
 
-    def _detach_rows(self) -> None:
-        """Take everything out of a session that holds nothing that was changed."""
-        if self._adds_as_sqlalchemy and not self.dispatch.persistent_to_detached:
-            for state in map(instance_state, self._rows):
-                if state.session_id == self.hash_key:
-                    self.identity_map.safe_discard(state)
-                    state.session_id = None
-        if self.identity_map:
+    def _attach_waiting(self) -> None:
+        """Make objects of the session of rows that nobody hears of: this is all that there is to it."""
+        waiting, self._waiting = self._waiting, {}
+        if not self.in_transaction():
+            self._autobegin_t()
+        for state in waiting.values():
+            self._objects.add(state)
+
+    def _let_go(self) -> bool:
+        """Take everything out of a session that holds nothing changed, added or deleted; return whether it is one."""
+        for state in self._waiting.values():
+            if state.modified:
+                return False
+        if self._objects.check_modified() or self._deleted or self._new:
+            return False
+        if self._objects:
             self.expunge_all()
+        self._forget_rows()
+        return True
 
     def _forget_rows(self) -> None:
+        for state in self._waiting.values():
+            state.session_id = None
+        self._waiting.clear()
         self._rows.clear()
         self._displaced.clear()
 

@@ -139,9 +139,7 @@ class HandlerSession(RowSession):
             nested.commit()
         if self._displaced:
             self._write_displaced()
-        if not self._entered and self._is_clean():
-            self._detach_rows()
-            self._forget_rows()
+        if not self._entered and self._let_go():
             return
         if not self._entered and self._deferred is not None and not self.info and may_wait(self):
             self._deferred.keep(entry_id, self.new, extended(self.chain, self.passed_on))

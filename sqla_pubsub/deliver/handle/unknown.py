@@ -128,7 +128,7 @@ class Unknown:
         return bool(known) or self.give_up(entry)
 
     def _is_known(self, connection: Connection, entry: Entry) -> bool:
-        if self._clock() >= self._renamed_until:
+        if self._routes.renamed and self._clock() >= self._renamed_until:
             # A table of the old name may have been made since.
             self._routes.renamed.clear()
         if self._routes.knows(entry):

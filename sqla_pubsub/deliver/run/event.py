@@ -116,19 +116,14 @@ class EventRunner:
         """
         self.take([entries[0].id] if len(entries) == 1 else ids(entries))
         try:
-            returned = list[Any]()
-            handle = partial(self._handle, entries, decoded, store, returned)
-            self.dispatcher.colour.within(self.spec, store.connection, handle)
-            return returned[0]
+            handle = partial(self.dispatcher.handle, entries, decoded, store)
+            return self.dispatcher.colour.within(self.spec, store.connection, handle)
         except BaseException as error:
             if isinstance(error, HandlerTimeout) or is_stale(error):
                 store.close()
             raise
         finally:
             self.put_down()
-
-    def _handle(self, entries: Sequence[Entry], decoded: Decoded, store: Store, returned: list[Any]) -> None:
-        returned.append(self.dispatcher.handle(entries, decoded, store))
 
     def take(self, entries: Sequence[int]) -> None:
         """Show the supervisor what is in hand: should the process die of it, it dies of one of these entries."""
