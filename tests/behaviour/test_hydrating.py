@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, Text, create_engine, event, inspect
+from sqlalchemy import Engine, ForeignKey, Text, create_engine, event, inspect, select
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -14,6 +14,7 @@ from sqlalchemy.orm import (
     make_transient,
     make_transient_to_detached,
     mapped_column,
+    object_session,
     relationship,
 )
 from sqlalchemy.orm.attributes import instance_state
@@ -201,6 +202,64 @@ def test_what_handlers_do_to_rows_and_their_sessions_is_theirs(notes: Notes) -> 
     assert notes.effects("handle") == ["another"]
     assert notes.scalar("SELECT content FROM note WHERE id = 5") == "changed by the handler"
     assert notes.left() == 0
+
+
+@pytest.mark.parametrize(
+    "finds",
+    [
+        lambda new, session: new in session,
+        lambda new, session: list(session) == [new],
+        lambda new, session: list(session.identity_map.values()) == [new],
+        lambda new, session: session.get(type(new), new.id) is new,
+        lambda new, session: session.get_one(type(new), new.id, populate_existing=True) is new,
+        lambda new, session: session.scalars(select(type(new)).where(type(new).id == new.id)).one() is new,
+        lambda new, session: session.merge(type(new)(id=new.id, content=new.content)) is new,
+        lambda new, session: not session.dirty and not session.is_modified(new) and inspect(new).persistent,
+        lambda new, session: (session.refresh(new), new in session)[1],
+        lambda new, session: (session.expunge_all(), new not in session and inspect(new).detached)[1],
+    ],
+    ids=[
+        "in",
+        "iterated",
+        "map",
+        "get",
+        "read anew",
+        "selected",
+        "merged",
+        "unchanged",
+        "refreshed",
+        "expunged",
+    ],
+)
+@pytest.mark.parametrize("asks", [True, False], ids=["asks for a session", "has that of the row"])
+def test_whoever_looks_for_the_row_finds_it(notes: Notes, finds: Any, asks: bool) -> None:
+    found: list[bool] = []
+
+    if asks:
+
+        @after_insert(notes.Note, name="handle")
+        def handle(new: Any, session: Session) -> None:
+            found.append(finds(new, session))
+    else:
+
+        @after_insert(notes.Note, name="handle")
+        def handle_row(new: Any) -> None:
+            found.append(finds(new, object_session(new)))
+
+    notes.write("a", "b")
+    assert notes.drain() == 2
+    assert found == [True, True]
+
+
+def test_a_change_to_the_row_is_written_though_nobody_asked_for_a_session(notes: Notes) -> None:
+    @after_insert(notes.Note)
+    def handle(new: Any) -> None:
+        if new.content == "a":
+            new.content = "changed"
+
+    notes.write("a", "b")
+    assert notes.drain() == 2
+    assert notes.scalar("SELECT array_agg(content ORDER BY id) FROM note") == ["changed", "b"]
 
 
 def test_a_row_that_was_kept_changes_no_later_event(notes: Notes) -> None:
