@@ -1,10 +1,12 @@
 """The rows of events in the sessions of handlers.
 
 A session knows one object of a row, and the state at the event wins over what the session has of it. Yet
-nothing that a handler did may be lost by that. Most handlers ask the session for nothing: a row only knows its session, and
-waits to be one of its objects until somebody looks for those. What the handler loaded by itself stays in the session and
+nothing that a handler did may be lost by that. What the handler loaded by itself stays in the session and
 takes over the values of the event, except those that the handler has changed. The row of an earlier event of
 a batch makes room for the next one, and is back in its turn if the handler changes it or names it later.
+
+Most handlers ask the session for nothing. So a row only knows its session at first, and becomes one of its objects
+when somebody looks for those.
 """
 
 from __future__ import annotations

@@ -89,12 +89,12 @@ class Crowd:
         Args:
             found: Whether the last one found any.
         """
-        if self._in_vain is not None:
-            self._in_vain = 0 if found else self._in_vain + 1
-            if self._in_vain < len(self._limits.pauses):
-                return self._limits.pauses[self._in_vain]
-            self._in_vain = None
-        return None
+        # Other threads of the process may ask at the same time.
+        if (in_vain := self._in_vain) is None:
+            return None
+        in_vain, pauses = 0 if found else in_vain + 1, self._limits.pauses
+        self._in_vain = in_vain if in_vain < len(pauses) else None
+        return pauses[in_vain] if in_vain < len(pauses) else None
 
 
 class Guard(Enum):
