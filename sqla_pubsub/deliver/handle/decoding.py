@@ -226,8 +226,11 @@ class RowDecoder:
 def _read_here(
     reading: Reading, parameters: dict[str, Any]
 ) -> tuple[Sequence[Values], Sequence[object]] | None:
-    values = None if reading.here is None else reading.here.read(parameters["payloads"])
-    return None if values is None or reading.here is None else (values, reading.here.codes)
+    """Return values and the driver's codes of their types, None where the server has to be asked."""
+    if reading.here is None:
+        return None
+    values = reading.here.read(parameters["payloads"])
+    return None if values is None else (values, reading.here.codes)
 
 
 def _ask(

@@ -76,16 +76,19 @@ def plain_rows(names: Sequence[str], kinds: Sequence[Kind | None]) -> PlainRows 
         names: Of the columns.
         kinds: What each is read as, see `reading.read_as`.
     """
-    found = [
-        next(((made, code) for plain, made, code in _PLAIN if type(kind) is plain), None)
-        for kind in kinds
-        if not (isinstance(kind, pg.TIMESTAMP) and kind.timezone)
-    ]
-    plain = [each for each in found if each is not None]
-    if len(plain) < len(kinds) or not all(_is_plain(name) for name in names):
+    plain = [found for kind in kinds if (found := _plain(kind)) is not None]
+    if len(plain) < len(kinds) or not all(map(_is_written_as_it_is, names)):
         return None
     return PlainRows(names, [made for made, _ in plain], [code for _, code in plain])
 
 
-def _is_plain(name: str) -> bool:
+def _plain(kind: Kind | None) -> tuple[Any, int] | None:
+    """Return what Python makes of a type, and its code; None for one that is not plain."""
+    if isinstance(kind, pg.TIMESTAMP) and kind.timezone:
+        return None
+    return next(((made, code) for plain, made, code in _PLAIN if type(kind) is plain), None)
+
+
+def _is_written_as_it_is(name: str) -> bool:
+    """Whether JSON writes a name without an escape."""
     return name.isprintable() and not {'"', "\\"} & set(name)

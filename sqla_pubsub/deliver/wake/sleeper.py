@@ -81,10 +81,13 @@ class Sleeper:
             self._alone(self._hand_over)
 
     def pause(self, *, found: bool) -> float | None:
-        """Return how many seconds to wait before the next claim, None where it is time to sleep.
+        """Take in what a round has shown: whether it found events, and which notifications came meanwhile.
 
         Args:
-            found: Whether the last one found any event.
+            found: Whether it found any.
+
+        Returns:
+            Seconds to wait before the next claim, None where it is time to sleep.
         """
         if found:
             self._member.policy.worked(self._clock())
