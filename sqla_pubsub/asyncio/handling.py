@@ -15,9 +15,8 @@ from sqlalchemy.orm import QueryableAttribute, RelationshipProperty
 from sqla_pubsub.asyncio.bridge import Waiter, awaited, end
 from sqla_pubsub.asyncio.engines import engine_of
 from sqla_pubsub.asyncio.leftovers import Call, named
-from sqla_pubsub.asyncio.session import AsyncSurroundings, HandlerAsyncSession
+from sqla_pubsub.asyncio.session import AsyncSurroundings
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
-from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.surroundings import Surroundings
 from sqla_pubsub.errors import (
     DeliveryError,
@@ -54,23 +53,21 @@ class Asynchronous:
         """Whether the listener ends without waiting for its handlers any longer."""
         self._stuck: BaseException | None = None
 
-    def session(self, session: RowSession) -> HandlerAsyncSession:
-        """Return an AsyncSession over the listener's."""
-        return self._own.handler_session(session)
-
     def call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
-        """Await the handler; what it raises comes out.
+        """Await the handler, whose session is an AsyncSession over the listener's; what it raises comes out.
 
         Raises:
             HandlerTimeout: It took longer than the listener's ``timeout=``.
             Stopped: The listener ends.
         """
-        try:
+        if "session" not in arguments:
             awaited(self._call(spec, arguments))
+            return
+        session = self._own.handler_session(arguments["session"])
+        try:
+            awaited(self._call(spec, arguments | {"session": session}))
         finally:
-            session = arguments.get("session")
-            if session is not None:
-                session.end()
+            session.end()
 
     async def _call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> None:
         # The task takes a copy of the context, so that nothing that a handler sets is left for the next one.
@@ -95,7 +92,9 @@ class Asynchronous:
         if not all(await asyncio.gather(*(end(task, HARD) for task in tasks))):
             self._stuck = error
 
-    def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], _T]) -> _T:
+    def within(
+        self, _name: str, _timeout: timedelta, _connection: Connection, handle: Callable[[], _T]
+    ) -> _T:
         """Call *handle*: `call` sees to the time."""
         return handle()
 

@@ -12,7 +12,7 @@ from sqla_pubsub.deliver.happenings import Happening
 class Scoreboard(Protocol):
     """Where a worker shows what it has in hand, so that it is seen when its process dies of it."""
 
-    def take(self, listener: str, entries: Sequence[int], limit: timedelta | None = None, /) -> None:
+    def take(self, listener: str, entries: Sequence[int], *, limit: timedelta | None = None) -> None:
         """Say that entries of *listener* are being handled, and after what time the process may be killed for them."""
 
     def put_down(self) -> None:
@@ -34,7 +34,7 @@ class Scoreboard(Protocol):
 class NoScoreboard:
     """The scoreboard of a listener without a supervisor."""
 
-    def take(self, listener: str, entries: Sequence[int], limit: timedelta | None = None, /) -> None:
+    def take(self, listener: str, entries: Sequence[int], *, limit: timedelta | None = None) -> None:
         """Show nothing."""
 
     def put_down(self) -> None:

@@ -52,5 +52,5 @@ class Crashes:
             reason = f"its process died {row.crashes} times while handling it"
             letter = DeadLetter(id=entry_id, attempt=row.attempt + 1, reason=reason, traceback=None)
             # All of ASCII, whatever the server's encoding is.
-            Settling(connection, statements, Instrument(), held=False).write([letter], "UTF8")
+            Settling(connection, statements, Instrument(), "UTF8", held=False).write([letter])
         logger.error("event.dead: entry %s is a dead letter: %s", entry_id, reason, extra={"entry": entry_id})

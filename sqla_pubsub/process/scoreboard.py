@@ -46,7 +46,7 @@ class Scoreboard:
     def _write(self, slot: int, value: int) -> None:
         self._slots[self._first + slot] = value
 
-    def take(self, listener: str, entries: Sequence[int], limit: timedelta | None = None) -> None:
+    def take(self, listener: str, entries: Sequence[int], *, limit: timedelta | None = None) -> None:
         """Say that entries of *listener* are being handled, and after what time the process may be killed for them."""
         self._write(LISTENER, self._numbers.get(listener, 0))
         if limit is not None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,16 +91,16 @@ class Colours:
 class _Sparing(Synchronous):
     """Plain functions, whose time is bounded so that the connection of the test goes on."""
 
-    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], _T]) -> _T:
-        if spec.timeout is None:
-            return handle()
-        return call_within(spec.timeout, connection, spec.name, handle, spare=True)
+    def within(self, name: str, timeout: timedelta, connection: Connection, handle: Callable[[], _T]) -> _T:
+        return call_within(timeout, connection, name, handle, spare=True)
 
 
 class _Unbounded(Synchronous):
     """Plain functions on a loop, where no alarm may interrupt them: it would hit the loop."""
 
-    def within(self, _spec: ListenerSpec, _connection: Connection, handle: Callable[[], _T]) -> _T:
+    def within(
+        self, _name: str, _timeout: timedelta, _connection: Connection, handle: Callable[[], _T]
+    ) -> _T:
         return handle()
 
 

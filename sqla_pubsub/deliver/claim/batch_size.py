@@ -45,6 +45,8 @@ class BatchSize:
         self._per_event: float | None = None
         self._single = 0
         self._next_single = limits.first_single
+        self.slow = True
+        """Whether the next event may take longer than a neighbour should sleep."""
 
     @property
     def size(self) -> int:
@@ -60,11 +62,6 @@ class BatchSize:
     def fit(self, events: int | None) -> None:
         """Say that the last group had room for no more than so many events, or None where it had room for all."""
         self._fit = events
-
-    @property
-    def slow(self) -> bool:
-        """Whether the next event may take longer than a neighbour should sleep."""
-        return self._per_event is None or self._per_event > self.limits.slow
 
     def conflict(self) -> None:
         """Take one event at a time for a while, longer after each conflict.
@@ -88,3 +85,4 @@ class BatchSize:
         known = self._per_event
         self._single = max(0, self._single - 1)
         self._per_event = latest if known is None else 0.7 * known + 0.3 * latest
+        self.slow = self._per_event > self.limits.slow

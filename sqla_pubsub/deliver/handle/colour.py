@@ -1,7 +1,7 @@
 """The colour of a listener: what is different about it on an event loop.
 
 Lanes, runners and claims are the same for ``def`` and ``async def``. SQLAlchemy runs them on a loop in a greenlet, in
-which a statement lets the loop go on. What remains stands here: how a handler is called, which session it gets, how
+which a statement lets the loop go on. What remains stands here: how a handler is called and with which session, how
 long it may take, and how a listener sleeps.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 
 from sqla_pubsub.deliver.handle.deadline import call_within
 from sqla_pubsub.deliver.handle.not_run import refuse_not_run
-from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.surroundings import Surroundings
 from sqla_pubsub.deliver.io.reconnect import make_engine
 from sqla_pubsub.deliver.io.waiter import wait_readable
@@ -35,14 +35,16 @@ class Colour(Protocol):
     def surroundings(self) -> Surroundings:
         """What the application puts around them."""
 
-    def session(self, session: RowSession, /) -> Any:
-        """Return what a handler gets as its session."""
-
     def call(self, spec: ListenerSpec, arguments: dict[str, Any], /) -> Any:
-        """Call the handler, see that it has run, and return what it returned; what it raises comes out."""
+        """Call the handler with a session of its colour, see that it has run, and return what it returned.
 
-    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], _T], /) -> _T:
-        """Call *handle* and return what it returned; raise HandlerTimeout after the ``timeout=`` of the listener."""
+        What it raises comes out.
+        """
+
+    def within(
+        self, name: str, timeout: timedelta, connection: Connection, handle: Callable[[], _T], /
+    ) -> _T:
+        """Call *handle* and return what it returned; raise HandlerTimeout after the *timeout* of listener *name*."""
 
     def is_stop(self, error: BaseException, /) -> bool:
         """Whether an exception in a handler is the end of the listener, and says nothing of the event."""
@@ -66,10 +68,6 @@ class Synchronous:
         self.surroundings = surroundings or Surroundings()
         self.surroundings.refuse_awaited()
 
-    def session(self, session: RowSession) -> RowSession:
-        """Return the session itself."""
-        return session
-
     def call(self, spec: ListenerSpec, arguments: dict[str, Any]) -> Any:
         """Call the handler, and return what it returned.
 
@@ -85,15 +83,13 @@ class Synchronous:
             refuse_not_run(returned, spec.name)
         return returned
 
-    def within(self, spec: ListenerSpec, connection: Connection, handle: Callable[[], _T]) -> _T:
+    def within(self, name: str, timeout: timedelta, connection: Connection, handle: Callable[[], _T]) -> _T:
         """Interrupt the handler, and the statement that it waits for.
 
         Raises:
             HandlerTimeout: It took too long.
         """
-        if spec.timeout is None:
-            return handle()
-        return call_within(spec.timeout, connection, spec.name, handle)
+        return call_within(timeout, connection, name, handle)
 
     def is_stop(self, _: BaseException) -> bool:
         """Whatever a handler raises here, it has raised itself."""

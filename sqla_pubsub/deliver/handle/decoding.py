@@ -23,7 +23,7 @@ from sqlalchemy.orm import Mapper, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 
 from sqla_pubsub.deliver.claim.payloads import Payloads
-from sqla_pubsub.deliver.handle.hydrating import Maker, is_heard, maker_of
+from sqla_pubsub.deliver.handle.hydrating import Maker, maker_of
 from sqla_pubsub.deliver.handle.mapped import MappedRows, Shape
 from sqla_pubsub.deliver.handle.reading import Kind, Processor, processor
 from sqla_pubsub.deliver.handle.row_statements import Reading, Source, reading_of
@@ -145,9 +145,9 @@ class RowDecoder:
         # A NULL may also be a column that is not there; only then the keys are worth parsing. Of the types,
         # because what a driver makes may compare as arrays do.
         absent = self._absent(values, payload) if NoneType in map(type, values) else ()
-        if not is_heard(mapper) and (make := self._maker(mapper, len(row), absent)) is not None:
-            return make(row)
-        return self._made(mapper, row, absent)
+        make = self._maker(mapper, len(row), absent)
+        made = None if make is None else make(row)
+        return self._made(mapper, row, absent) if made is None else made
 
     def _processed(self, values: Values) -> Values:
         processors = self._processors[len(values)]

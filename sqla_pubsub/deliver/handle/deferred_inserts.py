@@ -9,7 +9,7 @@ halves, so that the event to blame is found without calling a handler twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -63,29 +63,33 @@ class DeferredInserts:
         self._context = context
         self._own = own
         self._left: list[_Left] = []
-        self.failed: dict[int, Exception] = {}
-        """Entries whose objects could not be written, with the reason; nothing of them is left."""
+        self._failed: dict[int, Exception] = {}
 
-    def keep(self, entry_id: int, instances: Iterable[object], context: str) -> None:
-        """Take over objects that belong to no session any more, to be written in this *context*."""
+    def keep(self, entry_id: int, instances: Collection[object], context: str) -> bool:
+        """Take over objects, to be written in this *context*, if none refers to another; return whether that is so."""
+        if not all(map(_alone, instances)):
+            return False
         kept = tuple((each, dict(instance_state(each).dict)) for each in instances)
         self._left.append((entry_id, kept, context))
+        return True
 
-    @property
-    def waits(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(self._left)
+    def write(self) -> dict[int, Exception]:
+        """Write all objects, under the listener's own settings.
 
-    def write(self) -> None:
-        """Write all objects, and note in `failed` which entries' cannot be.
+        Returns:
+            The entries whose objects could not be written, also before, with the reason; nothing of them is left.
 
         Raises:
             DBAPIError: The connection is lost.
         """
+        if not self._left:
+            return self._failed
+        self._own.put_back_used()
         left, self._left = self._left, []
         for context, together in groupby(left, key=itemgetter(2)):
             self._context.be(context)
             self._write(list(together))
+        return self._failed
 
     def _write(self, left: Sequence[_Left]) -> None:
         try:
@@ -99,16 +103,11 @@ class DeferredInserts:
             for _, instances, _ in left:
                 _forget_generated(instances)
             if len(left) == 1:
-                self.failed[left[0][0]] = error
+                self._failed[left[0][0]] = error
                 return
             middle = len(left) // 2
             self._write(left[:middle])
             self._write(left[middle:])
-
-
-def may_wait(session: Session) -> bool:
-    """Whether all that *session* would write are new rows which refer to no other object."""
-    return bool(session.new) and not session.dirty and not session.deleted and all(map(_alone, session.new))
 
 
 def _alone(instance: object) -> bool:

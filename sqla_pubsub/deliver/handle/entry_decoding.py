@@ -22,8 +22,8 @@ from sqla_pubsub.errors import UnreadableEntry, UnreadablePayload
 from sqla_pubsub.registry import ListenerSpec
 
 
-class Decoded(dict[tuple[int, str], Values | UnreadableEntry]):
-    """(entry id, side) -> values of the row, or why it has none."""
+class Decoded(dict[tuple[int, str], tuple[RowDecoder, Values | UnreadableEntry]]):
+    """(entry id, side) -> what makes an instance of the row, and its values or why it has none."""
 
     related: Related | None = None
     """What the rows refer to, where the listener has asked for it."""
@@ -46,7 +46,8 @@ class EntryDecoder:
 
     def rows(self, entry: Entry) -> RowDecoder | None:
         """Return the decoder of an entry's rows, None for a message."""
-        return self._routes.of(entry)[1]
+        route = self._routes.declared.get((entry.operation, entry.source, entry.format))
+        return (self._routes.of(entry) if route is None else route)[1]
 
     def decode(self, payloads: Payloads, entries: Sequence[Entry]) -> Decoded:
         """Turn the payloads of a group into values, with one statement per class.
@@ -80,7 +81,7 @@ class EntryDecoder:
                 raise UnreadablePayload(
                     f"{len(items)} payloads gave {len(values)} rows: one of them is no JSON object."
                 )
-            decoded.update(zip((key for key, _ in items), values, strict=True))
+            decoded.update((key, (row_decoder, each)) for (key, _), each in zip(items, values, strict=True))
         if self._routes.eager:
             decoded.related = self._related(entries, decoded)
             decoded.related.load(payloads.connection)
@@ -101,7 +102,7 @@ class EntryDecoder:
             payload: str | None = getattr(entry, side)
             if payload is not None:
                 assert rows is not None
-                decoded[entry.id, side] = self._read(payloads, entry, rows, side)
+                decoded[entry.id, side] = rows, self._read(payloads, entry, rows, side)
         if self._routes.eager:
             decoded.related = self._related([entry], decoded)
             decoded.related.load_alone(payloads.connection, entry.id)
@@ -112,13 +113,12 @@ class EntryDecoder:
 
     def _rows_with_relations(self, entries: Sequence[Entry], decoded: Decoded) -> Iterator[tuple[Key, Row]]:
         for entry in entries:
-            rows = self.rows(entry)
-            load = None if rows is None else self._routes.eager.get(rows)
-            for side in self._sides if load is not None else ():
-                values = decoded.get((entry.id, side))
-                if values is not None and not isinstance(values, UnreadableEntry):
-                    assert rows is not None
-                    assert load is not None
+            for side in self._sides:
+                if (entry.id, side) not in decoded:
+                    continue
+                rows, values = decoded[entry.id, side]
+                load = self._routes.eager.get(rows)
+                if load is not None and not isinstance(values, UnreadableEntry):
                     yield (entry.id, side), (load, partial(rows.hydrate, values, getattr(entry, side)))
 
     def _read_alone(self, payloads: Payloads, entry: Entry) -> Entry:

@@ -17,7 +17,7 @@ from sqlalchemy.orm.attributes import instance_dict, instance_state
 from sqla_pubsub.deliver.handle.mapped import Shape
 
 Maker = Callable[[Sequence[Any]], Any]
-"""Makes a detached instance of the values of a row."""
+"""Makes a detached instance of the values of a row, None where somebody hears of instances of its class."""
 
 
 def is_heard(mapper: Mapper[Any]) -> bool:
@@ -27,7 +27,7 @@ def is_heard(mapper: Mapper[Any]) -> bool:
 
 
 def maker_of(mapper: Mapper[Any], shape: Shape, width: int, absent: Collection[int]) -> Maker | None:
-    """Return what makes instances of a class that nobody hears of, None where its key is not in the row.
+    """Return what makes instances of a class as long as nobody hears of them, None where its key is not in the row.
 
     Args:
         mapper: The class.
@@ -52,6 +52,8 @@ def maker_of(mapper: Mapper[Any], shape: Shape, width: int, absent: Collection[i
     )
 
     def make(row: Sequence[Any]) -> Any:
+        if is_heard(mapper):
+            return None
         instance = new_instance()
         state = instance_state(instance)
         instance_dict(instance).update(zip(names, row if pick is None else pick(row), strict=True))

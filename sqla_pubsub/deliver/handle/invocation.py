@@ -16,7 +16,6 @@ from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.current import NO_CONTEXT, CurrentEvent, current_event
 from sqla_pubsub.deliver.handle.chain import Chain, context_of, contexts_of, deepest, extended
 from sqla_pubsub.deliver.handle.colour import Colour
-from sqla_pubsub.deliver.handle.decoding import RowDecoder
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded, EntryDecoder
 from sqla_pubsub.deliver.handle.related import Related
 from sqla_pubsub.deliver.handle.routes import Routes
@@ -228,7 +227,7 @@ class _Call:
                 case "events":
                     filled[name] = list(map(self._event, self._entries))
                 case "session":
-                    filled[name] = self._dispatcher.colour.session(self._session())
+                    filled[name] = self._session()
                 case _:
                     filled[name] = load(name)
         return filled
@@ -237,15 +236,14 @@ class _Call:
         return self._dispatcher.event(entry, partial(self._load, entry))
 
     def _load(self, entry: Entry, name: str) -> Any:
-        rows = self._dispatcher.routes.of(entry)[1]
         if name == "changed":
-            return self._changed(entry, rows)
+            return self._changed(entry)
         payload: str | None = getattr(entry, name)
         if payload is None:
             return None
-        if rows is None:
+        if (entry.id, name) not in self._decoded:
             return self._dispatcher.message(entry)
-        values = self._decoded[entry.id, name]
+        rows, values = self._decoded[entry.id, name]
         if isinstance(values, UnreadableEntry):
             raise values
         try:
@@ -258,10 +256,10 @@ class _Call:
             self._decoded.related.attach(instance, (entry.id, name), self._session())
         return instance
 
-    def _changed(self, entry: Entry, rows: RowDecoder | None) -> tuple[str, ...]:
-        if rows is None or entry.old is None or entry.new is None:
+    def _changed(self, entry: Entry) -> tuple[str, ...]:
+        if entry.old is None or entry.new is None or (entry.id, "new") not in self._decoded:
             return ()
-        values = self._decoded[entry.id, "new"]
+        rows, values = self._decoded[entry.id, "new"]
         try:
             return rows.changed(entry.old, entry.new, None if isinstance(values, UnreadableEntry) else values)
         except UnreadableEntry as error:

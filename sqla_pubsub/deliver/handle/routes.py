@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqla_pubsub.contract.attributes import local_table
-from sqla_pubsub.contract.envelope import Entry
+from sqla_pubsub.contract.envelope import Entry, EntryKind
 from sqla_pubsub.contract.tables import FORMAT
 from sqla_pubsub.deliver.handle.decoding import RowDecoder
 from sqla_pubsub.deliver.handle.eager import EagerLoad
@@ -25,7 +25,8 @@ class Routes:
 
     def __init__(self, spec: ListenerSpec, registry: Registry) -> None:
         self._name = spec.name
-        self._routes: dict[tuple[str, str], Route] = {}
+        self.declared: dict[EntryKind, Route] = {}
+        """What the listener subscribes to, in each format that this release reads: `of` knows some more."""
         self.eager: dict[RowDecoder, EagerLoad] = {}
         """What is to be loaded with the rows, where anything is."""
         self.renamed = set[tuple[str, str]]()
@@ -38,19 +39,26 @@ class Routes:
                 if subscription.load:
                     self.eager[decoder] = EagerLoad(subscription.load)
                     self.eager[decoder].check(spec.name)
-            self._routes[subscription.operation, subscription.source] = (subscription, decoder)
+            for number in range(1, FORMAT + 1):
+                kind = (subscription.operation, subscription.source, number)
+                self.declared[kind] = (subscription, decoder)
 
     def knows(self, entry: Entry) -> bool:
         """Whether *entry* can be routed."""
-        kind = (entry.operation, entry.source)
-        return entry.format <= FORMAT and (kind in self._routes or kind in self.renamed)
+        return entry.format <= FORMAT and (
+            (entry.operation, entry.source, FORMAT) in self.declared
+            or (entry.operation, entry.source) in self.renamed
+        )
 
     def may_be_renamed(self, entry: Entry) -> bool:
         """Whether there is no doubt what the entry means, if what it comes from is there no more."""
         return entry.format <= FORMAT and len(self._candidates(entry)) == 1
 
     def _candidates(self, entry: Entry) -> list[Route]:
-        return [route for (operation, _), route in self._routes.items() if operation == entry.operation]
+        wanted = (entry.operation, FORMAT)
+        return [
+            route for (operation, _, number), route in self.declared.items() if (operation, number) == wanted
+        ]
 
     def of(self, entry: Entry) -> Route:
         """Return the subscription that *entry* belongs to.
@@ -63,10 +71,9 @@ class Routes:
                 f"outbox entry {entry.id} for {self._name!r} has format {entry.format}, and this release reads "
                 f"up to {FORMAT}. Upgrade sqla-pubsub where listeners run, then retry the dead letter."
             )
-        kind = (entry.operation, entry.source)
-        if kind in self._routes:
-            return self._routes[kind]
-        if kind in self.renamed:
+        if (route := self.declared.get((entry.operation, entry.source, FORMAT))) is not None:
+            return route
+        if (entry.operation, entry.source) in self.renamed:
             return self._candidates(entry)[0]
         raise UnreadableEntry(
             f"outbox entry {entry.id} for {self._name!r} is {entry.operation} of {entry.source!r}, "

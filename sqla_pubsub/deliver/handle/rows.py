@@ -11,7 +11,7 @@ when somebody looks for those.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,43 +39,42 @@ class _Displaced:
     new: tuple[object, ...]
 
 
+class _WithWaiting:
+    """The objects of a session while rows wait, when it has none of its own: who looks for them finds the rows too."""
+
+    def __get__(self, session: Any, _: object) -> Any:
+        return self if session is None else session._attach_waiting()
+
+
 class RowSession(Session):
     """A session to which the rows of events belong."""
 
+    identity_map: Any = _WithWaiting()
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._waiting: dict[_Key, InstanceState[Any]] = {}
         """Rows that know the session, and are not among its objects yet."""
-        super().__init__(*arguments, **options)
+        self._objects: IdentityMap
+        """These, while rows wait."""
         self._rows: list[object] = []
         """Objects given to the handler as the row of an event."""
         self._displaced: list[_Displaced] = []
         self._adds_as_sqlalchemy = _is_own(super().add, "add") and _is_own(super().expunge_all, "expunge_all")
         """Whether the application's class has no say in what is added and taken out."""
 
-    @property
-    def identity_map(self) -> IdentityMap:
-        """The objects of the session: who looks for them finds the rows too."""
-        if self._waiting:
-            self._attach_waiting()
-        return self._objects
-
-    @identity_map.setter
-    def identity_map(self, objects: IdentityMap) -> None:
-        self._objects = objects
-
     def show(self, instance: Any) -> Any:
         """Take over the row of an event; return the object that stands for it, which may be another one."""
         state = instance_state(instance)
         key = state.key
         known = None
-        if key is not None and (self._objects or key in self._waiting):
+        if key is not None and (self._present or key in self._waiting):
             known = self.identity_map.get(key)
         if known is None:
             if self._displaced:
                 self._take_back([instance])
             if key is not None and self._is_unheard(state):
-                self._waiting[key] = state
-                state.session_id = self.hash_key
+                self._let_wait(key, state)
             else:
                 super().add(instance)
         elif type(known) is type(instance) and not _is_among(known, self._rows):
@@ -133,30 +132,48 @@ class RowSession(Session):
             and not is_heard(state.mapper)
         )
 
-    def _attach_waiting(self) -> None:
+    @property
+    def _present(self) -> IdentityMap:
+        """The objects of the session, without the rows that wait."""
+        return self._objects if self._waiting else self.identity_map
+
+    def _let_wait(self, key: _Key, state: InstanceState[Any]) -> None:
+        if not self._waiting:
+            self._objects = self.__dict__.pop("identity_map")
+        self._waiting[key] = state
+        state.session_id = self.hash_key
+
+    def _attach_waiting(self) -> IdentityMap:
         """Make objects of the session of rows that nobody hears of: this is all that there is to it."""
         waiting, self._waiting = self._waiting, {}
+        self.identity_map = self._objects
         if not self.in_transaction():
             self._autobegin_t()
         for state in waiting.values():
-            self._objects.add(state)
+            self.identity_map.add(state)
+        return self._present
 
-    def _let_go(self) -> bool:
-        """Take everything out of a session that holds nothing changed, added or deleted; return whether it is one."""
+    def _added(self) -> Collection[object] | None:
+        """Return the new objects, None where the session has more to write than these."""
         for state in self._waiting.values():
             if state.modified:
-                return False
-        if self._objects.check_modified() or self._deleted or self._new:
-            return False
-        if self._objects:
-            self.expunge_all()
+                return None
+        if self._present.check_modified() or self._deleted:
+            return None
+        return self._new.values()
+
+    def _empty(self) -> None:
+        """Take everything out of the session."""
         self._forget_rows()
-        return True
+        if self.identity_map or self._new:
+            self.expunge_all()
 
     def _forget_rows(self) -> None:
-        for state in self._waiting.values():
-            state.session_id = None
-        self._waiting.clear()
+        if self._waiting:
+            for state in self._waiting.values():
+                state.session_id = None
+            self._waiting.clear()
+            self.identity_map = self._objects
         self._rows.clear()
         self._displaced.clear()
 

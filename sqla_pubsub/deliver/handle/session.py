@@ -17,7 +17,7 @@ from sqlalchemy.orm import SessionTransaction
 from sqla_pubsub.contract.names import CONTEXT_SETTING
 from sqla_pubsub.current import NO_CONTEXT
 from sqla_pubsub.deliver.handle.chain import ContextSetting, extended
-from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts, may_wait
+from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
 from sqla_pubsub.deliver.handle.rows import RowSession
 from sqla_pubsub.deliver.handle.savepoint import EventSavepoint
 from sqla_pubsub.deliver.io.own_settings import OwnSettings
@@ -29,7 +29,7 @@ class HandlerSession(RowSession):
 
     Args:
         connection: The work connection, in the transaction of the group.
-        savepoints: Whether each event has one; without, an undone event undoes the group.
+        savepoint: That of the event in hand; without, an undone event undoes the group.
         deferred: Where objects may wait for the end of the group, None to write them event by event.
         context: That of the transaction.
         own: The settings of the connection, which are put back after each event that may have changed them.
@@ -40,7 +40,7 @@ class HandlerSession(RowSession):
         self,
         connection: Connection,
         *,
-        savepoints: bool,
+        savepoint: EventSavepoint | None,
         deferred: DeferredInserts | None,
         context: ContextSetting,
         own: OwnSettings,
@@ -49,7 +49,7 @@ class HandlerSession(RowSession):
         super().__init__(join_transaction_mode="rollback_only", expire_on_commit=False, **options)
         self._connection = connection
         self._connection_info = connection.info
-        self._savepoint = EventSavepoint(connection, own) if savepoints else None
+        self._savepoint = savepoint
         self._deferred = deferred
         self._context = context
         self.chain = ""
@@ -57,27 +57,10 @@ class HandlerSession(RowSession):
         self.passed_on: Mapping[str, Any] = NO_CONTEXT
         """What is added to it, filled before the handler is called."""
         self._own = own
-        self._touched = False
-        """Whether an event has used the connection since its settings were put back."""
         self._outer = connection.get_nested_transaction()
         """The group itself, where it is a savepoint in somebody else's transaction."""
         self._entered = False
         self._violated: SessionOwnershipError | None = None
-
-    @property
-    def spoilt(self) -> bool:
-        """Whether an event has ended the transaction, and a later one found out."""
-        return self._savepoint is not None and self._savepoint.spoilt
-
-    @property
-    def undone(self) -> bool:
-        """Whether an event could not be undone by itself."""
-        return self._savepoint is not None and self._savepoint.missing
-
-    @property
-    def opened(self) -> int:
-        """Savepoints opened so far: each is a subtransaction of the server."""
-        return 0 if self._savepoint is None else self._savepoint.opened
 
     def get_bind(self, *asked: Any, **options: Any) -> Connection:
         """Return the work connection, at the savepoint of the event in hand."""
@@ -139,23 +122,26 @@ class HandlerSession(RowSession):
             nested.commit()
         if self._displaced:
             self._write_displaced()
-        if not self._entered and self._let_go():
-            return
-        if not self._entered and self._deferred is not None and not self.info and may_wait(self):
-            self._deferred.keep(entry_id, self.new, extended(self.chain, self.passed_on))
-        else:
+        if self._entered or not self._is_deferred(entry_id):
             self.flush()
-        if self._savepoint is not None:
-            self._savepoint.stay()
         if self._entered:
             self._leave()
-        else:
-            self.expunge_all()
-        self._forget_rows()
+        self._empty()
         self._entered = False
+
+    def _is_deferred(self, entry_id: int) -> bool:
+        """Leave for the end of the group what was only added; return whether there is nothing to write before."""
+        added = self._added()
+        if not added:
+            return added is not None
+        if self._deferred is None or self.info:
+            return False
+        return self._deferred.keep(entry_id, added, self._context_of_event())
 
     def _leave(self) -> None:
         """Take over what was done on the connection: who never used it has left nothing there."""
+        if self._savepoint is not None:
+            self._savepoint.stay()
         while (inner := self._left_open()) is not None:
             inner.commit()
         if self._forget_context():
@@ -188,25 +174,21 @@ class HandlerSession(RowSession):
             super().close()
 
     def write_deferred(self) -> None:
-        """Write what earlier events only added, under the listener's own settings."""
-        if self._deferred is not None and self._deferred.waits:
-            if self._touched or self._own.changed:
-                self._put_settings_back()
+        """Write what earlier events only added."""
+        if self._deferred is not None:
             self._deferred.write()
 
     def settle_down(self) -> None:
         """Write what earlier events only added, and put back the settings that they may have changed."""
         self.write_deferred()
-        if self._touched or self._own.changed:
-            self._put_settings_back()
+        self._own.put_back_used()
 
     def release(self) -> None:
         """End the group: what its events did belongs to the outer transaction now."""
         if self._savepoint is not None and self._savepoint.nested is not None:
             self._savepoint.release()
-        elif self._touched or self._own.changed:
-            self._put_settings_back()
-        self._touched = False
+        else:
+            self._own.put_back_used()
         super().close()
 
     def _left_open(self) -> NestedTransaction | None:
@@ -221,7 +203,7 @@ class HandlerSession(RowSession):
         return mine is not None or drivers is not None
 
     def _enter(self) -> None:
-        context = extended(self.chain, self.passed_on)
+        context = self._context_of_event()
         self._entered = True
         try:
             self.write_deferred()
@@ -229,20 +211,19 @@ class HandlerSession(RowSession):
                 # Before its savepoint, so that it is still there when the event is undone.
                 self._context.be(context)
             if self._own.changed and (self._savepoint is None or self._savepoint.nested is None):
-                self._put_settings_back()
+                self._own.put_back()
         except BaseException:
             # There is no savepoint of this event yet, and that of the one before is not to be gone back to.
             self._entered = False
             if self._savepoint is not None:
                 self._savepoint.missing = True
             raise
-        self._touched = True
+        self._own.used = True
         if self._savepoint is not None:
             self._savepoint.move()
 
-    def _put_settings_back(self) -> None:
-        self._own.put_back()
-        self._touched = False
+    def _context_of_event(self) -> str:
+        return extended(self.chain, self.passed_on) if self.passed_on else self.chain
 
     def _refuse(self, what: str) -> SessionOwnershipError:
         self._violated = SessionOwnershipError(

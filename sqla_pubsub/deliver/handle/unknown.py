@@ -131,9 +131,10 @@ class Unknown:
         if self._routes.renamed and self._clock() >= self._renamed_until:
             # A table of the old name may have been made since.
             self._routes.renamed.clear()
-        if self._routes.knows(entry):
+        kind = _kind(entry)
+        if kind in self._routes.declared or self._routes.knows(entry):
             return True
-        if _kind(entry) in self._left or not self._routes.may_be_renamed(entry):
+        if kind in self._left or not self._routes.may_be_renamed(entry):
             return False
         if self._exists(connection, entry):
             return False

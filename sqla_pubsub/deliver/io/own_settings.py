@@ -89,6 +89,8 @@ class OwnSettings:
         """SQL that puts them back, as `Driver.script` takes it."""
         self.changed = False
         """Whether a handler may have changed settings since they were put back, as far as its statements show."""
+        self.used = False
+        """Whether a handler has used the connection since then: a function that it called may have changed some too."""
         self._joins = self._listens = self._restoring = self._handed_out = False
         self._preceding: Preceding | None = None
         self._failed: Failed
@@ -96,7 +98,12 @@ class OwnSettings:
     def put_back(self) -> None:
         """Put the settings back now."""
         self._driver.script(self.restore)
-        self.changed = self._handed_out
+        self.changed, self.used = self._handed_out, False
+
+    def put_back_used(self) -> None:
+        """Put them back if a handler has used the connection, or may have changed them otherwise."""
+        if self.used or self.changed:
+            self.put_back()
 
     def hand_out(self) -> None:
         """Nobody sees any more what is sent: a handler has the connection, and may keep it."""
@@ -159,6 +166,11 @@ class OwnSettings:
             event.listen(self._connection, "before_cursor_execute", self._join, retval=True)
             event.listen(self._connection, "after_cursor_execute", self._follow)
 
+    def begin(self) -> None:
+        """A transaction begins: what an earlier one has done was put back, or undone with it."""
+        self.used = False
+        self.forget_join()
+
     def forget_join(self) -> None:
         """No savepoint is to be released any more, whether the one that `join_release` meant was or not."""
         self._joins = False
@@ -169,7 +181,7 @@ class OwnSettings:
 
     def _join(self, _c: Any, _r: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
         if self._joins and self._driver.joins and statement.startswith(_RELEASE):
-            self._joins, self.changed = False, self._handed_out
+            self._joins, self.changed, self.used = False, self._handed_out, False
             statement = f"{statement}; {self.restore}"
         return statement, parameters
 

@@ -180,7 +180,7 @@ class Autonomous:
         began = perf_counter()
         try:
             handle = partial(self._events.dispatcher.handle_outside, entry, decoded, self._own.in_context)
-            self._events.dispatcher.colour.within(self._spec, own, handle)
+            self._events.in_time(own, handle)
         except BaseException as error:
             # Interrupted anywhere, or broken: not for another event.
             self._own.let_go(broken=isinstance(error, HandlerTimeout) or is_stale(error))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.claim.cursor import ClaimCursor
 from sqla_pubsub.deliver.handle.unknown import Unknown
-from sqla_pubsub.deliver.run.result import ids
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.registry import ListenerSpec
 
@@ -22,11 +21,13 @@ class Claimed:
 
     Attributes:
         entries: What is to be worked together.
+        ids: Theirs.
         isolate: Ids of what is to be worked in isolation.
         full: Whether as many were found as were asked for, so that there may be more.
     """
 
     entries: tuple[Entry, ...]
+    ids: tuple[int, ...]
     isolate: tuple[int, ...]
     full: bool
 
@@ -55,7 +56,7 @@ class Claimer:
         self._unknown = unknown
         self._cursor = cursor
         self._clock = clock
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self.bare = False
         """Whether the next claim reads no payload, because one failed: the payloads may be to blame."""
         self._due_last = False
@@ -70,7 +71,7 @@ class Claimer:
             DBAPIError: The server refuses it, or cannot send a payload.
             UnicodeError: The driver cannot show a payload.
         """
-        inline = -1 if self.bare else min(self._most_bytes // size, LARGEST_INLINE)
+        inline = -1 if self.bare else min(self.most_bytes // size, LARGEST_INLINE)
         self.bare = True
         while True:
             first, second = (self._new, self._due) if self._due_last else (self._due, self._new)
@@ -79,15 +80,6 @@ class Claimer:
             if known or expired or not found:
                 self.bare = False
                 return _apart(known, expired, full=len(found) == size)
-
-    def read(self, store: Store, claimed: Claimed) -> list[Entry]:
-        """Return the first ones of what was claimed, as many as have room, with their payloads.
-
-        Raises:
-            DBAPIError: A payload cannot be read.
-            UnicodeError: The driver cannot show it.
-        """
-        return store.claims.payloads.read(claimed.entries, self._most_bytes)
 
     def _due(self, store: Store, size: int, inline: int) -> list[Entry]:
         now = self._clock()
@@ -131,8 +123,11 @@ class Claimer:
 
 def _apart(known: list[Entry], expired: list[Entry], *, full: bool) -> Claimed:
     """An entry that killed a process before runs in isolation, so that only it pays if it does again."""
+    entries = tuple(entry for entry in known if not entry.crashes)
+    isolate = [*expired, *(entry for entry in known if entry.crashes)]
     return Claimed(
-        entries=tuple(entry for entry in known if not entry.crashes),
-        isolate=ids([*expired, *(entry for entry in known if entry.crashes)]),
+        entries=entries,
+        ids=tuple(entry.id for entry in entries),
+        isolate=tuple(entry.id for entry in isolate),
         full=full,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from sqla_pubsub.contract.envelope import Entry
@@ -21,6 +22,8 @@ from sqla_pubsub.deliver.settle.failure_policy import FailurePolicy
 from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome, is_denied
 from sqla_pubsub.errors import ENDED, HandlerTimeout, TransactionEnded, UnreadableEntry, is_stale
 from sqla_pubsub.registry import ListenerSpec
+
+_T = TypeVar("_T")
 
 UNREADABLE = (UnreadableEntry, DBAPIError, UnicodeError, MemoryError)
 """What is raised for a payload that the server or the driver cannot send, show or hold."""
@@ -49,8 +52,11 @@ class EventRunner:
         self.spec = spec
         self.dispatcher = dispatcher
         self.policy = policy
-        self._scoreboard = scoreboard
-        self._limit = None if spec.timeout is None else spec.timeout + grace
+        limit = None if spec.timeout is None else spec.timeout + grace
+        self.take: Callable[[Sequence[int]], None] = partial(scoreboard.take, spec.name, limit=limit)
+        """Show the supervisor what is in hand: should the process die of it, it dies of one of these entries."""
+        self.put_down = scoreboard.put_down
+        """Show that nothing is in hand."""
 
     @property
     def savepoints(self) -> bool:
@@ -116,8 +122,7 @@ class EventRunner:
         """
         self.take([entries[0].id] if len(entries) == 1 else ids(entries))
         try:
-            handle = partial(self.dispatcher.handle, entries, decoded, store)
-            return self.dispatcher.colour.within(self.spec, store.connection, handle)
+            return self.in_time(store.connection, partial(self.dispatcher.handle, entries, decoded, store))
         except BaseException as error:
             if isinstance(error, HandlerTimeout) or is_stale(error):
                 store.close()
@@ -125,13 +130,18 @@ class EventRunner:
         finally:
             self.put_down()
 
-    def take(self, entries: Sequence[int]) -> None:
-        """Show the supervisor what is in hand: should the process die of it, it dies of one of these entries."""
-        self._scoreboard.take(self.spec.name, entries, self._limit)
+    def in_time(self, connection: Connection, handle: Callable[[], _T]) -> _T:
+        """Call *handle*, which works on *connection*, and return what it returned.
 
-    def put_down(self) -> None:
-        """Show that nothing is in hand."""
-        self._scoreboard.put_down()
+        Raises:
+            HandlerTimeout: It ran longer than the ``timeout=`` of the listener.
+        """
+        timeout = self.spec.timeout
+        return (
+            handle()
+            if timeout is None
+            else self.dispatcher.colour.within(self.spec.name, timeout, connection, handle)
+        )
 
 
 def acknowledged(entry: Entry, began: float | None) -> Acknowledge:

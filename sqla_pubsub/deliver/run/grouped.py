@@ -85,6 +85,8 @@ class Grouped:
         began, outcomes, again = self._clock(), list[Outcome](), list[int]()
         held = set[int]()
         for entry in entries:
+            if outcomes and self._is_over(store, began):
+                break
             if entry.row in held:
                 continue
             match handled := self._events.handle(store, entry, decoded):
@@ -104,10 +106,12 @@ class Grouped:
                 case Acknowledge() | DeadLetter():
                     pass
             outcomes.append(handled)
-            spent = self._clock() - began
-            if spent >= self._time_box or store.opened >= self._max_savepoints or self._stopping():
-                break
         return self._write_deferred(store, entries, outcomes, again, began)
+
+    def _is_over(self, store: Store, began: float) -> bool:
+        """Whether the rest of the group is left to others."""
+        spent = self._clock() - began
+        return spent >= self._time_box or store.savepoint.opened >= self._max_savepoints or self._stopping()
 
     def _write_deferred(
         self,
@@ -118,16 +122,17 @@ class Grouped:
         began: float,
     ) -> Worked | Undone:
         """Write what the handlers only added, and judge what could not be written."""
-        self._events.take(ids(entries))
+        together = tuple(entry.id for entry in entries)
+        self._events.take(together)
         try:
-            failed = store.write_deferred()
+            failed = store.deferred.write()
         except DBAPIError as error:
-            return Undone(cause=error, isolate=ids(entries))
+            return Undone(cause=error, isolate=together)
         finally:
             self._events.put_down()
         if failed and self._ordered:
             # What came after it in its row was handled, and must not stand before it.
-            return Undone(cause=next(iter(failed.values())), isolate=ids(entries))
+            return Undone(cause=next(iter(failed.values())), isolate=together)
         kept = [outcome for outcome in outcomes if outcome.id not in failed] if failed else outcomes
         for entry in entries if failed else ():
             if entry.id in failed:
@@ -136,5 +141,7 @@ class Grouped:
                     again.append(entry.id)
                 else:
                     kept.append(outcome)
-        timing = Timing(seconds=self._clock() - began, events=len(kept), savepoints=bool(store.opened))
+        timing = Timing(
+            seconds=self._clock() - began, events=len(kept), savepoints=store.savepoint.opened > 0
+        )
         return Worked(outcomes=tuple(kept), again=tuple(again), timing=timing)

@@ -94,7 +94,7 @@ class Lent:
             handle = partial(dispatcher.handle_outside, entry, decoded, store.in_context, lent=True)
             store.guard.on = True
             try:
-                dispatcher.colour.within(events.spec, store.connection, handle)
+                events.in_time(store.connection, handle)
             finally:
                 store.guard.on = False
         except BaseException as raised:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_pubsub.deliver.handle.chain import ContextSetting
 from sqla_pubsub.deliver.handle.deferred_inserts import DeferredInserts
+from sqla_pubsub.deliver.handle.savepoint import EventSavepoint
 from sqla_pubsub.deliver.handle.session import HandlerSession
 from sqla_pubsub.deliver.handle.surroundings import Surroundings
 from sqla_pubsub.deliver.instrument import Instrument
@@ -57,14 +58,22 @@ class Store:
         self.connection = work.connection
         self.claims = work.claims
         self.statements = work.statements
-        self.savepoints = True
-        """Whether each event of the group has one."""
+        self.savepoint = EventSavepoint(self.connection, work.own)
+        """That of the events of the group, moved by those that use the database."""
+        self._savepoints = True
         self._watched: Callable[[str], None] | None = None
         self._session: HandlerSession | None = None
-        self._deferred: DeferredInserts | None = None
-        self._context: ContextSetting
+        self._context = ContextSetting(self.connection)
+        self.deferred = self._deferring()
+        """What handlers only added, where that may be written together."""
+        self._together = False
         self._transaction: RootTransaction | NestedTransaction | None = None
         self._root: RootTransaction | None = None
+        self._encoding = work.driver.server_encoding
+        self._held = self._settling(held=not work.borrowed)
+
+    def _settling(self, *, held: bool) -> Settling:
+        return Settling(self.connection, self.statements, self._instrument, self._encoding, held=held)
 
     def watch(self, sent: Callable[[str], None]) -> None:
         """Call *sent* with each statement of a handler, until the group ends."""
@@ -99,13 +108,15 @@ class Store:
             savepoints: Whether each event has one.
             together: Whether what handlers only add may be written together.
         """
-        self.savepoints = savepoints
+        self._savepoints = savepoints
+        self.savepoint = EventSavepoint(self.connection, self._work.own)
         self._watched = None
         self._session = None
         self._context = ContextSetting(self.connection)
-        self._deferred = self._deferring() if together else None
+        self.deferred = self._deferring()
+        self._together = together
         self.guard.violated = None
-        self._work.own.forget_join()
+        self._work.own.begin()
         self._transaction = transaction = self._work.begin()
         self._root = self.connection.get_transaction()
         return transaction
@@ -115,8 +126,8 @@ class Store:
         if self._session is None:
             self._session = self._surroundings.inside(
                 self.connection,
-                savepoints=self.savepoints,
-                deferred=self._deferred,
+                savepoint=self.savepoint if self._savepoints else None,
+                deferred=self.deferred if self._together else None,
                 context=self._context,
                 own=self._work.own,
                 **self._surroundings.options,
@@ -130,22 +141,7 @@ class Store:
     @property
     def spoilt(self) -> bool:
         """Whether an earlier event of this group has ended its transaction."""
-        return self._session is not None and self._session.spoilt
-
-    @property
-    def opened(self) -> int:
-        """How many savepoints this group has opened."""
-        return 0 if self._session is None else self._session.opened
-
-    def write_deferred(self) -> dict[int, Exception]:
-        """Write what handlers only added; return the entries whose objects cannot be written."""
-        if self._deferred is None:
-            return {}
-        if self._session is not None:
-            self._session.write_deferred()
-        else:
-            self._deferred.write()
-        return self._deferred.failed
+        return self.savepoint.spoilt
 
     def finish_event(self, entry_id: int) -> None:
         """Take over what a handler did.
@@ -158,9 +154,9 @@ class Store:
         intact = self.intact
         if not intact or not self._driver.goes_on or self.guard.violated is not None:
             self._refuse_what_ended(intact=intact)
+        if self.savepoint.spoilt:
+            raise TransactionEnded(ENDED)
         if self._session is not None:
-            if self._session.spoilt:
-                raise TransactionEnded(ENDED)
             self._session.finish(entry_id)
 
     def _refuse_what_ended(self, *, intact: bool) -> NoReturn:
@@ -190,7 +186,7 @@ class Store:
         transaction = self._transaction
         return (
             transaction is not None
-            and not (self._session is not None and self._session.undone)
+            and not self.savepoint.missing
             and transaction.is_active
             and self.connection.get_transaction() is self._root
         )
@@ -218,9 +214,9 @@ class Store:
         if self._session is not None:
             session, self._session = self._session, None
             session.release()
-        elif self._work.own.changed:
-            # By a handler that asked for no session, and has kept a connection.
-            self._work.own.put_back()
+        else:
+            # A handler that asked for no session may have kept a connection.
+            self._work.own.put_back_used()
 
     def adopt(self, spec: ListenerSpec) -> None:
         """Take over what was written for earlier names of a listener."""
@@ -238,9 +234,7 @@ class Store:
             TransactionEnded: The transaction that claimed the entries is not the present one.
         """
         self.end_events()
-        encoding = self._driver.server_encoding
-        held = held and not self._work.borrowed
-        Settling(self.connection, self.statements, self._instrument, held=held).write(outcomes, encoding)
+        (self._held if held else self._settling(held=False)).write(outcomes)
         self._work.before_commit()
 
     def rehearse(self, spec: ListenerSpec, entry_id: int) -> None:
@@ -252,9 +246,7 @@ class Store:
         transaction = self.connection.begin()
         try:
             if self.claims.one(spec, entry_id, known=True) is not None:
-                Settling(self.connection, self.statements, self._instrument, held=True).acknowledge(
-                    [entry_id]
-                )
+                self._held.acknowledge([entry_id])
         finally:
             transaction.rollback()
 

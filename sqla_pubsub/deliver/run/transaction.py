@@ -15,7 +15,7 @@ from sqla_pubsub.contract.envelope import Entry
 from sqla_pubsub.deliver.handle.entry_decoding import Decoded
 from sqla_pubsub.deliver.run.claiming import Claimed, Claimer
 from sqla_pubsub.deliver.run.event import UNREADABLE, EventRunner
-from sqla_pubsub.deliver.run.result import Result, Timing, Unrecorded, ids
+from sqla_pubsub.deliver.run.result import Result, Timing, Unrecorded
 from sqla_pubsub.deliver.run.store import Store
 from sqla_pubsub.deliver.settle.outcome import Outcome, is_of_outbox
 from sqla_pubsub.errors import TransactionEnded, is_stale
@@ -102,11 +102,11 @@ def one_transaction(
     except TransactionEnded as error:
         # One of them did it, and each by itself will show which.
         store.close()
-        done = Undone(cause=error, isolate=ids(claimed.entries))
+        done = Undone(cause=error, isolate=claimed.ids)
     except SQLAlchemyError as error:
         _give_up_if_stale(store, error)
         # A lost connection says nothing about these entries: they are free, and may go together again.
-        done = Undone(cause=error, isolate=() if store.lost else ids(claimed.entries))
+        done = Undone(cause=error, isolate=() if store.lost else claimed.ids)
     return _undo(store, claimed, done, ordered=events.spec.ordered)
 
 
@@ -119,7 +119,7 @@ def _give_up_if_stale(store: Store, error: Exception) -> None:
 def _committed(claimed: Claimed, done: Worked, fit: int | None) -> Result:
     return Result(
         outcomes=done.outcomes,
-        claimed=max(ids(claimed.entries)),
+        claimed=max(claimed.ids),
         isolate=(*claimed.isolate, *done.again),
         conflict=bool(done.again),
         exhausted=not claimed.full,
@@ -134,20 +134,21 @@ def _read_and_worked(
 ) -> tuple[Worked | Undone, int | None]:
     """Return also how many entries had room, None for all."""
     # What a process or a connection dies of may be a payload.
-    events.take(ids(claimed.entries))
+    events.take(claimed.ids)
     try:
-        entries = claimer.read(store, claimed)
+        entries = store.claims.payloads.read(claimed.entries, claimer.most_bytes)
         decoded = events.dispatcher.entries.decode(store.claims.payloads, entries)
-    except UNREADABLE as error:
+    except BaseException as error:
+        events.put_down()
+        if not isinstance(error, UNREADABLE):
+            raise
         if isinstance(error, MemoryError):
             # It came in the midst of what the driver had to say.
             store.close()
         if is_stale(error):
             store.close()
             return Undone(cause=error, isolate=()), None
-        return Undone(cause=error, isolate=ids(claimed.entries)), None
-    finally:
-        events.put_down()
+        return Undone(cause=error, isolate=claimed.ids), None
     fit = len(entries) if len(entries) < len(claimed.entries) else None
     return work(store, entries, decoded), fit
 
@@ -156,7 +157,7 @@ def _undo(store: Store, claimed: Claimed, undone: Undone, *, ordered: bool) -> R
     lost = store.lost
     if not lost:
         store.abandon()
-    isolate = ids(claimed.entries) if ordered and undone.isolate else undone.isolate
+    isolate = claimed.ids if ordered and undone.isolate else undone.isolate
     return Result(
         isolate=(*claimed.isolate, *isolate),
         unrecorded=undone.unrecorded,

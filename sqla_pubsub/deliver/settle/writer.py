@@ -29,18 +29,26 @@ class Settling:
         connection: In the transaction that claimed the entries, where they were claimed by one.
         statements: Those of the outbox.
         instrument: Is told of what was gone.
+        encoding: That of the server.
         held: Whether the entries are claimed by this transaction.
     """
 
     def __init__(
-        self, connection: Connection, statements: Statements, instrument: Instrument, *, held: bool
+        self,
+        connection: Connection,
+        statements: Statements,
+        instrument: Instrument,
+        encoding: str,
+        *,
+        held: bool,
     ) -> None:
         self._instrument = instrument
         self._connection = connection
         self._statements = statements
+        self._encoding = encoding
         self._held = held
 
-    def write(self, outcomes: Sequence[Outcome], encoding: str) -> None:
+    def write(self, outcomes: Sequence[Outcome]) -> None:
         """Write outcomes.
 
         Raises:
@@ -53,9 +61,9 @@ class Settling:
         for outcome in outcomes:
             match outcome:
                 case Retry():
-                    self._retry(outcome, encoding)
+                    self._retry(outcome)
                 case DeadLetter():
-                    self._dead_letter(outcome, encoding)
+                    self._dead_letter(outcome)
                 case Acknowledge():
                     pass
 
@@ -65,7 +73,7 @@ class Settling:
         if self._connection.execute(statement, {"ids": done}).rowcount != len(done):
             self._refuse(done, "deleted")
 
-    def _retry(self, outcome: Retry, encoding: str) -> None:
+    def _retry(self, outcome: Retry) -> None:
         statement = self._statements.retry_held if self._held else self._statements.retry
         updated = self._connection.execute(
             statement,
@@ -73,21 +81,21 @@ class Settling:
                 "b_id": outcome.id,
                 "b_attempt": outcome.attempt,
                 "b_delay": outcome.delay,
-                "b_error": _clean(outcome.error, encoding),
+                "b_error": self._clean(outcome.error),
             },
         )
         if updated.rowcount != 1:
             self._refuse([outcome.id], "updated")
 
-    def _dead_letter(self, outcome: DeadLetter, encoding: str) -> None:
+    def _dead_letter(self, outcome: DeadLetter) -> None:
         statement = self._statements.dead_letter_held if self._held else self._statements.dead_letter
         moved = self._connection.execute(
             statement,
             {
                 "b_id": outcome.id,
                 "b_attempt": outcome.attempt,
-                "b_reason": _clean(outcome.reason, encoding),
-                "b_traceback": None if outcome.traceback is None else _clean(outcome.traceback, encoding),
+                "b_reason": self._clean(outcome.reason),
+                "b_traceback": None if outcome.traceback is None else self._clean(outcome.traceback),
             },
         )
         gone, arrived = moved.one()
@@ -111,6 +119,11 @@ class Settling:
             raise TransactionEnded(ENDED)
         self._instrument(Gone(entries=ids))
 
+    def _clean(self, value: str) -> str:
+        """Return text as the database can hold it: without NUL, and only with characters of its own."""
+        known = "utf-8" if self._encoding == "UTF8" else "ascii"
+        return value.replace("\0", "\\0").encode(known, "backslashreplace").decode()
+
 
 def refuse_unwritten(ids: Sequence[int], what: str, error: DBAPIError) -> NoReturn:
     """Raise what it means that the server raised *error* where entries were to be *what*, and nothing else is left to try.
@@ -126,9 +139,3 @@ def refuse_unwritten(ids: Sequence[int], what: str, error: DBAPIError) -> NoRetu
         "outbox tables refuses it, mend or drop that.",
         ids,
     ) from error
-
-
-def _clean(value: str, encoding: str) -> str:
-    """Return text as the database can hold it: without NUL, and only with characters of its own."""
-    known = "utf-8" if encoding == "UTF8" else "ascii"
-    return value.replace("\0", "\\0").encode(known, "backslashreplace").decode()
