@@ -424,12 +424,12 @@ def test_the_sleep_lock_is_given_up_where_notifications_come_one_after_the_other
 def test_while_events_come_one_after_the_other_nobody_is_notified_of_them(recording: Notes) -> None:
     """The worker finds them by itself, and does not take the lock again meanwhile."""
     ever = Limits(crowd=CrowdLimits(within=HOUR.total_seconds(), pauses=(0.001,) * 1_000_000))
-    with asleep(recording, limits=ever):
+    with asleep(recording, limits=ever), hearing(recording) as heard:
         recording.execute(f"SELECT pg_notify({CHANNEL}, CAST(n AS text)) FROM generate_series(1, 20) AS n")
         wait_until(lambda: recording.scalar(SLEEPERS) == 0, DEADLINE, "the listener to give up the lock")
-        with hearing(recording) as heard:
-            for number in range(10):
-                recording.write(str(number))
-                wait_until(lambda: len(recording.effects("record")) == number + 1, DEADLINE, "the effect")  # noqa: B023
-                assert recording.scalar(SLEEPERS) == 0
-        assert heard == []
+        for number in range(10):
+            recording.write(str(number))
+            wait_until(lambda: len(recording.effects("record")) == number + 1, DEADLINE, "the effect")  # noqa: B023
+            assert recording.scalar(SLEEPERS) == 0
+    # The last one says that the lock was given up.
+    assert [each.payload for each in heard] == [*map(str, range(1, 21)), ""]

@@ -29,14 +29,6 @@ class OutsideSession(RowSession):
         """Return the connection."""
         return self._connected()
 
-    @property
-    def bind(self) -> Connection:
-        """The connection, for who does not ask `get_bind`."""
-        return self._connected()
-
-    @bind.setter
-    def bind(self, _: object) -> None: ...
-
     def finish(self) -> None:
         """Write what the handler left."""
         self._write_displaced()

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import MANYTOONE, InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from sqlalchemy.orm.identity import IdentityMap
@@ -50,6 +51,13 @@ class RowSession(Session):
     """A session to which the rows of events belong."""
 
     identity_map: Any = _WithWaiting()
+    _adds_as_sqlalchemy = True
+    """Whether the application's class has no say in what is added and taken out."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        behind: Any = super()
+        cls._adds_as_sqlalchemy = behind.add is Session.add and behind.expunge_all is Session.expunge_all
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -60,8 +68,14 @@ class RowSession(Session):
         self._rows: list[object] = []
         """Objects given to the handler as the row of an event."""
         self._displaced: list[_Displaced] = []
-        self._adds_as_sqlalchemy = _is_own(super().add, "add") and _is_own(super().expunge_all, "expunge_all")
-        """Whether the application's class has no say in what is added and taken out."""
+
+    @property
+    def bind(self) -> Engine | Connection:
+        """The connection, for who does not ask `get_bind`."""
+        return self.get_bind()
+
+    @bind.setter
+    def bind(self, _: object) -> None: ...
 
     def show(self, instance: Any) -> Any:
         """Take over the row of an event; return the object that stands for it, which may be another one."""
@@ -237,11 +251,6 @@ class RowSession(Session):
             self.expire(known, stale)
         # The event that MutableDict and composites rely on.
         state.mapper.class_manager.dispatch.refresh(state, None, taken)
-
-
-def _is_own(method: Any, name: str) -> bool:
-    """Whether a method is SQLAlchemy's, and no application's."""
-    return getattr(method, "__func__", None) is getattr(Session, name)
 
 
 def _is_among(instance: object, others: Iterable[object]) -> bool:

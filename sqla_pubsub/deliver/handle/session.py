@@ -81,14 +81,6 @@ class HandlerSession(RowSession):
             self.get_bind()
         return found
 
-    @property
-    def bind(self) -> Connection:
-        """The work connection at the savepoint, for who does not ask `get_bind`."""
-        return self.get_bind()
-
-    @bind.setter
-    def bind(self, _: object) -> None: ...
-
     def begin(self, nested: bool = False) -> SessionTransaction:
         """Open a savepoint; anything else is refused, because the listener has begun."""
         if not nested:
@@ -136,7 +128,8 @@ class HandlerSession(RowSession):
             return added is not None
         if self._deferred is None or self.info:
             return False
-        return self._deferred.keep(entry_id, added, self._context_of_event())
+        context = extended(self.chain, self.passed_on) if self.passed_on else self.chain
+        return self._deferred.keep(entry_id, added, context)
 
     def _leave(self) -> None:
         """Take over what was done on the connection: who never used it has left nothing there."""
@@ -203,7 +196,7 @@ class HandlerSession(RowSession):
         return mine is not None or drivers is not None
 
     def _enter(self) -> None:
-        context = self._context_of_event()
+        context = extended(self.chain, self.passed_on) if self.passed_on else self.chain
         self._entered = True
         try:
             self.write_deferred()
@@ -221,9 +214,6 @@ class HandlerSession(RowSession):
         self._own.used = True
         if self._savepoint is not None:
             self._savepoint.move()
-
-    def _context_of_event(self) -> str:
-        return extended(self.chain, self.passed_on) if self.passed_on else self.chain
 
     def _refuse(self, what: str) -> SessionOwnershipError:
         self._violated = SessionOwnershipError(
