@@ -1,4 +1,4 @@
-"""The command group, and the commands that need no file of their own."""
+"""The command group, to which all commands are added."""
 
 from __future__ import annotations
 

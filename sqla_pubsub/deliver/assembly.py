@@ -45,7 +45,7 @@ from sqla_pubsub.retry import Rng
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
-    """What the lanes of a listener process have in common.
+    """What the lanes of one `Listener` have in common.
 
     Attributes:
         registry: Where the listeners are declared.

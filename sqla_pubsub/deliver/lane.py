@@ -1,4 +1,4 @@
-"""A lane: one listener's work in one process.
+"""A lane: one listener's work in one thread or slot.
 
 Each turn of it plans what to do, lets a runner do it, and absorbs the result. Planning and absorbing are
 arithmetic on what the lane remembers: a failure that is not recorded yet, ids to be handled in isolation, the

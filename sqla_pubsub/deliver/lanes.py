@@ -1,4 +1,4 @@
-"""All the lanes of one listener: whose turn it is, and what they are told together."""
+"""All the lanes of one `Listener`: whose turn it is, and what they are told together."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The only place that blocks without a statement: waiting for descriptors to become readable.
+"""Where a listener sleeps: it waits until descriptors can be read, which blocks its thread.
 
-On an event loop nothing may block it, so a listener is given another `Waiter` there.
+Nothing may block an event loop, so a listener is given another `Waiter` there.
 """
 
 from __future__ import annotations
