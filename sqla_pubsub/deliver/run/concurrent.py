@@ -32,7 +32,7 @@ from sqla_pubsub.deliver.run.outside import (
 from sqla_pubsub.deliver.run.own_connection import OwnConnection
 from sqla_pubsub.deliver.run.result import Again, Result
 from sqla_pubsub.deliver.run.store import Store
-from sqla_pubsub.deliver.settle.outcome import Acknowledge, DeadLetter, Outcome, Retry
+from sqla_pubsub.deliver.settle.outcome import Acknowledge, Outcome
 from sqla_pubsub.errors import HandlerTimeout, NotSettled, is_stale
 
 CANDIDATES = 20
@@ -246,10 +246,11 @@ class Concurrent:
         self._show()
         for entry, decoded in decode_all_outside(store, self._events, entries):
             taken()
-            if isinstance(decoded, Acknowledge | DeadLetter | Retry):
-                work = partial(_known, decoded)
-            else:
-                work = partial(self._handle, entry, decoded)
+            work = (
+                partial(_known, decoded)
+                if isinstance(decoded, Outcome)
+                else partial(self._handle, entry, decoded)
+            )
             self._crew.begin(work, entry)
 
     def _handle(self, entry: Entry, decoded: Decoded) -> Ended:

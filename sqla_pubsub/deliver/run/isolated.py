@@ -79,7 +79,7 @@ class Isolated:
                 return None
             taken()
             handled = self._handle(store, entry)
-            if isinstance(handled, Acknowledge | Retry | DeadLetter):
+            if isinstance(handled, Outcome):
                 store.settle([handled])
             if not isinstance(handled, ThrownBack | Broken):
                 transaction.commit()
