@@ -38,7 +38,9 @@ _DEADLINE = 30.0
 # processes that test together has every so many-th, so that none takes what another one's server has just left.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-_PORTS = iter(range(20_000 + os.getppid() * 17 % 6_000 + _WORKER, 32_000, _WORKERS))
+# Each run has a range of its own: that of the process which started the workers, or is the only one.
+_RUN = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+_PORTS = iter(range(20_000 + _RUN * 17 % 6_000 + _WORKER, 32_000, _WORKERS))
 
 
 class Server:
