@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, inspect
 
 from alembic_ext.testing import upgrade
 from examples.easy.demo import platform
+from sqla_pubsub import ConfigurationError
 from sqla_pubsub.testing import assert_migrated
 
 pytestmark = pytest.mark.one_driver
@@ -30,8 +31,16 @@ def test_migrations_are_complete_or_the_test_says_what_is_missing(
     engine.dispose()
 
 
+def test_a_project_without_a_migration_is_told_so(url: str, tmp_path: Path) -> None:
+    platform(tmp_path, url, smtp="localhost:1025")
+    with pytest.raises(ConfigurationError, match=r"has no migration yet.*Run: alembic revision"):
+        upgrade(url, tmp_path / "alembic.ini")
+
+
 def test_the_driver_is_that_of_the_project(url: str, tmp_path: Path) -> None:
-    platform(tmp_path, url.replace("psycopg2", "psycopg"), smtp="localhost:1025")
+    platform(tmp_path, url.replace("psycopg2", "psycopg"), smtp="localhost:1025").run(
+        "alembic", "revision", "--autogenerate"
+    )
     with (tmp_path / "migrations" / "env.py").open("a") as env:
         env.write(
             "\nassert context.config.get_main_option('sqlalchemy.url').startswith('postgresql+psycopg:')\n"
