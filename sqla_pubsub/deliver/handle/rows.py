@@ -59,8 +59,8 @@ class RowSession(Session):
         behind: Any = super()
         cls._adds_as_sqlalchemy = behind.add is Session.add and behind.expunge_all is Session.expunge_all
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._waiting: dict[_Key, InstanceState[Any]] = {}
         """Rows that know the session, and are not among its objects yet."""
         self._objects: IdentityMap
