@@ -187,9 +187,7 @@ class RowDecoder:
         for attribute, index in (*shape.columns, *shape.expressions):
             if index < len(row):
                 loaded[attribute] = row[index]
-        if absent:
-            self._fill(loaded, shape, absent)
-            _refuse_without_key(mapper, loaded)
+        self._fill(loaded, shape, absent)
         make_transient_to_detached(instance)
         # The event that MutableDict and @reconstructor rely on.
         mapper.class_manager.dispatch.load(state, None)
@@ -251,14 +249,6 @@ def _processors(
         for index, (kind, code) in enumerate(zip(kinds, codes, strict=False))
     )
     return {index: process for index, process in found if process is not None}
-
-
-def _refuse_without_key(mapper: Mapper[Any], loaded: dict[str, Any]) -> None:
-    keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
-    if missing := [key for key in keys if key not in loaded]:
-        raise UnreadablePayload(
-            f"it has no {', '.join(map(repr, missing))}, by which {mapper.class_.__name__} tells its rows apart"
-        )
 
 
 def _default(own: Column[Any]) -> tuple[bool, Any]:
