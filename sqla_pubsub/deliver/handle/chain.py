@@ -59,6 +59,8 @@ def extended(setting: str, passed_on: Mapping[str, Any]) -> str:
     Raises:
         ConfigurationError: That is no JSON.
     """
+    if not passed_on:
+        return setting
     added = {name: value for name, value in passed_on.items() if name != KEY}
     if not added:
         return setting

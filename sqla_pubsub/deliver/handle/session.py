@@ -128,7 +128,7 @@ class HandlerSession(RowSession):
             return added is not None
         if self._deferred is None or self.info:
             return False
-        context = extended(self.chain, self.passed_on) if self.passed_on else self.chain
+        context = extended(self.chain, self.passed_on)
         return self._deferred.keep(entry_id, added, context)
 
     def _leave(self) -> None:
@@ -166,14 +166,14 @@ class HandlerSession(RowSession):
         finally:
             super().close()
 
-    def write_deferred(self) -> None:
+    def _write_deferred(self) -> None:
         """Write what earlier events only added."""
         if self._deferred is not None:
             self._deferred.write()
 
     def settle_down(self) -> None:
         """Write what earlier events only added, and put back the settings that they may have changed."""
-        self.write_deferred()
+        self._write_deferred()
         self._own.put_back_used()
 
     def release(self) -> None:
@@ -196,10 +196,10 @@ class HandlerSession(RowSession):
         return mine is not None or drivers is not None
 
     def _enter(self) -> None:
-        context = extended(self.chain, self.passed_on) if self.passed_on else self.chain
+        context = extended(self.chain, self.passed_on)
         self._entered = True
         try:
-            self.write_deferred()
+            self._write_deferred()
             with self._own.unchanged():
                 # Before its savepoint, so that it is still there when the event is undone.
                 self._context.be(context)

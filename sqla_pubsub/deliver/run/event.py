@@ -136,12 +136,9 @@ class EventRunner:
         Raises:
             HandlerTimeout: It ran longer than the ``timeout=`` of the listener.
         """
-        timeout = self.spec.timeout
-        return (
-            handle()
-            if timeout is None
-            else self.dispatcher.colour.within(self.spec.name, timeout, connection, handle)
-        )
+        if self.spec.timeout is None:
+            return handle()
+        return self.dispatcher.colour.within(self.spec.name, self.spec.timeout, connection, handle)
 
 
 def acknowledged(entry: Entry, began: float | None) -> Acknowledge:
